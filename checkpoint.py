@@ -1,0 +1,135 @@
+"""The run folder: what training leaves behind, and how it is read again.
+
+    runs/NAME/
+        config.json         the training flags, the policy's file and configuration, where it came from
+        model.safetensors   EMA weights and normaliser statistics: all that acting needs
+        resume.pt           raw weights, optimiser, random state: what going on with training needs
+        log.jsonl           one line per logged step
+        evaluation.json     figures/  videos/
+
+Weights are safetensors: loading somebody else's run executes nothing. resume.pt is read with weights_only=True.
+"""
+
+import importlib
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+
+import safetensors.torch
+import torch
+
+from cli import ROOT, BadInput, write_json
+
+
+def load_variant(name: str) -> ModuleType:
+    """'fdp' -> fdp.py; 'mine' -> variants/mine.py. A variant is any module with `Policy` and `PolicyConfig`."""
+    if name == "fdp":
+        return importlib.import_module("fdp")
+    available = sorted(p.stem for p in (ROOT / "variants").glob("*.py") if p.stem != "__init__")
+    if name not in available:
+        raise BadInput(f"no policy '{name}': choose fdp or a file in variants/ ({', '.join(available)})")
+    module = importlib.import_module(f"variants.{name}")
+    for needed in ("Policy", "PolicyConfig"):
+        if not hasattr(module, needed):
+            raise BadInput(f"variants/{name}.py does not define {needed}; see variants/monolithic.py for an example")
+    return module
+
+
+def build_policy(variant: str, settings: dict):
+    """Make a policy with fresh weights from its file and configuration. BadInput where they cannot work together."""
+    module = load_variant(variant)
+    try:
+        return module.Policy(module.PolicyConfig(**settings))
+    except (ValueError, TypeError) as error:
+        raise BadInput(str(error)) from error
+
+
+def free_folder(wanted: Path) -> Path:
+    """runs/x, or runs/x-2, runs/x-3, ... : the first that does not exist yet."""
+    candidate, number = wanted, 2
+    while candidate.exists():
+        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return candidate
+
+
+def claim_folder(folder: Path, overwrite: bool) -> None:
+    """Create the run folder. BadInput if it holds a run already (unless asked to overwrite) or cannot be written."""
+    try:
+        if not overwrite and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
+        for sub in (folder, folder / "figures", folder / "videos"):
+            sub.mkdir(parents=True, exist_ok=True)
+        if overwrite:  # what belongs to the old run must not be mistaken for the new one's
+            for name in ("model.safetensors", "resume.pt", "log.jsonl", "evaluation.json"):
+                (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to --out {folder}: {error.strerror or error}") from error
+
+
+def save_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    temporary = folder / "model.safetensors.tmp"
+    safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, temporary)
+    os.replace(temporary, folder / "model.safetensors")
+
+
+def save_resume(folder: Path, state: dict) -> None:
+    temporary = folder / "resume.pt.tmp"
+    torch.save(state, temporary)
+    os.replace(temporary, folder / "resume.pt")
+
+
+def load_resume(folder: Path, device: torch.device) -> dict:
+    path = folder / "resume.pt"
+    if not path.exists():
+        raise BadInput(f"nothing to resume: {path} does not exist")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a truncated file raises anything from EOFError to RuntimeError
+        raise BadInput(f"{path} is damaged: {error}") from error
+
+
+def read_config(folder: Path) -> dict:
+    path = folder / "config.json"
+    if not path.exists():
+        runs = sorted(str(p.parent) for p in folder.parent.glob("*/config.json"))
+        raise BadInput(f"no run in {folder} (no config.json); runs beside it: {', '.join(runs) or 'none'}")
+    try:
+        config = json.loads(path.read_text())
+        config["policy"], config["policy_config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is damaged: {error}") from error
+    return config
+
+
+def write_config(folder: Path, train_flags: dict, policy_config: dict, source: dict) -> None:
+    write_json(
+        folder / "config.json",
+        {"policy": train_flags["policy"], "policy_config": policy_config, "train": train_flags, **source},
+    )
+
+
+def load_policy(folder: Path, device: torch.device):
+    """The trained policy of a run, ready to act. BadInput if the folder is no run or a file in it is damaged."""
+    config = read_config(folder)
+    policy = build_policy(config["policy"], config["policy_config"])
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint")
+    try:
+        policy.load_state_dict(safetensors.torch.load_file(path))
+    except Exception as error:
+        raise BadInput(f"{path} is damaged or does not fit its config.json: {error}") from error
+    return policy.to(device).eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' -> CUDA if there is one, else CPU. BadInput for a device that torch does not have."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"device '{name}' is not available here; try --device cpu ({str(error).splitlines()[0]})") from error
+    return device

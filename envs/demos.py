@@ -1,0 +1,212 @@
+"""Demonstrations: MetaWorld's scripted experts play, Minari stores, training gets windows.
+
+The expert is disturbed while it acts (Gaussian noise on the hand), but what is recorded is the action it *wanted*: so the
+data shows how to come back from where a learned policy will inevitably drift (DART, Laskey et al. 2017, arXiv
+1703.09327). Noise-free demonstrations cover one thin line through the state space, and cloning them fails off that line.
+
+Each task is one Minari dataset, `fdp/<task>/expert-v0` in the data folder. Episode i of it is the i-th *successful* seed
+0, 1, 2, ..., so the first 25 episodes of 50 are exactly the 25 that asking for 25 would have made.
+"""
+
+import os
+import shutil
+import tempfile
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import minari
+import numpy as np
+import torch
+from minari.data_collector import EpisodeBuffer
+from torch import Tensor
+from tqdm import tqdm
+
+import envs  # noqa: F401  (registers the ids that datasets refer to)
+from cli import BadInput, say
+from envs.metaworld import ACTION_DIM, OBSERVATION_DIM
+from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
+
+DATASET_ID = "fdp/{task}/expert-v0"
+ACTION_NOISE = 0.1  # of the action range 1; larger makes experts fail, smaller leaves drift uncovered
+STEPS_AFTER_SUCCESS = 10  # so that staying at the goal is in the data too
+AUTHOR = "fdp envs/demos.py"  # marks datasets that we made, and may therefore remake larger
+
+
+def demonstrations(tasks: list[str], count: int, data_dir: Path, dataset_id: str = DATASET_ID) -> dict[str, list[dict]]:
+    """The first `count` episodes for each task, collected first where the data folder lacks them.
+
+    Returns task -> episodes, each {"observations": (L+1, O), "actions": (L, A)} in float32.
+    Raises BadInput for a dataset that cannot be used. Only the default dataset ids are ever (re)made.
+    """
+    if count < 1:
+        raise BadInput(f"demonstrations per task must be at least 1, got {count}")
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        wanting = [task for task in tasks if dataset_id == DATASET_ID and _must_collect(task, count, data_dir)]
+        if wanting:
+            collect(wanting, count, data_dir)
+    except OSError as error:
+        raise BadInput(f"cannot write demonstrations to {data_dir}: {error.strerror or error}") from error
+    return {task: load(dataset_id.format(task=task), count, data_dir) for task in tasks}
+
+
+def _must_collect(task: str, count: int, data_dir: Path) -> bool:
+    name = DATASET_ID.format(task=task)
+    if not (data_dir / name).exists():
+        return True
+    dataset = _open(name, data_dir)
+    if dataset.total_episodes >= count:
+        return False
+    if AUTHOR not in dataset.storage.metadata.get("author", []):
+        raise BadInput(
+            f"dataset {name} in {data_dir} holds {dataset.total_episodes} episodes, {count} are needed, and it was not "
+            f"made by this project, so it is not replaced; lower --demos-per-task or choose another --data-dir"
+        )
+    return True
+
+
+def collect(tasks: list[str], count: int, data_dir: Path) -> None:
+    """Make a dataset of `count` successful expert episodes for each task; replaces one of ours that is smaller.
+
+    Raises BadInput when an expert fails so often that it is no teacher.
+    """
+    most_attempts = 4 * count + 20
+    kept: dict[str, list[Episode]] = {task: [] for task in tasks}
+    attempts = dict.fromkeys(tasks, 0)
+    say(f"collecting {count} demonstrations for {', '.join(tasks)} in {data_dir}")
+    with Roller() as roller, tqdm(total=count * len(tasks), unit="demo", desc="demonstrations") as bar:
+        while todo := {task: count - len(kept[task]) for task in tasks if len(kept[task]) < count}:
+            episodes = []
+            for task, missing in todo.items():
+                seeds = range(attempts[task], attempts[task] + missing)
+                attempts[task] += missing
+                if attempts[task] > most_attempts:
+                    raise BadInput(f"the scripted expert for '{task}' succeeded only {len(kept[task])} times in {seeds[0]} attempts")
+                episodes += [
+                    Episode(task, seed, True, ACTION_NOISE, STEPS_AFTER_SUCCESS) for seed in seeds
+                ]  # fmt: skip
+            assert attempts[task] < FIRST_EVALUATION_SEED
+            for episode in roller.play_expert(episodes, on_done=lambda e: bar.update(e.success)):
+                if episode.lost:
+                    raise RuntimeError(f"{episode.task} seed {episode.seed}: {episode.lost}")
+                if episode.success:
+                    kept[episode.task].append(episode)
+    for task in tasks:
+        _store(task, kept[task], attempts[task], data_dir)
+
+
+def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) -> None:
+    """Write one Minari dataset into a temporary folder, then rename: a crash leaves the old one, or none, never half."""
+    name = DATASET_ID.format(task=task)
+    buffers = [
+        EpisodeBuffer(
+            id=i,
+            seed=episode.seed,
+            observations=np.asarray(episode.observations),
+            # The expert's clean action is the label; what was really executed, and led to the next observation, is in infos.
+            actions=np.asarray(episode.actions),
+            rewards=episode.rewards,
+            terminations=[False] * len(episode.actions),
+            truncations=[False] * (len(episode.actions) - 1) + [True],
+            infos={"executed_action": _with_first(episode.executed), "phases": _with_first(episode.phases)},
+        )
+        for i, episode in enumerate(episodes)
+    ]
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".collecting-") as temporary, _minari_folder(Path(temporary)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Minari recommends an e-mail address and a permalink for public datasets
+            dataset = minari.create_dataset_from_buffers(
+                name,
+                buffers,
+                env=f"fdp/{task}-v3",
+                algorithm_name="MetaWorld scripted expert",
+                author=AUTHOR,
+                description=f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} on the executed "
+                "hand displacement, the expert's clean action as label, goal and objects drawn anew from the episode's seed.",
+                requirements=["metaworld==3.1.1"],
+            )
+        dataset.storage.update_metadata(
+            {"expert_attempts": attempts, "expert_success_rate": len(episodes) / attempts, "action_noise": ACTION_NOISE}
+        )
+        target = data_dir / name
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(Path(temporary) / name, target)
+        namespace = Path("fdp") / "namespace_metadata.json"  # Minari's own record that the folder fdp/ is a namespace
+        os.replace(Path(temporary) / namespace, data_dir / namespace)
+
+
+def _with_first(rows: list) -> np.ndarray:
+    """Minari's infos have one row per observation, including the reset's; that one gets zeros."""
+    rows = np.asarray(rows, dtype=np.float32)
+    return np.concatenate([np.zeros_like(rows[:1]), rows])
+
+
+@contextmanager
+def _minari_folder(folder: Path):
+    """Minari finds its datasets through an environment variable; set it only while we talk to it."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def _open(name: str, data_dir: Path) -> minari.MinariDataset:
+    if not (data_dir / name).exists():
+        found = sorted(str(p.parent.parent.relative_to(data_dir)) for p in data_dir.glob("**/data/metadata.json"))
+        raise BadInput(f"no Minari dataset '{name}' in {data_dir}; there: {', '.join(found) or 'none'}")
+    try:
+        with _minari_folder(data_dir):
+            return minari.load_dataset(name)
+    except Exception as error:  # whatever a damaged file makes h5py or json raise
+        raise BadInput(f"dataset '{name}' in {data_dir} cannot be read: {error}") from error
+
+
+def load(name: str, count: int, data_dir: Path) -> list[dict]:
+    """The first `count` episodes of a Minari dataset, checked. BadInput for wrong shapes, too few episodes, or NaNs."""
+    dataset = _open(name, data_dir)
+    if dataset.total_episodes < count:
+        raise BadInput(f"dataset '{name}' in {data_dir} holds {dataset.total_episodes} episodes, {count} are needed")
+    episodes = []
+    try:
+        for episode in dataset.iterate_episodes(range(count)):
+            observations, actions = np.asarray(episode.observations), np.asarray(episode.actions)
+            episodes.append({"observations": observations.astype(np.float32), "actions": actions.astype(np.float32)})
+    except Exception as error:
+        raise BadInput(f"dataset '{name}' in {data_dir} cannot be read: {error}") from error
+    for i, episode in enumerate(episodes):
+        for what, dim in (("observations", OBSERVATION_DIM), ("actions", ACTION_DIM)):
+            array = episode[what]
+            if array.ndim != 2 or array.shape[1] != dim:
+                raise BadInput(f"dataset '{name}' episode {i}: {what} have shape {array.shape}, expected (steps, {dim})")
+            if not np.isfinite(array).all():
+                raise BadInput(f"dataset '{name}' episode {i}: {what} contain NaN or infinite values")
+    return episodes
+
+
+def make_windows(episodes: list[dict], horizon: int) -> tuple[Tensor, Tensor]:
+    """Every (observation, next H actions) pair of the episodes: observations (N, O), actions (N, H, A).
+
+    A window starts at *every* recorded action, the last one included: otherwise the end of each episode, where the task
+    is completed, would never be the present moment of any training sample. Windows that reach past the end are
+    filled by repeating the last action (as in Diffusion Policy): zeros would teach the gripper to let go.
+
+        actions  a0 a1 a2 a3        H = 3:  [a0 a1 a2] [a1 a2 a3] [a2 a3 a3] [a3 a3 a3]
+
+    Nothing is padded at the start: the observation holds the previous frame itself, and at reset the environment fills
+    it with the current one.
+    """
+    observations, actions = [], []
+    for episode in episodes:
+        length = len(episode["actions"])
+        index = np.minimum(np.arange(length)[:, None] + np.arange(horizon), length - 1)  # (L, H)
+        actions.append(episode["actions"][index])
+        # Observation t is what the expert saw when it chose action t; the one after the last action has none.
+        observations.append(episode["observations"][:length])
+    return torch.from_numpy(np.concatenate(observations)), torch.from_numpy(np.concatenate(actions))

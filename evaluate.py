@@ -1,0 +1,221 @@
+"""The only evaluation: play episodes nobody trained on, count successes, put the scripted expert beside them.
+
+    python evaluate.py --run runs/reach-push --episodes 50 --sampler dpm --sampling-steps 5 --video
+
+Success: the environment's success flag at any step of the episode, which then ends; failure: 500 steps without it.
+Episode i of every task has seed 1_000_000 + 10_000 * --seed + i: the same episodes for every policy, and never one that
+a demonstration came from. No choice is made here: the weights are always the last EMA weights.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import figures
+from checkpoint import choose_device, load_policy
+from cli import BadInput, provenance, run, say, write_json
+from envs.metaworld import resolve_tasks
+from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
+from sampler import check_sampler
+
+DEFAULT_SAMPLER, DEFAULT_SAMPLING_STEPS = "dpm", 5
+
+
+@dataclass
+class EvaluateConfig:
+    """Play a trained policy on episodes it has never seen, next to the scripted expert."""
+
+    run: str  # the run folder, such as runs/reach-push
+    tasks: str = ""  # tasks or groups; default: all that the run was trained on
+    episodes: int = 50  # per task. The 95 % interval is about +-14 points wide at 50, +-7 at 200 (worst case)
+    sampler: str = DEFAULT_SAMPLER  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M)
+    sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
+    seed: int = 0  # which block of 10,000 evaluation episodes
+    video: bool = False  # also render the first episode of each task
+    out: str = ""  # the JSON file; default: evaluation.json in the run folder
+    device: str = "auto"  # auto | cpu | cuda
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it is right near 0 and 1, where ours are."""
+    if n == 0:
+        return 0.0, 1.0
+    z, p = 1.959964, successes / n
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # Exact at the ends, where rounding would leave 1e-17 or 1 - 1e-16.
+    return (0.0 if successes == 0 else center - half), (1.0 if successes == n else center + half)
+
+
+def default_steps(sampler: str, steps: int | None, T: int) -> int:
+    return steps if steps is not None else T if sampler == "ddpm" else min(DEFAULT_SAMPLING_STEPS, T)
+
+
+def check_request(policy, tasks: list[str], episodes: int, sampler: str, steps: int | None) -> None:
+    """Refuse, before minutes of simulation, what cannot be evaluated."""
+    if not 1 <= episodes <= 10_000:
+        raise BadInput(f"episodes must be between 1 and 10000 per task, got {episodes}")
+    try:
+        check_sampler(sampler, steps, policy.config.diffusion_steps)
+        policy.task_index(tasks)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.Tensor:
+    """(B, H, A). Drawn from the episode's seed and the chunk's number, so that an episode does not depend on its batch."""
+    shape = (policy.config.horizon, policy.config.action_dim)
+    draws = [np.random.default_rng((e.seed, chunk)).standard_normal(shape) for e, chunk in zip(episodes, chunks, strict=True)]
+    return torch.tensor(np.stack(draws), dtype=torch.float32)
+
+
+def evaluate(policy, tasks, episodes=50, seed=0, sampler=DEFAULT_SAMPLER, steps=None, video=False, workers=None):
+    """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
+
+    Every number that this project reports comes from here.
+    """
+    check_request(policy, tasks, episodes, sampler, steps)
+    steps = default_steps(sampler, steps, policy.config.diffusion_steps)
+    first = FIRST_EVALUATION_SEED + 10_000 * seed
+    todo = [Episode(t, first + i, render_every=4 if video and i == 0 else 0) for t in tasks for i in range(episodes)]
+    generator = torch.Generator(device=policy.alpha_bar_32.device).manual_seed(seed)  # used by stochastic samplers only
+    weights: dict[tuple[str, int], list[np.ndarray]] = {}
+    policy_seconds, started = 0.0, time.perf_counter()
+
+    def act(observations: np.ndarray, playing: list[Episode], chunks: list[int]) -> np.ndarray:
+        nonlocal policy_seconds
+        begin = time.perf_counter()
+        noise = starting_noise(policy, playing, chunks)
+        actions, w = policy.act(observations, [e.task for e in playing], sampler, steps, noise, generator)
+        policy_seconds += time.perf_counter() - begin
+        for episode, row in zip(playing, w, strict=True):
+            weights.setdefault((episode.task, episode.seed), []).append(row)
+        return actions[:, : policy.config.executed]
+
+    with Roller(workers) as roller, tqdm(total=2 * len(todo), unit="episode", desc="evaluation") as bar:
+        played = roller.play(act, todo, on_done=lambda _: bar.update())
+        experts = roller.play_expert(
+            [Episode(e.task, e.seed, expert=True) for e in todo], on_done=lambda _: bar.update()
+        )
+
+    result = {"tasks": {}, "mean_success": 0.0, "sampler": sampler, "sampling_steps": steps}
+    for task in tasks:
+        mine = [e for e in played if e.task == task and not e.lost]
+        theirs = [e for e in experts if e.task == task and not e.lost]
+        successes, expert_successes = sum(e.success for e in mine), sum(e.success for e in theirs)
+        w = np.concatenate([np.stack(weights[task, e.seed]) for e in mine]) if mine else np.zeros((1, 1))
+        result["tasks"][task] = {
+            "n": len(mine),
+            "successes": successes,
+            "success": successes / max(len(mine), 1),
+            "interval": wilson_interval(successes, len(mine)),
+            "expert": {"n": len(theirs), "successes": expert_successes, "interval": wilson_interval(expert_successes, len(theirs))},
+            "mean_steps_to_success": float(np.mean([e.steps for e in mine if e.success])) if successes else None,
+            "seeds": [first, first + episodes - 1],
+            "failed_seeds": [e.seed for e in mine if not e.success],
+            "lost": {str(e.seed): e.lost for e in played if e.task == task and e.lost},
+            "simulation_seconds": round(sum(e.seconds for e in mine), 2),
+            "router_weights": {"mean": w.mean(0).round(4).tolist(), "std": w.std(0).round(4).tolist()},
+        }
+    result["mean_success"] = float(np.mean([r["success"] for r in result["tasks"].values()]))
+    result["latency_ms_batch_1"] = _latency(policy, tasks[0], sampler, steps)
+    result["policy_seconds"] = round(policy_seconds, 2)
+    result["seconds"] = round(time.perf_counter() - started, 2)
+    traces = [(e, np.stack(weights[e.task, e.seed])) for e in played[::episodes] if not e.lost]
+    return result, traces
+
+
+def _latency(policy, task: str, sampler: str, steps: int) -> float:
+    """Median milliseconds for one action chunk of one robot, after warm-up."""
+    observation, times = np.zeros((1, policy.config.observation_dim)), []
+    for _ in range(12):
+        begin = time.perf_counter()
+        policy.act(observation, [task], sampler, steps)
+        times.append(time.perf_counter() - begin)
+    return round(1000 * float(np.median(times[2:])), 3)
+
+
+def table(result: dict) -> str:
+    """The result for people: one line per task, the expert's own success beside ours, since that is the ceiling."""
+    lines = [f"{'task':<24}{'success':>8}   {'95 % interval':<15}{'expert':>8}{'episodes':>10}{'sim. seconds':>14}"]
+    for task, r in result["tasks"].items():
+        low, high = r["interval"]
+        expert = r["expert"]["successes"] / max(r["expert"]["n"], 1)
+        lines.append(
+            f"{task:<24}{r['success']:>8.3f}   {f'{low:.3f} - {high:.3f}':<15}{expert:>8.3f}{r['n']:>10}{r['simulation_seconds']:>14.1f}"
+            + (f"   ({len(r['lost'])} lost, not counted)" if r["lost"] else "")
+        )
+    return "\n".join([*lines, f"{'mean over tasks':<24}{result['mean_success']:>8.3f}"])
+
+
+class Agent:
+    """The policy as MetaWorld's own `metaworld.evaluation.evaluation` wants it: one action per environment and step.
+
+    It keeps each environment's action chunk and asks the policy for a new one where it has run out.
+    """
+
+    def __init__(self, policy, tasks: list[str], sampler=DEFAULT_SAMPLER, steps=None):
+        self.policy, self.tasks, self.sampler = policy, tasks, sampler
+        self.steps = default_steps(sampler, steps, policy.config.diffusion_steps)
+        self.queues: list[list[np.ndarray]] = [[] for _ in tasks]
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        for i in np.flatnonzero(env_mask):
+            self.queues[i].clear()  # a chunk planned in the old episode means nothing in the new one
+
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        empty = [i for i, queue in enumerate(self.queues) if not queue]
+        if empty:
+            chunks, _ = self.policy.act(observations[empty], [self.tasks[i] for i in empty], self.sampler, self.steps)
+            for i, chunk in zip(empty, chunks, strict=True):
+                self.queues[i] = list(chunk[: self.policy.config.executed])
+        return np.stack([queue.pop(0) for queue in self.queues])
+
+
+def write_evaluation(path: Path, policy, result: dict, traces: list, video: bool) -> list[str]:
+    """evaluation.json, its figures and videos, beside each other. Returns the paths written."""
+    write_json(path, result)
+    folder = path.parent / "figures"
+    folder.mkdir(exist_ok=True)
+    written = [path, figures.success_bars(result, folder / f"{path.stem}-success.png")]
+    if len(traces[0][1][0]) > 1:
+        written.append(figures.router_weights(traces, policy.config.executed, folder / f"{path.stem}-router.png"))
+    if video:
+        (path.parent / "videos").mkdir(exist_ok=True)
+        written += [
+            figures.video(e, w, policy.config.executed, path.parent / "videos" / f"{path.stem}-{e.task}.gif")
+            for e, w in traces
+            if e.frames
+        ]
+    return [str(p) for p in written]
+
+
+def main(config: EvaluateConfig) -> dict:
+    folder = Path(config.run)
+    device = choose_device(config.device)
+    policy = load_policy(folder, device)
+    tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
+    check_request(policy, tasks, config.episodes, config.sampler, config.sampling_steps)
+    path = Path(config.out) if config.out else folder / "evaluation.json"
+    try:  # find out now, not after minutes of simulation
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(path.name + ".tmp").touch()
+    except OSError as error:
+        raise BadInput(f"cannot write --out {path}: {error.strerror or error}") from error
+    video = config.video and figures.find_opengl()
+    result, traces = evaluate(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps, video)
+    result.update(provenance(config.seed, str(device)))
+    written = write_evaluation(path, policy, result, traces, video)
+    say(table(result))
+    return {"mean_success": result["mean_success"], "seconds": result["seconds"], "wrote": written}
+
+
+if __name__ == "__main__":
+    import tyro
+
+    run(lambda: main(tyro.cli(EvaluateConfig)))

@@ -1,0 +1,158 @@
+"""Every picture: training curve, loss by diffusion step, router weights over an episode, success bars, rollout videos.
+
+Each function draws from plain data (log lines, evaluation results) into a file and returns its path.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display needed
+import matplotlib.pyplot as plt
+import numpy as np
+
+from cli import say
+
+COLORS = plt.get_cmap("tab10").colors
+PHASES = ("near object", "grasped", "success")
+
+
+def _save(figure, path: Path) -> Path:
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+def training_curve(log: list[dict], path: Path) -> Path:
+    """The training loss (one mean squared error) and the learning rate over steps. log: the lines of log.jsonl."""
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    steps = [line["step"] for line in log]
+    axis.semilogy(steps, [line["loss"] for line in log], color=COLORS[0])
+    axis.set(xlabel="training step", ylabel="loss (mean since the last line)")
+    axis.grid(alpha=0.3)
+    rate = axis.twinx()
+    rate.plot(steps, [line["lr"] for line in log], color="gray", linestyle=":")
+    rate.set_ylabel("learning rate (dotted)", color="gray")
+    return _save(figure, path)
+
+
+def loss_by_step(losses: list[float], target: str, path: Path) -> Path:
+    """Mean squared error at each diffusion step: the picture that says what a diffusion model finds hard.
+
+    With target `noise` it falls from left to right (noise is hard to see where there is little of it), with target `clean`
+    it rises (the action is hard to see where there is little of it).
+    """
+    figure, axis = plt.subplots(figsize=(7, 3.5))
+    axis.semilogy(losses, color=COLORS[0])
+    axis.set(xlabel="diffusion step t  (0: almost clean, right end: almost pure noise)", ylabel=f"error of the predicted {target}")
+    axis.grid(alpha=0.3)
+    return _save(figure, path)
+
+
+def success_bars(result: dict, path: Path) -> Path:
+    """Success per task with 95 % Wilson intervals; the expert's own success as a black mark: that is the ceiling."""
+    names = list(result["tasks"])
+    rows = [result["tasks"][name] for name in names]
+    success = np.array([r["success"] for r in rows])
+    low, high = np.array([r["interval"] for r in rows]).T
+    expert = [r["expert"]["successes"] / max(r["expert"]["n"], 1) for r in rows]
+    figure, axis = plt.subplots(figsize=(max(3.5, 0.9 * len(names) + 1.5), 3.5))
+    axis.bar(names, success, color=COLORS[0], alpha=0.8, width=0.6)
+    axis.errorbar(names, success, yerr=[success - low, high - success], fmt="none", ecolor="black", capsize=4)
+    axis.scatter(names, expert, marker="_", s=500, color="black", label="scripted expert", zorder=3)
+    axis.set(ylim=(0, 1.08), ylabel=f"success, {rows[0]['n']} unseen episodes")
+    axis.set_title(f"mean {result['mean_success']:.3f}", fontsize=10, loc="left")
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, markerscale=0.4, frameon=False)
+    plt.setp(axis.get_xticklabels(), rotation=30, ha="right")
+    return _save(figure, path)
+
+
+def _draw_weights(axis, below, episode, weights: np.ndarray, executed: int) -> None:
+    """Router weights as stairs (constant over a chunk) and, on the axis below, the phases that the environment reports."""
+    steps = len(episode.phases)
+    edges = np.minimum(np.arange(len(weights) + 1) * executed, steps)
+    for k in range(weights.shape[1]):
+        axis.stairs(weights[:, k], edges, color=COLORS[k % 10], baseline=None, linewidth=1.6, label=f"component {k}")
+    axis.set(xlim=(0, steps), ylim=(min(0.0, weights.min()) - 0.03, max(1.0, weights.max()) + 0.03), xticks=[])
+    phases = np.array(episode.phases) >= 0.5
+    for row, name in enumerate(PHASES):
+        starts = np.flatnonzero(phases[:, row])
+        below.broken_barh([(s, 1) for s in starts], (row - 0.35, 0.7), color="0.45")
+    below.set(xlim=(0, steps), ylim=(len(PHASES) - 0.4, -0.6))
+    below.set_yticks(range(len(PHASES)), PHASES, fontsize=7)
+
+
+def router_weights(traces: list, executed: int, path: Path) -> Path:
+    """What the router does while the robot works: one panel per task. traces: (played episode, weights (chunks, K))."""
+    figure = plt.figure(figsize=(7.5, 2.4 * len(traces)))
+    grid = figure.add_gridspec(len(traces), 1, hspace=0.45)
+    for row, (episode, weights) in enumerate(traces):
+        panel = grid[row].subgridspec(2, 1, height_ratios=[3, 1], hspace=0.05)
+        axis, below = figure.add_subplot(panel[0]), figure.add_subplot(panel[1])
+        _draw_weights(axis, below, episode, weights, executed)
+        outcome = "success" if episode.success else "failure"
+        axis.set_title(f"{episode.task}, seed {episode.seed}: {outcome} after {episode.steps} steps", fontsize=9)
+        axis.set_ylabel("router weight", fontsize=8)
+        if row == 0:
+            axis.legend(fontsize=7, ncol=4, loc="upper left")
+    below.set_xlabel("environment step")
+    return _save(figure, path)
+
+
+def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
+    """The rollout as a GIF with the router weights and a moving cursor under it, at 20 frames a second.
+
+    With every 4th step rendered that is real time: MetaWorld's control runs at 80 Hz.
+    """
+    from PIL import Image, ImageDraw
+
+    width = 360
+    figure = plt.figure(figsize=(width / 100, 1.5), dpi=100)
+    left, right = 0.2, 0.97  # of the width
+    axis = figure.add_axes([left, 0.4, right - left, 0.55])
+    below = figure.add_axes([left, 0.12, right - left, 0.24])
+    _draw_weights(axis, below, episode, weights, executed)
+    axis.set_ylabel("router\nweight", fontsize=7)
+    for part in (axis, below):
+        part.tick_params(labelsize=6)
+    figure.canvas.draw()
+    strip = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    plt.close(figure)
+
+    pictures = []
+    for i, frame in enumerate(episode.frames):
+        canvas = Image.new("RGB", (width, width + strip.height), "white")
+        canvas.paste(Image.fromarray(frame).resize((width, width)), (0, 0))
+        canvas.paste(strip, (0, width))
+        x = width * (left + (right - left) * (i + 1) / len(episode.frames))
+        ImageDraw.Draw(canvas).line([(x, width), (x, width + strip.height)], fill="black", width=1)
+        pictures.append(canvas.quantize(256))
+    # The last frame stays for a second, so that a looping GIF shows how it ended.
+    durations = [50] * (len(pictures) - 1) + [1000]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    return path
+
+
+def find_opengl() -> bool:
+    """Find an OpenGL platform that MuJoCo can render with, and choose it for this process and its workers.
+
+    Tried in processes of their own: a missing driver may end the process instead of raising.
+    """
+    asked = os.environ.get("MUJOCO_GL")
+    for name in [asked] if asked else ["egl", "osmesa"]:
+        probe = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
+        environment = {**os.environ, "MUJOCO_GL": name}
+        if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0:
+            os.environ["MUJOCO_GL"] = name
+            return True
+    say("no video: MuJoCo finds no OpenGL; on Debian or Ubuntu: apt-get install libosmesa6")
+    return False
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of log.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,153 @@
+"""The noise schedule and three ways to turn noise into actions.
+
+Diffusion in one paragraph. Take a clean action chunk x_0, and mix it with Gaussian noise e:
+
+    x_t = sqrt(ab_t) * x_0 + sqrt(1 - ab_t) * e                  (Ho et al. 2020, DDPM, equation 4)
+
+where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. A network learns to
+say which noise e is in x_t. Sampling runs the film backwards: start at pure noise, ask the network, take
+away a little of the noise it sees, ask again. Everything below is arithmetic on that one equation.
+
+A sampler is a pure function. It receives `predict_noise(x_t, t) -> e`, with x_t (B, H, A) and t (B,), and never
+learns whether that is one U-Net, a weighted sum of K of them, or a test's exact answer. It is chosen when
+acting, not when training: every checkpoint works with every sampler.
+
+Axis legend: B batch, H action horizon, A action dim, T diffusion steps (100).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+PredictNoise = Callable[[Tensor, Tensor], Tensor]
+
+
+def squared_cosine_schedule(T: int) -> Tensor:
+    """alpha bar for t = 0 .. T-1, float64 (T,). Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
+
+    The cosine spends many steps at medium noise, where actions take shape. (The older linear schedule with T=100
+    ends at ab = 0.36: a third of the signal is still there, yet sampling would start from pure noise.)
+    """
+
+    def f(u: float) -> float:
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    # beta_t is the variance added by one step. The last one would be exactly 1, so that ab_{T-1} = 0 and
+    # x_0 = (x_t - e) / 0 could not be recovered; 0.999 keeps a trace of signal.
+    beta = torch.tensor([min(1 - f((t + 1) / T) / f(t / T), 0.999) for t in range(T)], dtype=torch.float64)
+    return torch.cumprod(1 - beta, dim=0)
+
+
+def add_noise(clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
+    """x_t from x_0 (B, H, A), noise (B, H, A) and alpha bar at each sample's step (B,). DDPM equation 4."""
+    a = alpha_bar_t[:, None, None]
+    return a.sqrt() * clean + (1 - a).sqrt() * noise
+
+
+def sampling_timesteps(T: int, steps: int) -> list[int]:
+    """The steps to visit, from T-1 down. `steps` evenly spaced ones; every one of them when steps == T.
+
+    T=100, steps=4 -> [99, 74, 49, 24]. It must begin at T-1, the only step at which x_t really is the pure noise
+    that sampling starts from ("trailing" spacing; a common off-by-one begins at 90 for ten steps), and what
+    follows the last entry is not step 0 but clean data, ab = 1: step 0 still holds a little noise.
+    """
+    if not 1 <= steps <= T:
+        raise ValueError(f"sampling steps must be between 1 and the {T} diffusion steps of this policy, got {steps}")
+    return [round(T - i * T / steps) - 1 for i in range(steps)]
+
+
+def _walk(alpha_bar: Tensor, steps: int):
+    """Yield (t, ab_t, ab_next) for each step. The last ab_next is 1: clean data."""
+    ts = sampling_timesteps(len(alpha_bar), steps)
+    ab = [float(alpha_bar[t]) for t in ts] + [1.0]
+    yield from zip(ts, ab[:-1], ab[1:], strict=True)
+
+
+def _predict_clean(predict_noise: PredictNoise, x: Tensor, t: int, ab: float, clip: bool) -> Tensor:
+    """Ask the network, solve the mixing equation for x_0 = (x_t - sqrt(1 - ab) e) / sqrt(ab), and clip.
+
+    Early on sqrt(ab) is tiny, so a small error in e becomes a huge x_0. Normalised actions lie in [-1, 1], so anything
+    outside is certainly wrong; clipping it keeps the first steps from throwing the chunk off the data.
+    """
+    noise = predict_noise(x, torch.full((len(x),), t, device=x.device))
+    clean = (x - math.sqrt(1 - ab) * noise) / math.sqrt(ab)
+    return clean.clamp(-1, 1) if clip else clean
+
+
+def ddpm(predict_noise, x, alpha_bar, steps=None, clip=True, generator=None) -> Tensor:
+    """Ancestral sampling, all T steps, fresh noise at each. DDPM algorithm 2, mean and variance of equations 6-7.
+
+    Args (all samplers): predict_noise: callable; x: pure noise (B, H, A); alpha_bar: (T,); steps: network
+    evaluations; clip: clamp the predicted clean action to [-1, 1]. Returns clean actions (B, H, A).
+    Raises ValueError for a number of steps that the schedule does not have.
+    """
+    T = len(alpha_bar)
+    if steps not in (None, T):
+        raise ValueError(f"ddpm visits all {T} diffusion steps, got {steps}; use ddim or dpm for fewer")
+    for t, ab, ab_next in _walk(alpha_bar, T):
+        clean = _predict_clean(predict_noise, x, t, ab, clip)
+        beta = 1 - ab / ab_next  # the noise that this single forward step had added
+        # q(x_{t-1} | x_t, x_0) is Gaussian. Its mean lies between where the clean action says x should be ...
+        x = math.sqrt(ab_next) * beta / (1 - ab) * clean + math.sqrt(ab / ab_next) * (1 - ab_next) / (1 - ab) * x
+        # ... and where x is; its variance is the noise to put back. None after the last step (ab_next = 1): noise there
+        # would go straight to the robot.
+        if t > 0:
+            fresh = torch.randn(x.shape, generator=generator, device=x.device)
+            x = x + math.sqrt(beta * (1 - ab_next) / (1 - ab)) * fresh
+    return x
+
+
+def ddim(predict_noise, x, alpha_bar, steps=10, clip=True, eta=0.0, generator=None) -> Tensor:
+    """Deterministic for eta = 0, DDPM's noise level for eta = 1. Song et al. 2021 (arXiv 2010.02502), equation 12.
+
+    The trick that permits few steps: x_0 and e together determine x at *every* noise level (DDPM equation 4), so one may
+    jump to any earlier step and not only to the neighbouring one.
+    """
+    for t, ab, ab_next in _walk(alpha_bar, steps):
+        clean = _predict_clean(predict_noise, x, t, ab, clip)
+        # The noise is recomputed from the *clipped* action: otherwise the two no longer add up to x_t.
+        noise = (x - math.sqrt(ab) * clean) / math.sqrt(1 - ab)
+        sigma = eta * math.sqrt((1 - ab_next) / (1 - ab) * (1 - ab / ab_next))  # equation 16; 0 on the last step
+        x = math.sqrt(ab_next) * clean + math.sqrt(max(1 - ab_next - sigma**2, 0.0)) * noise
+        if sigma > 0:
+            x = x + sigma * torch.randn(x.shape, generator=generator, device=x.device)
+    return x
+
+
+def dpm(predict_noise, x, alpha_bar, steps=5, clip=True, generator=None) -> Tensor:
+    """DPM-Solver++(2M), deterministic. Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
+
+    Between two network calls the sampling ODE is solved exactly except for one thing: how the predicted clean action
+    changes on the way. DDIM assumes that it does not (first order). This assumes that it goes on changing as it did
+    over the previous step (second order), which costs no further network call. `lam` is the log signal-to-noise ratio,
+    the natural clock of that ODE.
+    """
+    previous = None  # (lam, clean) of the step before
+    for t, ab, ab_next in _walk(alpha_bar, steps):
+        clean = _predict_clean(predict_noise, x, t, ab, clip)
+        if ab_next == 1.0:
+            return clean  # lam of clean data is infinite; the limit of the update is the prediction itself
+        lam, lam_next = (0.5 * math.log(a / (1 - a)) for a in (ab, ab_next))
+        h = lam_next - lam
+        slope_point = clean
+        if previous is not None:
+            ratio = (lam - previous[0]) / h  # the algorithm's r_i
+            slope_point = (1 + 1 / (2 * ratio)) * clean - 1 / (2 * ratio) * previous[1]
+        x = math.sqrt((1 - ab_next) / (1 - ab)) * x - math.sqrt(ab_next) * math.expm1(-h) * slope_point
+        previous = (lam, clean)
+    raise AssertionError("unreachable: the walk always ends at clean data")
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm": dpm}
+
+
+def check_sampler(name: str, steps: int | None, T: int) -> None:
+    """Raise ValueError, in one line, for an unknown sampler or an impossible number of steps."""
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler '{name}': choose from {', '.join(SAMPLERS)}")
+    if steps is not None:
+        sampling_timesteps(T, steps)
+        if name == "ddpm" and steps != T:
+            raise ValueError(f"ddpm visits all {T} diffusion steps, got {steps}; use ddim or dpm for fewer")

@@ -1,0 +1,46 @@
+"""Small real things shared by the tests: demonstrations and one trained run, made once through the real code path."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+import evaluate
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def command(module, *arguments: object) -> dict:
+    """Run a script's main() as its command line would, minus the process. Returns what its last line would say."""
+    config = {train: train.TrainConfig, evaluate: evaluate.EvaluateConfig}[module]
+    result = module.main(tyro.cli(config, args=[str(a) for a in arguments]))
+    return json.loads(json.dumps(result))  # it must survive the way to stdout
+
+
+@pytest.fixture(scope="session")
+def tiny(data_dir, tmp_path_factory):
+    """Flags for a training run of seconds, through the same code as the real one."""
+    return ["--tasks", "reach,push", "--steps", 30, "--batch-size", 16, "--demos-per-task", 3, "--data-dir", data_dir,
+            "--log-every", 10, "--save-every", 10, "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    command(train, *tiny, "--out", folder, "--eval-episodes", 2)
+    return folder
+
+
+def script(*words: object, **more) -> "subprocess.CompletedProcess":  # noqa: F821
+    """Run a script as a user does: a process of its own, with stdout, stderr and exit code."""
+    import subprocess
+
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=170, **more)

@@ -1,0 +1,132 @@
+"""Windows at both ends, the Minari round trip, and datasets that are refused."""
+
+import warnings
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+from minari.data_collector import EpisodeBuffer
+
+from cli import BadInput
+from envs import demos
+from envs.demos import DATASET_ID, demonstrations, load, make_windows
+from envs.metaworld import MetaWorldEnv
+from envs.rollout import FIRST_EVALUATION_SEED
+
+
+def test_windows_at_both_ends():
+    episodes = [
+        {"observations": np.arange(5, dtype=np.float32)[:, None], "actions": 10 + np.arange(4, dtype=np.float32)[:, None]},
+        {"observations": 100 + np.arange(3, dtype=np.float32)[:, None], "actions": 20 + np.arange(2, dtype=np.float32)[:, None]},
+    ]
+    observations, actions = make_windows(episodes, horizon=3)
+    # Every action starts one window; the observation is the one it answered; the last action repeats, and no window
+    # reaches into the next episode.
+    assert observations[:, 0].tolist() == [0, 1, 2, 3, 100, 101]
+    assert actions[:, :, 0].tolist() == [[10, 11, 12], [11, 12, 13], [12, 13, 13], [13, 13, 13], [20, 21, 21], [21, 21, 21]]
+
+
+def test_a_horizon_longer_than_the_episode():
+    _, actions = make_windows([{"observations": np.zeros((2, 1), np.float32), "actions": np.ones((1, 1), np.float32)}], 8)
+    assert actions.tolist() == [[[1.0]] * 8]
+
+
+@pytest.fixture(scope="module")
+def made(data_dir):
+    return demonstrations(["reach", "push"], 3, data_dir)
+
+
+def test_demonstrations_replay_in_the_simulator(made, data_dir):
+    """The recorded observations are what the environment gives when the recorded *executed* actions are played again."""
+    with demos._minari_folder(data_dir):
+        dataset = minari.load_dataset(DATASET_ID.format(task="push"))
+        episode = next(dataset.iterate_episodes())
+        assert dataset.env_spec.id == "fdp/push-v3" and dataset.recover_environment().unwrapped.task == "push"
+    assert dataset.storage.metadata["expert_success_rate"] > 0.7
+    env, seed = MetaWorldEnv("push"), int(dataset.storage.get_episode_metadata([0]).__iter__().__next__()["seed"])
+    assert seed < FIRST_EVALUATION_SEED
+    assert np.array_equal(env.reset(seed=seed)[0], episode.observations[0])
+    successes = []
+    for t, executed in enumerate(episode.infos["executed_action"][1:]):
+        observation, _, _, _, info = env.step(executed)
+        successes.append(info["success"])
+        assert np.allclose(observation, episode.observations[t + 1], atol=1e-9)
+    assert any(successes) and not successes[0]
+    # The label is the expert's clean action, not the disturbed one that was executed.
+    gap = np.abs(episode.actions - episode.infos["executed_action"][1:])
+    assert 0.02 < gap[:, :3].mean() < 0.2 and gap[:, 3].max() == 0
+
+
+def test_minari_round_trip_and_nested_subsets(made, data_dir, monkeypatch):
+    monkeypatch.setattr(demos, "collect", lambda *_: pytest.fail("collected again although the dataset is there"))
+    again = demonstrations(["push"], 2, data_dir)["push"]
+    for new, old in zip(again, made["push"], strict=False):
+        assert np.array_equal(new["observations"], old["observations"]) and np.array_equal(new["actions"], old["actions"])
+        assert new["observations"].dtype == np.float32 and len(new["observations"]) == len(new["actions"]) + 1
+    assert len(again) == 2
+
+
+def test_asking_for_more_keeps_the_first_ones(made, data_dir):
+    more = demonstrations(["reach"], 4, data_dir)["reach"]
+    assert len(more) == 4
+    assert all(np.array_equal(new["actions"], old["actions"]) for new, old in zip(more, made["reach"], strict=False))
+
+
+def make_foreign(data_dir, name, count=2, o_dim=39, a_dim=4, steps=5, nan=False):
+    """A dataset as another user would make it with Minari's own tools, without this project."""
+    buffers = []
+    for i in range(count):
+        observations = np.random.default_rng(i).standard_normal((steps + 1, o_dim))
+        if nan:
+            observations[2, 3] = np.nan
+        buffers.append(
+            EpisodeBuffer(id=i, observations=observations, actions=np.zeros((steps, a_dim), np.float32), rewards=[0.0] * steps,
+                          terminations=[False] * steps, truncations=[False] * (steps - 1) + [True])
+        )  # fmt: skip
+    with warnings.catch_warnings(), demos._minari_folder(data_dir):
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers(
+            name, buffers, action_space=gymnasium.spaces.Box(-1, 1, (a_dim,)), author="somebody",
+            observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (o_dim,), np.float64),
+        )  # fmt: skip
+
+
+def test_somebody_elses_dataset_loads(tmp_path):
+    make_foreign(tmp_path, "lab/push/human-v1")
+    episodes = demonstrations(["push"], 2, tmp_path, "lab/{task}/human-v1")["push"]
+    assert len(episodes) == 2 and episodes[0]["observations"].shape == (6, 39)
+
+
+@pytest.mark.parametrize("changes,words", [
+    ({"o_dim": 38}, r"observations have shape \(6, 38\), expected \(steps, 39\)"),
+    ({"a_dim": 3}, r"actions have shape \(5, 3\), expected \(steps, 4\)"),
+    ({"nan": True}, "observations contain NaN"),
+    ({"count": 0}, "holds 0 episodes, 2 are needed"),
+    ({"count": 1}, "holds 1 episodes, 2 are needed"),
+])  # fmt: skip
+def test_unusable_datasets_are_refused(tmp_path, changes, words):
+    make_foreign(tmp_path, "lab/push/human-v1", **changes)
+    with pytest.raises(BadInput, match=words):
+        load("lab/push/human-v1", 2, tmp_path)
+
+
+def test_a_missing_dataset_is_refused_with_what_is_there(tmp_path):
+    make_foreign(tmp_path, "lab/push/human-v1")
+    with pytest.raises(BadInput, match="no Minari dataset 'lab/push/human-v2'.*there: lab/push/human-v1"):
+        load("lab/push/human-v2", 1, tmp_path)
+
+
+def test_a_damaged_dataset_is_refused(tmp_path):
+    make_foreign(tmp_path, "lab/push/human-v1")
+    (tmp_path / "lab/push/human-v1/data/main_data.hdf5").write_bytes(b"not an HDF5 file")
+    with pytest.raises(BadInput, match="cannot be read"):
+        load("lab/push/human-v1", 2, tmp_path)
+
+
+def test_a_foreign_dataset_under_our_name_is_never_replaced(tmp_path):
+    make_foreign(tmp_path, "fdp/push/expert-v0", count=1)
+    before = (tmp_path / "fdp/push/expert-v0/data/main_data.hdf5").read_bytes()
+    with pytest.raises(BadInput, match="not made by this project"):
+        demonstrations(["push"], 2, tmp_path)
+    assert (tmp_path / "fdp/push/expert-v0/data/main_data.hdf5").read_bytes() == before

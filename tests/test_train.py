@@ -1,0 +1,289 @@
+"""The scripts end to end, in seconds, through the code of the real run; and what they refuse."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import command, script
+from safetensors.torch import load_file
+
+import checkpoint
+import evaluate
+import figures
+import train
+from cli import BadInput
+from envs.rollout import FIRST_EVALUATION_SEED, Episode
+from evaluate import Agent, wilson_interval
+
+
+def test_train_evaluate_reload(tiny_run):
+    result = json.loads((tiny_run / "evaluation.json").read_text())
+    assert set(result["tasks"]) == {"reach", "push"}
+    for row in result["tasks"].values():
+        assert row["n"] == 2 and 0 <= row["successes"] <= 2 and row["expert"]["n"] == 2 and not row["lost"]
+        assert row["seeds"] == [FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + 1]
+        assert row["interval"] == list(wilson_interval(row["successes"], 2))
+        assert np.allclose(sum(row["router_weights"]["mean"]), 1, atol=1e-3) and len(row["router_weights"]["mean"]) == 4
+    assert {"command", "revision", "seed", "hardware", "sampler", "sampling_steps", "latency_ms_batch_1"} <= set(result)
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert config["policy_config"]["tasks"] == ["reach", "push"] and config["train"]["steps"] == 30
+    log = figures.read_log(tiny_run / "log.jsonl")
+    assert [line["step"] for line in log] == [10, 20, 30] and log[-1]["loss"] < log[0]["loss"]
+    for name in ("training", "loss-by-step", "evaluation-success", "evaluation-router"):
+        assert (tiny_run / "figures" / f"{name}.png").stat().st_size > 5000
+
+
+def test_evaluating_again_gives_the_same_numbers(tiny_run, tmp_path):
+    """The table that training prints and evaluate.py are one and the same measurement: nothing depends on the process."""
+    again = command(evaluate, "--run", tiny_run, "--episodes", 2, "--out", tmp_path / "again.json")
+    first, second = (json.loads(p.read_text()) for p in (tiny_run / "evaluation.json", tmp_path / "again.json"))
+    for task in first["tasks"]:
+        for key in ("n", "successes", "failed_seeds", "mean_steps_to_success", "router_weights"):
+            assert first["tasks"][task][key] == second["tasks"][task][key]
+    assert str(tmp_path / "again.json") in again["wrote"]
+
+
+def test_same_seed_same_weights_bit_for_bit_and_another_seed_others(tiny, tiny_run, tmp_path):
+    command(train, *tiny, "--out", tmp_path / "same", "--eval-episodes", 0)
+    command(train, *tiny, "--out", tmp_path / "other", "--eval-episodes", 0, "--seed", 1)
+    weights, same, other = (load_file(f / "model.safetensors") for f in (tiny_run, tmp_path / "same", tmp_path / "other"))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    assert not torch.equal(weights["components.head.weight"], other["components.head.weight"])
+
+
+def test_resuming_gives_the_weights_of_the_uninterrupted_run(tiny, tiny_run, tmp_path, monkeypatch):
+    """Interrupted after the checkpoint of step 20 of 30, resumed, equal to the last bit; the log has no gap and no double."""
+    save = train._save
+
+    def save_then_die(folder, *rest):
+        save(folder, *rest)
+        if rest[-2] == 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0)
+    monkeypatch.undo()
+    command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--resume")
+    weights, resumed = load_file(tiny_run / "model.safetensors"), load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert [line["step"] for line in figures.read_log(tmp_path / "run" / "log.jsonl")] == [10, 20, 30]
+
+
+def test_saved_weights_are_the_average_not_the_last_ones(tiny_run):
+    saved = torch.load(tiny_run / "resume.pt", weights_only=True)
+    model = load_file(tiny_run / "model.safetensors")
+    last = saved["policy"]["components.head.weight"]
+    assert not torch.equal(model["components.head.weight"], last)
+    # The normaliser is data, not something to average: it must be exact in both.
+    assert torch.equal(model["normalizer.observation_mean"], saved["policy"]["normalizer.observation_mean"])
+
+
+def test_learning_rate_at_both_ends():
+    config = train.TrainConfig(steps=1000, lr=1e-3)
+    rates = [train.learning_rate(config, step) for step in range(1000)]
+    assert 0 < rates[0] == pytest.approx(1e-5) and 0 < rates[-1] < 1e-8 and max(rates) == pytest.approx(1e-3, rel=0.03)
+
+
+def test_the_policy_learns_what_it_is_shown(tiny, tmp_path):
+    """Not just "it ran": 300 steps on 3 demonstrations must bring the loss far below that of knowing nothing."""
+    flags = [*tiny[:2], "--steps", 300, *tiny[4:]]
+    command(train, *flags, "--out", tmp_path / "run", "--eval-episodes", 0)
+    losses = [line["loss"] for line in figures.read_log(tmp_path / "run" / "log.jsonl")]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("flags", [
+    ["--policy", "monolithic"], ["--components", 1], ["--task-conditioning", "none"], ["--router", "affine", "--target", "clean"],
+    ["--router", "raw", "--target", "noise"],
+])  # fmt: skip
+def test_every_variant_trains_and_evaluates_by_the_same_scripts(tiny, tmp_path, flags):
+    command(train, *tiny, *flags, "--out", tmp_path / "run", "--eval-episodes", 1)
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert set(result["tasks"]) == {"reach", "push"}
+    policy = checkpoint.load_policy(tmp_path / "run", torch.device("cpu"))
+    assert type(policy).__module__ == ("variants.monolithic" if "monolithic" in flags else "fdp")
+
+
+@pytest.mark.parametrize("sampler,steps", [("ddpm", 100), ("ddim", 3), ("dpm", 2)])
+def test_the_sampler_is_chosen_at_run_time(tiny_run, tmp_path, sampler, steps):
+    command(evaluate, "--run", tiny_run, "--episodes", 1, "--tasks", "reach", "--sampler", sampler, "--out", tmp_path / "e.json",
+            *([] if sampler == "ddpm" else ["--sampling-steps", steps]))  # fmt: skip
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert result["sampler"] == sampler and result["sampling_steps"] == steps and list(result["tasks"]) == ["reach"]
+
+
+def test_video(tiny_run, tmp_path, capsys, monkeypatch):
+    """With OpenGL a GIF that moves; without, one line that says what to install, and everything else as usual."""
+    command(evaluate, "--run", tiny_run, "--episodes", 1, "--tasks", "reach", "--video", "--out", tmp_path / "e.json")
+    if figures.find_opengl():
+        from PIL import Image
+
+        assert Image.open(tmp_path / "videos" / "e-reach.gif").n_frames > 5
+    real = figures.subprocess.run
+    monkeypatch.setattr(figures.subprocess, "run", lambda *a, **k: real([figures.sys.executable, "-c", "raise SystemExit(1)"]))
+    command(evaluate, "--run", tiny_run, "--episodes", 1, "--tasks", "reach", "--video", "--out", tmp_path / "f.json")
+    assert "apt-get install libosmesa6" in capsys.readouterr().err
+    assert (tmp_path / "f.json").exists() and not (tmp_path / "videos" / "f-reach.gif").exists()
+
+
+def test_metaworlds_own_evaluation_agrees(tmp_path_factory, data_dir):
+    """MetaWorld's evaluation loop and ours on two tasks. Its goals are drawn its own way, so equality is statistical."""
+    import gymnasium
+    import metaworld  # noqa: F401
+    from metaworld.evaluation import evaluation
+
+    tasks = ["reach", "drawer-open"]
+    folder = tmp_path_factory.mktemp("agree") / "run"
+    command(train, "--tasks", ",".join(tasks), "--steps", 500, "--noise-draws", 1, "--demos-per-task", 20, "--data-dir", data_dir,
+            "--out", folder, "--eval-episodes", 0, "--device", "cpu")  # fmt: skip
+    policy = checkpoint.load_policy(folder, torch.device("cpu"))
+    n = 15
+    ours, _ = evaluate.evaluate(policy, tasks, episodes=n)
+    vector = gymnasium.make_vec("Meta-World/custom-mt-envs", vector_strategy="sync", envs_list=[f"{t}-v3" for t in tasks], seed=1)
+    _, _, theirs, _ = evaluation(Agent(policy, tasks), vector, num_episodes=n)
+    vector.close()
+    for task in tasks:
+        low, high = ours["tasks"][task]["interval"]
+        their_low, their_high = wilson_interval(round(theirs[f"{task}-v3"] * n), n)
+        assert low <= their_high and their_low <= high, (task, ours["tasks"][task]["success"], theirs)
+    assert ours["mean_success"] > 0.5, "an untrained policy would agree with anything that fails"
+
+
+def test_agent_keeps_a_chunk_per_environment_and_drops_it_at_reset(tiny_run):
+    policy = checkpoint.load_policy(tiny_run, torch.device("cpu"))
+    agent, observations = Agent(policy, ["reach", "push"]), np.zeros((2, 39))
+    agent.eval_action(observations)
+    agent.reset(np.array([False, True]))
+    assert [len(q) for q in agent.queues] == [policy.config.executed - 1, 0]
+    assert agent.eval_action(observations).shape == (2, 4)
+    assert [len(q) for q in agent.queues] == [policy.config.executed - 2, policy.config.executed - 1]
+
+
+def test_wilson_interval():
+    """Against values from the literature (Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29, method 3)."""
+    for (successes, n), (low, high) in {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611),
+                                        (1, 29): (0.0061, 0.1718)}.items():  # fmt: skip
+        assert wilson_interval(successes, n) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert wilson_interval(20, 20)[1] == 1.0
+
+
+def test_lost_episodes_are_neither_success_nor_failure(tiny_run, monkeypatch):
+    policy = checkpoint.load_policy(tiny_run, torch.device("cpu"))
+    play = evaluate.Roller.play
+
+    def lose_one(self, *arguments, **more):
+        played = play(self, *arguments, **more)
+        played[0].lost, played[0].success = "its simulator process died", True
+        return played
+
+    monkeypatch.setattr(evaluate.Roller, "play", lose_one)
+    row = evaluate.evaluate(policy, ["reach"], episodes=2)[0]["tasks"]["reach"]
+    assert row["n"] == 1 and list(row["lost"]) == [str(FIRST_EVALUATION_SEED)]
+
+
+def test_starting_noise_belongs_to_the_episode_not_to_the_batch(tiny_run):
+    policy = checkpoint.load_policy(tiny_run, torch.device("cpu"))
+    a, b = Episode("reach", 5), Episode("push", 6)
+    both, alone = evaluate.starting_noise(policy, [a, b], [0, 3]), evaluate.starting_noise(policy, [b], [3])
+    assert torch.equal(both[1:], alone) and not torch.equal(both[0], both[1])
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--tasks", "puhs"], "unknown task 'puhs'; closest: .*push"),
+    (["--components", 0], "--components must be at least 1, got 0"),
+    (["--steps", -5], "--steps must be at least 1, got -5"),
+    (["--demos-per-task", 0], "--demos-per-task must be at least 1"),
+    (["--eval-episodes", -1], "--eval-episodes must be at least 0"),
+    (["--lr", 0], "--lr must be greater than 0"),
+    (["--policy", "mien"], "no policy 'mien': choose fdp or a file in variants/ .*monolithic"),
+    (["--device", "cuda:99"], "device 'cuda:99' is not available"),
+    (["--resume"], "--resume needs --out"),
+    (["--dataset-id", "lab/{task}/human-v0"], "no Minari dataset 'lab/reach/human-v0'"),
+])  # fmt: skip
+def test_training_refuses(tiny, tmp_path, flags, words):
+    words_out = [] if flags == ["--resume"] else ["--out", tmp_path / "run"]
+    with pytest.raises(BadInput, match=words):
+        command(train, *tiny, *words_out, *flags)
+
+
+def test_a_run_is_never_overwritten_unless_asked(tiny, tiny_run):
+    before = (tiny_run / "model.safetensors").read_bytes()
+    with pytest.raises(BadInput, match="exists: choose another --out, or add --resume .* or --overwrite"):
+        command(train, *tiny, "--out", tiny_run)
+    with pytest.raises(BadInput, match="has seed = 0, not 1"):
+        command(train, *tiny, "--out", tiny_run, "--resume", "--seed", 1)
+    assert (tiny_run / "model.safetensors").read_bytes() == before
+
+
+def test_default_run_folders_are_numbered(tmp_path):
+    (tmp_path / "reach-fdp").mkdir()
+    (tmp_path / "reach-fdp-2").mkdir()
+    assert checkpoint.free_folder(tmp_path / "reach-fdp") == tmp_path / "reach-fdp-3"
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--sampling-steps", 101], "between 1 and the 100 diffusion steps"),
+    (["--sampler", "ddpm", "--sampling-steps", 10], "ddpm visits all 100"),
+    (["--sampler", "heun"], "unknown sampler 'heun': choose from ddpm, ddim, dpm"),
+    (["--tasks", "hammer"], "does not know task 'hammer'; it knows reach, push"),
+    (["--episodes", 0], "episodes must be between 1 and 10000"),
+    (["--out", "/proc/nowhere/e.json"], "cannot write --out"),
+])  # fmt: skip
+def test_evaluation_refuses(tiny_run, flags, words):
+    with pytest.raises(BadInput, match=words):
+        command(evaluate, "--run", tiny_run, *flags)
+
+
+def test_missing_and_damaged_runs_are_refused(tiny, tiny_run, tmp_path):
+    with pytest.raises(BadInput, match="no run in .*nowhere"):
+        command(evaluate, "--run", tmp_path / "nowhere")
+    for name, content, words in (
+        ("model.safetensors", (tiny_run / "model.safetensors").read_bytes()[:5000], "model.safetensors is damaged"),
+        ("config.json", b'{"policy": "fdp"', "config.json is damaged"),
+        ("config.json", b'{"policy": "fdp", "policy_config": {"colour": 3}}', "colour"),
+    ):
+        copy = tmp_path / "copy"
+        shutil.copytree(tiny_run, copy, dirs_exist_ok=True)
+        (copy / name).write_bytes(content)
+        with pytest.raises(BadInput, match=words):
+            command(evaluate, "--run", copy)
+        shutil.rmtree(copy)
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "resume.pt").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(BadInput, match="resume.pt is damaged"):
+        command(train, *tiny, "--out", tmp_path / "run", "--resume", "--eval-episodes", 0)
+
+
+def test_resume_file_with_code_in_it_is_refused(tmp_path):
+    """Somebody else's resume.pt must not execute anything."""
+
+    class Attack:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    torch.save({"policy": Attack()}, tmp_path / "resume.pt")
+    with pytest.raises(BadInput, match="damaged"):
+        checkpoint.load_resume(tmp_path, torch.device("cpu"))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("words", [["train.py", "--tasks", "puhs"], ["evaluate.py", "--run", "runs/nowhere"]])
+def test_bad_input_is_one_line_exit_code_2_and_no_traceback(words):
+    done = script(*words)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_unwritable_output(tiny, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(BadInput, match="cannot write to --out"):
+        command(train, *tiny, "--out", tmp_path / "file" / "run")
+    with pytest.raises(BadInput, match="cannot write demonstrations"):
+        command(train, *tiny, "--out", tmp_path / "run", "--data-dir", tmp_path / "file" / "data")

@@ -1,0 +1,240 @@
+"""Train a factorized diffusion policy on MetaWorld, from nothing to a table of success rates.
+
+    python train.py --tasks reach,push --components 4            # minutes on a laptop CPU
+    python train.py --tasks mt6 --components 4 --size base       # the paper-sized network, for one GPU
+
+In order, visible in this file: demonstrations, windows, policy, the loop (sample, noise, predict, loss, step, EMA, log, save),
+evaluation. Everything lands in one run folder; see checkpoint.py for what is in it.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import checkpoint
+import evaluate
+import figures
+from cli import BadInput, provenance, run, say
+from envs.demos import DATASET_ID, demonstrations, make_windows
+from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, resolve_tasks
+
+SIZES = {
+    # Widths of the U-Net's levels and its kernel. small: 0.13 M parameters per component, seconds per 1000 steps on a CPU.
+    "small": {"channels": (32, 64), "kernel": 3},
+    "base": {"channels": (128, 256, 512), "kernel": 5},  # the U-Net of Diffusion Policy and of the FDP authors' code
+}
+
+
+@dataclass
+class TrainConfig:
+    """Train a policy on MetaWorld demonstrations and evaluate it on episodes never seen in training."""
+
+    tasks: str = "reach,push"  # task names or groups (mt6, mt4, mt10, mt50), separated by commas
+    components: int = 4  # K; the paper's choice. 1 is a plain diffusion policy
+    policy: str = "fdp"  # fdp, or a file in variants/ such as monolithic
+    size: Literal["small", "base"] = "small"  # small for a CPU, base (the paper's widths) for one GPU
+    task_conditioning: Literal["name", "none"] = "name"  # none: the paper's setting, the task must be read from the observation
+    router: Literal["softmax", "affine", "raw"] = "softmax"  # how logits become weights; router.py has the table
+    target: Literal["noise", "clean", "velocity"] = "velocity"  # what is predicted; noise is the paper's objective
+    demos_per_task: int = 50  # expert episodes; collected once and kept
+    steps: int | None = None  # optimiser steps; default 1000 for each task
+    batch_size: int = 64  # observations per step
+    noise_draws: int = 4  # noised copies of each observation's chunk: a cheaper way to a quiet gradient than a larger batch
+    lr: float = 1e-3  # peak learning rate: linear warm-up over 100 steps, then a cosine to zero
+    weight_decay: float = 1e-4
+    grad_clip: float = 1.0  # largest gradient norm; rarely reached after warm-up, saves the run from one bad batch
+    seed: int = 0  # the same command with the same seed gives the same weights, bit for bit, on one CPU
+    device: str = "auto"  # auto | cpu | cuda; bf16 autocast on CUDA
+    compile: bool = False  # torch.compile the loss; minutes of warm-up, pays in long runs on a GPU
+    eval_episodes: int = 50  # per task, after training; 0 trains only
+    data_dir: str = "data"  # where demonstrations are kept, as Minari datasets
+    dataset_id: str = DATASET_ID  # Minari id with {task}; change it to train on your own demonstrations
+    out: str = ""  # run folder; default runs/TASKS-POLICY, with a number where that is taken
+    resume: bool = False  # go on with the run in --out; all other flags as when it was started
+    overwrite: bool = False  # replace the run in --out
+    log_every: int = 50  # steps between lines of log.jsonl
+    save_every: int = 1000  # steps between checkpoints
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse impossible numbers before anything is made. What concerns shapes is checked by the policy itself."""
+    least = {"components": 1, "steps": 1, "batch_size": 1, "noise_draws": 1, "demos_per_task": 1, "eval_episodes": 0,
+             "seed": 0, "log_every": 1, "save_every": 1}  # fmt: skip
+    for name, minimum in least.items():
+        if getattr(config, name) is not None and getattr(config, name) < minimum:
+            raise BadInput(f"--{name.replace('_', '-')} must be at least {minimum}, got {getattr(config, name)}")
+    for name in ("lr", "grad_clip"):
+        if not getattr(config, name) > 0:
+            raise BadInput(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(config, name)}")
+    if config.resume and (config.overwrite or not config.out):
+        raise BadInput("--resume needs --out with the run folder to go on with, and excludes --overwrite")
+
+
+def check_same_run(folder: Path, config: TrainConfig) -> None:
+    """Resuming with other flags would make a run that no command describes."""
+    before, now = checkpoint.read_config(folder)["train"], json.loads(json.dumps(asdict(config)))
+    free = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")
+    for name in now:
+        if name not in free and before.get(name) != now[name]:
+            raise BadInput(f"--resume: the run in {folder} has {name} = {before.get(name)}, not {now[name]}")
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Warm-up, because Adam's first estimates of the gradient's scale are poor; cosine, because a small rate at the end
+    averages out what is left of the noise. Positive at step 0 and at the last step."""
+    warm_up = min(100, max(1, config.steps // 10))
+    return config.lr * min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def main(config: TrainConfig) -> dict:
+    clock = time.perf_counter
+    check(config)
+    tasks = resolve_tasks(config.tasks)
+    if config.steps is None:
+        config.steps = 1000 * len(tasks)
+    device = checkpoint.choose_device(config.device)
+
+    # ---- The policy, before anything slow: its constructor refuses impossible shapes.
+    torch.manual_seed(config.seed)
+    settings = {
+        "observation_dim": OBSERVATION_DIM, "action_dim": ACTION_DIM, "tasks": tasks, "components": config.components,
+        "router": config.router, "target": config.target, "task_conditioning": config.task_conditioning,
+        **SIZES[config.size],
+    }  # fmt: skip
+    policy = checkpoint.build_policy(config.policy, settings)
+    if config.resume:
+        folder = Path(config.out)
+        check_same_run(folder, config)
+    else:
+        folder = Path(config.out) if config.out else checkpoint.free_folder(Path("runs") / f"{config.tasks.replace(',', '-')}-{config.policy}")
+        checkpoint.claim_folder(folder, config.overwrite)
+        checkpoint.write_config(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
+
+    # ---- Data: every window of every demonstration, on the device. 50 demonstrations of a task are about 1 MB.
+    begin = clock()
+    demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id)
+    windows = [make_windows(demos[task], policy.config.horizon) for task in tasks]
+    observations = torch.cat([o for o, _ in windows]).to(device)
+    actions = torch.cat([a for _, a in windows]).to(device)
+    task_ids = torch.cat([policy.task_index([task]).expand(len(o)) for task, (o, _) in zip(tasks, windows, strict=True)]).to(device)
+    policy.normalizer.fit(observations, actions[:, 0])
+    policy.to(device)
+    seconds = {"demonstrations": clock() - begin}
+
+    # ---- Optimiser and EMA. The average of the weights over the last part of training acts better than the last weights,
+    # whose noise a cosine schedule only partly removes; it is what is saved, evaluated and reported.
+    parameters = list(policy.parameters())
+    average = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    loss_function = torch.compile(policy.loss) if config.compile else policy.loss
+    start = 0
+    if config.resume:
+        saved = checkpoint.load_resume(folder, device)
+        policy.load_state_dict(saved["policy"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average, start = saved["average"], saved["step"]
+        torch.set_rng_state(saved["rng"].cpu())
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(saved["cuda_rng"].cpu())
+    say(
+        f"{sum(p.numel() for p in parameters):,} parameters, {config.components} components, {len(observations):,} windows of "
+        f"{len(tasks)} tasks, on {device}; run folder {folder}"
+    )
+
+    # ---- The loop.
+    begin, running, since = clock(), torch.zeros((), device=device), 0
+    log = _open_log(folder, start)
+    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step", desc="training", mininterval=0.5)
+    for step in bar:
+        index = torch.randint(0, len(observations), (config.batch_size,), device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = loss_function(observations[index], task_ids[index], actions[index], draws=config.noise_draws).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        optimizer.step()
+
+        # The averaging window grows with training (Diffusion Policy's power 0.75): 1 step at the start, when old weights are
+        # worthless; the last ~400 steps of 3000. A fixed 0.999 would still contain the random initialisation.
+        decay = min(1 - (1 + step) ** -0.75, 0.9999)
+        with torch.no_grad():  # or the average would carry the graph of every step so far with it
+            torch._foreach_lerp_(average, parameters, 1 - decay)
+
+        running, since = running + loss.detach(), since + 1
+        last = step == config.steps - 1
+        if (step + 1) % config.log_every == 0 or last:
+            line = {"step": step + 1, "loss": running.item() / since, "lr": learning_rate(config, step), "grad_norm": norm.item(),
+                    "steps_per_second": round((step + 1 - start) / (clock() - begin), 2)}  # fmt: skip
+            if not math.isfinite(line["loss"]):
+                raise BadInput(f"the loss is {line['loss']} at step {step + 1}: lower --lr (now {config.lr})")
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            bar.set_postfix(loss=f"{line['loss']:.4f}")
+            running, since = torch.zeros((), device=device), 0
+        if (step + 1) % config.save_every == 0 or last:
+            _save(folder, policy, parameters, average, optimizer, step + 1, device)
+    log.close()
+    seconds["training"] = clock() - begin
+
+    # ---- From here on the policy is what anybody loads from the run folder: the averaged weights.
+    policy = checkpoint.load_policy(folder, device)
+    written = [str(folder / name) for name in ("config.json", "model.safetensors", "log.jsonl")]
+    written.append(str(figures.training_curve(figures.read_log(folder / "log.jsonl"), folder / "figures" / "training.png")))
+    losses = loss_by_step(policy, observations, task_ids, actions)
+    written.append(str(figures.loss_by_step(losses, config.target, folder / "figures" / "loss-by-step.png")))
+    summary = {"run": str(folder)}
+    if config.eval_episodes:
+        begin = clock()
+        result, traces = evaluate.evaluate(policy, tasks, config.eval_episodes)
+        seconds["evaluation"] = clock() - begin
+        result.update(provenance(0, str(device)))
+        written += evaluate.write_evaluation(folder / "evaluation.json", policy, result, traces, video=False)
+        say(evaluate.table(result))
+        summary["mean_success"] = result["mean_success"]
+    say("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
+    return {**summary, "seconds": {name: round(value, 1) for name, value in seconds.items()}, "wrote": written}
+
+
+def _open_log(folder: Path, start: int):
+    """Open log.jsonl for appending; lines past the checkpoint that we resume from are dropped, they will be made again."""
+    path = folder / "log.jsonl"
+    kept = [line for line in figures.read_log(path) if line["step"] <= start] if path.exists() else []
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    return path.open("a")
+
+
+def _save(folder, policy, parameters, average, optimizer, step, device) -> None:
+    """model.safetensors gets the averaged weights, resume.pt everything that going on bit for bit needs."""
+    names = [name for name, _ in policy.named_parameters()]
+    assert len(names) == len(parameters) == len(average)
+    checkpoint.save_weights(folder, {**policy.state_dict(), **dict(zip(names, average, strict=True))})
+    state = {"policy": policy.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step, "rng": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state()
+    checkpoint.save_resume(folder, state)
+
+
+@torch.no_grad()
+def loss_by_step(policy, observations, task_ids, actions, samples: int = 512) -> list[float]:
+    """The training error at each diffusion step t, (T,), over `samples` windows spread evenly over the data."""
+    index = torch.from_numpy(np.linspace(0, len(observations) - 1, samples).astype(int)).to(observations.device)
+    o, i, a = observations[index], task_ids[index], actions[index]
+    return [
+        policy.loss(o, i, a, step=torch.full((samples,), t, device=o.device)).mean().item()
+        for t in range(policy.config.diffusion_steps)
+    ]
+
+
+if __name__ == "__main__":
+    import tyro
+
+    run(lambda: main(tyro.cli(TrainConfig)))
