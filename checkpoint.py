@@ -131,5 +131,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise BadInput(f"device '{name}' is not available here; try --device cpu ({str(error).splitlines()[0]})") from error
+        raise BadInput(
+            f"device '{name}' is not available here; try --device cpu ({str(error).splitlines()[0]})"
+        ) from error
     return device

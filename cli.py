@@ -61,7 +61,8 @@ def provenance(seed: int, device: str) -> dict:
         "command": shlex.join(["python", *[os.path.basename(sys.argv[0]), *sys.argv[1:]]]),
         "revision": revision,
         "seed": seed,
-        "hardware": f"{device_name(device)}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "hardware": f"{device_name(device)}, {os.cpu_count()} cores",
+        "software": f"Python {platform.python_version()}, {platform.system()}",
     }
 
 
@@ -71,6 +72,6 @@ def device_name(device: str) -> str:
 
         return torch.cuda.get_device_name(device)
     cpu_info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpu_info.read_text().splitlines() if line.startswith("model name")] \
-        if cpu_info.exists() else []  # fmt: skip
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

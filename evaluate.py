@@ -42,7 +42,9 @@ class EvaluateConfig:
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it is right near 0 and 1, where ours are."""
+    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it is right near 0 and 1, where
+    ours are.
+    """
     if n == 0:
         return 0.0, 1.0
     z, p = 1.959964, successes / n
@@ -68,9 +70,13 @@ def check_request(policy, tasks: list[str], episodes: int, sampler: str, steps: 
 
 
 def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.Tensor:
-    """(B, H, A). Drawn from the episode's seed and the chunk's number, so that an episode does not depend on its batch."""
+    """(B, H, A). Drawn from the episode's seed and the chunk's number, so that an episode does not depend on its
+    batch.
+    """
     shape = (policy.config.horizon, policy.config.action_dim)
-    draws = [np.random.default_rng((e.seed, chunk)).standard_normal(shape) for e, chunk in zip(episodes, chunks, strict=True)]
+    draws = [
+        np.random.default_rng((e.seed, chunk)).standard_normal(shape) for e, chunk in zip(episodes, chunks, strict=True)
+    ]
     return torch.tensor(np.stack(draws), dtype=torch.float32)
 
 
@@ -114,7 +120,11 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler=DEFAULT_SAMPLER, steps=
             "successes": successes,
             "success": successes / max(len(mine), 1),
             "interval": wilson_interval(successes, len(mine)),
-            "expert": {"n": len(theirs), "successes": expert_successes, "interval": wilson_interval(expert_successes, len(theirs))},
+            "expert": {
+                "n": len(theirs),
+                "successes": expert_successes,
+                "interval": wilson_interval(expert_successes, len(theirs)),
+            },
             "mean_steps_to_success": float(np.mean([e.steps for e in mine if e.success])) if successes else None,
             "seeds": [first, first + episodes - 1],
             "failed_seeds": [e.seed for e in mine if not e.success],
@@ -147,8 +157,8 @@ def table(result: dict) -> str:
         low, high = r["interval"]
         expert = r["expert"]["successes"] / max(r["expert"]["n"], 1)
         lines.append(
-            f"{task:<24}{r['success']:>8.3f}   {f'{low:.3f} - {high:.3f}':<15}{expert:>8.3f}{r['n']:>10}{r['simulation_seconds']:>14.1f}"
-            + (f"   ({len(r['lost'])} lost, not counted)" if r["lost"] else "")
+            f"{task:<24}{r['success']:>8.3f}   {f'{low:.3f} - {high:.3f}':<15}{expert:>8.3f}{r['n']:>10}"
+            f"{r['simulation_seconds']:>14.1f}" + (f"   ({len(r['lost'])} lost, not counted)" if r["lost"] else "")
         )
     return "\n".join([*lines, f"{'mean over tasks':<24}{result['mean_success']:>8.3f}"])
 

@@ -10,7 +10,8 @@ learns (`loss`), how it acts (`act`). To try an idea of your own, copy this file
 `Policy` there and override one method, and run `python train.py --policy mine`.
 
 Paper name -> variable:  o observation | a^0 clean_actions | a^t noisy_actions | eps_k self.components | w_k weights
-Axis legend: B batch, K components, H action horizon, A action dim, O observation dim, C condition dim, T diffusion steps
+Axis legend: B batch, K components, H action horizon, A action dim, O observation dim, C condition dim, T diffusion
+steps
 """
 
 from dataclasses import dataclass
@@ -62,7 +63,9 @@ class Policy(nn.Module):
             # See `to_noise`: weights that do not sum to one compose noise, and nothing else, as the paper means it.
             raise ValueError("router 'raw' needs target 'noise': its weights do not sum to one")
         if not 1 <= config.executed <= config.horizon:
-            raise ValueError(f"executed actions must be between 1 and the horizon {config.horizon}, got {config.executed}")
+            raise ValueError(
+                f"executed actions must be between 1 and the horizon {config.horizon}, got {config.executed}"
+            )
         self.config = config
         self.normalizer = Normalizer(config.observation_dim, config.action_dim)
         # An encoder in front of everything else. Its first layer sees raw signs; see unet.py for what happens without.
@@ -93,8 +96,8 @@ class Policy(nn.Module):
 
             sum_k w_k grad log p_k(a)  =  grad log prod_k p_k(a)^w_k
 
-        So the policy is a *product* of K distributions: an action is likely where all components with weight
-        agree, each ruling out what it knows to be wrong. (A mixture, by contrast, would add densities: an action would be
+        So the policy is a *product* of K distributions: an action is likely where all components with weight agree,
+        each ruling out what it knows to be wrong. (A mixture, by contrast, would add densities: an action would be
         likely where *any* component likes it, and sampling would first pick a component.) Exactly so at low noise; at
         high noise it is an approximation, since noising a product is not the product of the noised.
 
@@ -190,7 +193,7 @@ class Policy(nn.Module):
     def act(
         self, observation, tasks: list[str], sampler_name="ddim", sampling_steps=10, noise=None, generator=None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Observations (B, O) and their task names -> action chunks (B, H, A) in the environment's units, weights (B, K).
+        """Observations (B, O) and their tasks -> action chunks (B, H, A) in the environment's units, weights (B, K).
 
         noise: the starting point (B, H, A), which alone decides the result of a deterministic sampler.
         Raises ValueError for an unknown task or sampler, or a step count the schedule does not have.
@@ -238,7 +241,8 @@ class Normalizer(nn.Module):
         self.observation_scale.copy_(observations.std(0).clamp(min=self.FLOOR))
         low, high = actions.amin(0), actions.amax(0)
         self.action_center.copy_((low + high) / 2)
-        # A constant dimension has no range: dividing by it would give NaN. Scale 1 maps it to 0 and back to its constant.
+        # A constant dimension has no range: dividing by it would give NaN. Scale 1 maps it to 0 and back to its
+        # constant.
         self.action_scale.copy_(torch.where(high - low > 1e-6, (high - low) / 2, torch.ones_like(low)))
 
     def observation(self, raw: Tensor) -> Tensor:

@@ -43,12 +43,15 @@ def training_curve(log: list[dict], path: Path) -> Path:
 def loss_by_step(losses: list[float], target: str, path: Path) -> Path:
     """Mean squared error at each diffusion step: the picture that says what a diffusion model finds hard.
 
-    With target `noise` it falls from left to right (noise is hard to see where there is little of it), with target `clean`
-    it rises (the action is hard to see where there is little of it).
+    With target `noise` it falls from left to right (noise is hard to see where there is little of it), with target
+    `clean` it rises (the action is hard to see where there is little of it).
     """
     figure, axis = plt.subplots(figsize=(7, 3.5))
     axis.semilogy(losses, color=COLORS[0])
-    axis.set(xlabel="diffusion step t  (0: almost clean, right end: almost pure noise)", ylabel=f"error of the predicted {target}")
+    axis.set(
+        xlabel="diffusion step t  (0: almost clean, right end: almost pure noise)",
+        ylabel=f"error of the predicted {target}",
+    )
     axis.grid(alpha=0.3)
     return _save(figure, path)
 
@@ -72,14 +75,16 @@ def success_bars(result: dict, path: Path) -> Path:
 
 
 def _draw_weights(axis, below, episode, weights: np.ndarray, executed: int) -> None:
-    """Router weights as stairs (constant over a chunk) and, on the axis below, the phases that the environment reports."""
+    """Router weights as stairs (constant over a chunk) and, on the axis below, the phases that the environment
+    reports.
+    """
     steps = len(episode.phases)
     edges = np.minimum(np.arange(len(weights) + 1) * executed, steps)
     for k in range(weights.shape[1]):
         axis.stairs(weights[:, k], edges, color=COLORS[k % 10], baseline=None, linewidth=1.6, label=f"component {k}")
     axis.set(xlim=(0, steps), ylim=(min(0.0, weights.min()) - 0.03, max(1.0, weights.max()) + 0.03), xticks=[])
     phases = np.array(episode.phases) >= 0.5
-    for row, name in enumerate(PHASES):
+    for row in range(len(PHASES)):
         starts = np.flatnonzero(phases[:, row])
         below.broken_barh([(s, 1) for s in starts], (row - 0.35, 0.7), color="0.45")
     below.set(xlim=(0, steps), ylim=(len(PHASES) - 0.4, -0.6))

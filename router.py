@@ -8,14 +8,14 @@ matters that much", which can be plotted over an episode and read (FDP, arXiv 25
 
 How raw network outputs (logits) become weights is a real choice:
 
-| mode    | weights                        | why it exists                            | how it fails                       |
-|---------|--------------------------------|------------------------------------------|------------------------------------|
-| softmax | positive, sum to 1             | a blend: the sum never leaves the range  | stays uniform at 1/K, or one       |
-|         |                                | of what components predict; readable     | component takes everything         |
-| affine  | logits - mean + 1/K:           | may also subtract a component (signed),  | large weights of opposite sign     |
-|         | signed, sum to 1               | has no saturation; starts near 1/K       | that cancel: noise is amplified    |
-| raw     | the logits: anything           | the authors' released code; the sum may  | the prediction's scale drifts from |
-|         |                                | rescale the whole prediction             | the noise; needs the noise target  |
+| mode    | weights                        | why it exists                           | how it fails                  |
+|---------|--------------------------------|-----------------------------------------|-------------------------------|
+| softmax | positive, sum to 1             | a blend: the sum never leaves the range | stays uniform at 1/K, or one  |
+|         |                                | of what components predict; readable    | component takes everything    |
+| affine  | logits - mean + 1/K:           | may also subtract a component (signed), | large weights of opposite     |
+|         | signed, sum to 1               | has no saturation; starts near 1/K      | sign cancel: noise amplified  |
+| raw     | the logits: anything           | the authors' released code; the sum may | the prediction's scale drifts |
+|         |                                | rescale the whole prediction            | off; needs the noise target   |
 
 Weights that sum to one have a property that `fdp.py` builds on: the composition is then the same whether the
 components predict noise, clean actions or velocity. `raw` gives that up.

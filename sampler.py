@@ -102,8 +102,8 @@ def ddpm(predict_noise, x, alpha_bar, steps=None, clip=True, generator=None) -> 
 def ddim(predict_noise, x, alpha_bar, steps=10, clip=True, eta=0.0, generator=None) -> Tensor:
     """Deterministic for eta = 0, DDPM's noise level for eta = 1. Song et al. 2021 (arXiv 2010.02502), equation 12.
 
-    The trick that permits few steps: x_0 and e together determine x at *every* noise level (DDPM equation 4), so one may
-    jump to any earlier step and not only to the neighbouring one.
+    The trick that permits few steps: x_0 and e together determine x at *every* noise level (DDPM equation 4), so one
+    may jump to any earlier step and not only to the neighbouring one.
     """
     for t, ab, ab_next in _walk(alpha_bar, steps):
         clean = _predict_clean(predict_noise, x, t, ab, clip)

@@ -3,8 +3,8 @@
     python train.py --tasks reach,push --components 4            # minutes on a laptop CPU
     python train.py --tasks mt6 --components 4 --size base       # the paper-sized network, for one GPU
 
-In order, visible in this file: demonstrations, windows, policy, the loop (sample, noise, predict, loss, step, EMA, log, save),
-evaluation. Everything lands in one run folder; see checkpoint.py for what is in it.
+In order, visible in this file: demonstrations, windows, policy, the loop (sample, noise, predict, loss, step, EMA, log,
+save), evaluation. Everything lands in one run folder; see checkpoint.py for what is in it.
 """
 
 import json
@@ -26,7 +26,8 @@ from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, resolve_tasks
 
 SIZES = {
-    # Widths of the U-Net's levels and its kernel. small: 0.13 M parameters per component, seconds per 1000 steps on a CPU.
+    # Widths of the U-Net's levels and its kernel. small: 0.13 M parameters per component, seconds per 1000 steps on a
+    # CPU.
     "small": {"channels": (32, 64), "kernel": 3},
     "base": {"channels": (128, 256, 512), "kernel": 5},  # the U-Net of Diffusion Policy and of the FDP authors' code
 }
@@ -40,13 +41,17 @@ class TrainConfig:
     components: int = 4  # K; the paper's choice. 1 is a plain diffusion policy
     policy: str = "fdp"  # fdp, or a file in variants/ such as monolithic
     size: Literal["small", "base"] = "small"  # small for a CPU, base (the paper's widths) for one GPU
-    task_conditioning: Literal["name", "none"] = "name"  # none: the paper's setting, the task must be read from the observation
+    task_conditioning: Literal["name", "none"] = (
+        "name"  # none: the paper's setting, the task must be read from the observation
+    )
     router: Literal["softmax", "affine", "raw"] = "softmax"  # how logits become weights; router.py has the table
     target: Literal["noise", "clean", "velocity"] = "velocity"  # what is predicted; noise is the paper's objective
     demos_per_task: int = 50  # expert episodes; collected once and kept
     steps: int | None = None  # optimiser steps; default 1000 for each task
     batch_size: int = 64  # observations per step
-    noise_draws: int = 4  # noised copies of each observation's chunk: a cheaper way to a quiet gradient than a larger batch
+    noise_draws: int = (
+        4  # noised copies of each observation's chunk: a cheaper way to a quiet gradient than a larger batch
+    )
     lr: float = 1e-3  # peak learning rate: linear warm-up over 100 steps, then a cosine to zero
     weight_decay: float = 1e-4
     grad_clip: float = 1.0  # largest gradient norm; rarely reached after warm-up, saves the run from one bad batch
@@ -113,7 +118,11 @@ def main(config: TrainConfig) -> dict:
         folder = Path(config.out)
         check_same_run(folder, config)
     else:
-        folder = Path(config.out) if config.out else checkpoint.free_folder(Path("runs") / f"{config.tasks.replace(',', '-')}-{config.policy}")
+        folder = (
+            Path(config.out)
+            if config.out
+            else checkpoint.free_folder(Path("runs") / f"{config.tasks.replace(',', '-')}-{config.policy}")
+        )
         checkpoint.claim_folder(folder, config.overwrite)
         checkpoint.write_config(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
 
@@ -123,13 +132,15 @@ def main(config: TrainConfig) -> dict:
     windows = [make_windows(demos[task], policy.config.horizon) for task in tasks]
     observations = torch.cat([o for o, _ in windows]).to(device)
     actions = torch.cat([a for _, a in windows]).to(device)
-    task_ids = torch.cat([policy.task_index([task]).expand(len(o)) for task, (o, _) in zip(tasks, windows, strict=True)]).to(device)
+    task_ids = torch.cat(
+        [policy.task_index([task]).expand(len(o)) for task, (o, _) in zip(tasks, windows, strict=True)]
+    ).to(device)
     policy.normalizer.fit(observations, actions[:, 0])
     policy.to(device)
     seconds = {"demonstrations": clock() - begin}
 
-    # ---- Optimiser and EMA. The average of the weights over the last part of training acts better than the last weights,
-    # whose noise a cosine schedule only partly removes; it is what is saved, evaluated and reported.
+    # ---- Optimiser and EMA. The average of the weights over the last part of training acts better than the last
+    # weights, whose noise the cosine schedule only partly removes; it is what is saved, evaluated and reported.
     parameters = list(policy.parameters())
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
@@ -144,14 +155,16 @@ def main(config: TrainConfig) -> dict:
         if device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"].cpu())
     say(
-        f"{sum(p.numel() for p in parameters):,} parameters, {config.components} components, {len(observations):,} windows of "
-        f"{len(tasks)} tasks, on {device}; run folder {folder}"
+        f"{sum(p.numel() for p in parameters):,} parameters, {config.components} components, {len(observations):,} "
+        f"windows of {len(tasks)} tasks, on {device}; run folder {folder}"
     )
 
     # ---- The loop.
     begin, running, since = clock(), torch.zeros((), device=device), 0
     log = _open_log(folder, start)
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, unit="step", desc="training", mininterval=0.5)
+    bar = tqdm(
+        range(start, config.steps), initial=start, total=config.steps, unit="step", desc="training", mininterval=0.5
+    )
     for step in bar:
         index = torch.randint(0, len(observations), (config.batch_size,), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -163,8 +176,9 @@ def main(config: TrainConfig) -> dict:
             group["lr"] = learning_rate(config, step)
         optimizer.step()
 
-        # The averaging window grows with training (Diffusion Policy's power 0.75): 1 step at the start, when old weights are
-        # worthless; the last ~400 steps of 3000. A fixed 0.999 would still contain the random initialisation.
+        # The averaging window grows with training (Diffusion Policy's power 0.75): 1 step at the start, when old
+        # weights are worthless; the last ~400 steps of 3000. A fixed 0.999 would still contain the random
+        # initialisation.
         decay = min(1 - (1 + step) ** -0.75, 0.9999)
         with torch.no_grad():  # or the average would carry the graph of every step so far with it
             torch._foreach_lerp_(average, parameters, 1 - decay)
@@ -172,7 +186,8 @@ def main(config: TrainConfig) -> dict:
         running, since = running + loss.detach(), since + 1
         last = step == config.steps - 1
         if (step + 1) % config.log_every == 0 or last:
-            line = {"step": step + 1, "loss": running.item() / since, "lr": learning_rate(config, step), "grad_norm": norm.item(),
+            line = {"step": step + 1, "loss": running.item() / since, "lr": learning_rate(config, step),
+                    "grad_norm": norm.item(),
                     "steps_per_second": round((step + 1 - start) / (clock() - begin), 2)}  # fmt: skip
             if not math.isfinite(line["loss"]):
                 raise BadInput(f"the loss is {line['loss']} at step {step + 1}: lower --lr (now {config.lr})")
@@ -188,7 +203,9 @@ def main(config: TrainConfig) -> dict:
     # ---- From here on the policy is what anybody loads from the run folder: the averaged weights.
     policy = checkpoint.load_policy(folder, device)
     written = [str(folder / name) for name in ("config.json", "model.safetensors", "log.jsonl")]
-    written.append(str(figures.training_curve(figures.read_log(folder / "log.jsonl"), folder / "figures" / "training.png")))
+    written.append(
+        str(figures.training_curve(figures.read_log(folder / "log.jsonl"), folder / "figures" / "training.png"))
+    )
     losses = loss_by_step(policy, observations, task_ids, actions)
     written.append(str(figures.loss_by_step(losses, config.target, folder / "figures" / "loss-by-step.png")))
     summary = {"run": str(folder)}
@@ -205,7 +222,9 @@ def main(config: TrainConfig) -> dict:
 
 
 def _open_log(folder: Path, start: int):
-    """Open log.jsonl for appending; lines past the checkpoint that we resume from are dropped, they will be made again."""
+    """Open log.jsonl for appending; lines past the checkpoint that we resume from are dropped, they will be made
+    again.
+    """
     path = folder / "log.jsonl"
     kept = [line for line in figures.read_log(path) if line["step"] <= start] if path.exists() else []
     path.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -217,7 +236,13 @@ def _save(folder, policy, parameters, average, optimizer, step, device) -> None:
     names = [name for name, _ in policy.named_parameters()]
     assert len(names) == len(parameters) == len(average)
     checkpoint.save_weights(folder, {**policy.state_dict(), **dict(zip(names, average, strict=True))})
-    state = {"policy": policy.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step, "rng": torch.get_rng_state()}
+    state = {
+        "policy": policy.state_dict(),
+        "average": average,
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "rng": torch.get_rng_state(),
+    }
     if device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state()
     checkpoint.save_resume(folder, state)

@@ -177,12 +177,8 @@ class UNet(nn.Module):
         self.up = nn.ModuleList()
         inputs = action_dim
         for width, deeper in zip(channels[:-1], channels[1:], strict=True):
-            self.down.append(
-                nn.ModuleList([ResidualBlock(K, inputs, width, kernel), Downsample(K, width, deeper)])
-            )
-            self.up.insert(
-                0, nn.ModuleList([Upsample(K, deeper, width), ResidualBlock(K, 2 * width, width, kernel)])
-            )
+            self.down.append(nn.ModuleList([ResidualBlock(K, inputs, width, kernel), Downsample(K, width, deeper)]))
+            self.up.insert(0, nn.ModuleList([Upsample(K, deeper, width), ResidualBlock(K, 2 * width, width, kernel)]))
             inputs = deeper
         self.middle = nn.ModuleList(
             [ResidualBlock(K, inputs, channels[-1], kernel), ResidualBlock(K, channels[-1], channels[-1], kernel)]

@@ -1,11 +1,12 @@
 """Demonstrations: MetaWorld's scripted experts play, Minari stores, training gets windows.
 
-The expert is disturbed while it acts (Gaussian noise on the hand), but what is recorded is the action it *wanted*: so the
-data shows how to come back from where a learned policy will inevitably drift (DART, Laskey et al. 2017, arXiv
-1703.09327). Noise-free demonstrations cover one thin line through the state space, and cloning them fails off that line.
+The expert is disturbed while it acts (Gaussian noise on the hand), but what is recorded is the action it *wanted*: so
+the data shows how to come back from where a learned policy will inevitably drift (DART, Laskey et al. 2017, arXiv
+1703.09327). Noise-free demonstrations cover one thin line through the state space, and cloning them fails off that
+line.
 
-Each task is one Minari dataset, `fdp/<task>/expert-v0` in the data folder. Episode i of it is the i-th *successful* seed
-0, 1, 2, ..., so the first 25 episodes of 50 are exactly the 25 that asking for 25 would have made.
+Each task is one Minari dataset, `fdp/<task>/expert-v0` in the data folder. Episode i of it is the i-th *successful*
+seed 0, 1, 2, ..., so the first 25 episodes of 50 are exactly the 25 that asking for 25 would have made.
 """
 
 import os
@@ -82,7 +83,9 @@ def collect(tasks: list[str], count: int, data_dir: Path) -> None:
                 seeds = range(attempts[task], attempts[task] + missing)
                 attempts[task] += missing
                 if attempts[task] > most_attempts:
-                    raise BadInput(f"the scripted expert for '{task}' succeeded only {len(kept[task])} times in {seeds[0]} attempts")
+                    raise BadInput(
+                        f"the scripted expert for '{task}' succeeded only {len(kept[task])} times in {seeds[0]}"
+                    )
                 episodes += [
                     Episode(task, seed, True, ACTION_NOISE, STEPS_AFTER_SUCCESS) for seed in seeds
                 ]  # fmt: skip
@@ -97,14 +100,15 @@ def collect(tasks: list[str], count: int, data_dir: Path) -> None:
 
 
 def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) -> None:
-    """Write one Minari dataset into a temporary folder, then rename: a crash leaves the old one, or none, never half."""
+    """Write one Minari dataset in a temporary folder, then rename: a crash leaves the old one, or none, never half."""
     name = DATASET_ID.format(task=task)
     buffers = [
         EpisodeBuffer(
             id=i,
             seed=episode.seed,
             observations=np.asarray(episode.observations),
-            # The expert's clean action is the label; what was really executed, and led to the next observation, is in infos.
+            # The expert's clean action is the label; what was really executed, and led to the next observation, is in
+            # infos.
             actions=np.asarray(episode.actions),
             rewards=episode.rewards,
             terminations=[False] * len(episode.actions),
@@ -122,8 +126,9 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) ->
                 env=f"fdp/{task}-v3",
                 algorithm_name="MetaWorld scripted expert",
                 author=AUTHOR,
-                description=f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} on the executed "
-                "hand displacement, the expert's clean action as label, goal and objects drawn anew from the episode's seed.",
+                description=f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} "
+                "on the executed hand displacement, the expert's clean action as label, goal and objects drawn "
+                "anew from the episode's seed.",
                 requirements=["metaworld==3.1.1"],
             )
         dataset.storage.update_metadata(
@@ -184,7 +189,9 @@ def load(name: str, count: int, data_dir: Path) -> list[dict]:
         for what, dim in (("observations", OBSERVATION_DIM), ("actions", ACTION_DIM)):
             array = episode[what]
             if array.ndim != 2 or array.shape[1] != dim:
-                raise BadInput(f"dataset '{name}' episode {i}: {what} have shape {array.shape}, expected (steps, {dim})")
+                raise BadInput(
+                    f"dataset '{name}' episode {i}: {what} have shape {array.shape}, expected (steps, {dim})"
+                )
             if not np.isfinite(array).all():
                 raise BadInput(f"dataset '{name}' episode {i}: {what} contain NaN or infinite values")
     return episodes

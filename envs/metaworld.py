@@ -56,7 +56,9 @@ def resolve_tasks(text: str) -> list[str]:
             names.append(word.removesuffix("-v3"))
         else:
             close = difflib.get_close_matches(word.removesuffix("-v3"), [*TASKS, *GROUPS], n=3, cutoff=0.4)
-            hint = f"closest: {', '.join(close)}" if close else f"groups: {', '.join(GROUPS)}; tasks: {', '.join(TASKS)}"
+            hint = (
+                f"closest: {', '.join(close)}" if close else f"groups: {', '.join(GROUPS)}; tasks: {', '.join(TASKS)}"
+            )
             raise BadInput(f"unknown task '{word}'; {hint}")
     if not names:
         raise BadInput(f"no task given; name tasks ({', '.join(TASKS[:3])}, ...) or a group ({', '.join(GROUPS)})")
@@ -74,13 +76,12 @@ class MetaWorldEnv(gymnasium.Env):
     def __init__(self, task: str, render_mode: str | None = None):
         self.task, self.render_mode = task, render_mode
         # The "goal observable" class: the plain one zeroes the goal, and experts for reach and push then score 0.
-        self.sim = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"](
-            seed=0, render_mode=render_mode
-        )
+        self.sim = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-v3-goal-observable"](seed=0, render_mode=render_mode)
         self.sim._freeze_rand_vec = False  # draw positions anew at each reset ...
         self.sim.seeded_rand_vec = True  # ... from the environment's generator, not from numpy's global one
         if render_mode:
-            # MetaWorld's corner2 camera stands far off; from here, as in LeRobot's MetaWorld data, the table fills the frame.
+            # MetaWorld's corner2 camera stands far off; from here, as in LeRobot's MetaWorld data, the table fills the
+            # frame.
             camera = self.sim.model.camera("corner2").id
             self.sim.model.cam_pos[camera] = [0.75, 0.075, 0.7]
             self.sim.mujoco_renderer.camera_id = camera
@@ -118,7 +119,11 @@ class MetaWorldEnv(gymnasium.Env):
             raise ValueError("an environment that renders cannot be cloned: its renderer is tied to one model")
         twin = copy.copy(self)
         model = copy.copy(self.sim.model)
-        same_object = {id(self.sim.model): model, id(self.sim.data): mujoco.MjData(model), id(self.sim.mujoco_renderer): None}
+        same_object = {
+            id(self.sim.model): model,
+            id(self.sim.data): mujoco.MjData(model),
+            id(self.sim.mujoco_renderer): None,
+        }
         twin.sim = object.__new__(type(self.sim))
         twin.sim.__dict__ = copy.deepcopy(self.sim.__dict__, same_object)
         twin._np_random = None

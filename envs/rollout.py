@@ -96,7 +96,9 @@ class Roller:
         if not self.workers:
             raise RuntimeError("all simulator processes have died")
 
-    def play_expert(self, episodes: list[Episode], on_done: Callable[[Episode], None] = lambda _: None) -> list[Episode]:
+    def play_expert(
+        self, episodes: list[Episode], on_done: Callable[[Episode], None] = lambda _: None
+    ) -> list[Episode]:
         """Play expert episodes, one at a time per worker. Returns them, in the order given, with their records."""
         results: dict[int, Episode] = {}
         queue = list(enumerate(episodes))[::-1]
@@ -198,7 +200,7 @@ class _Worker:
         self.free[episode.task, bool(episode.render_every)].append(env)
 
     def chunk(self, orders: list) -> list:
-        """Start new episodes, advance running ones by their action chunk. -> [(index, observation, finished or None)]"""
+        """Start new episodes, advance running ones by their chunk. -> [(index, observation, finished or None)]"""
         reply = []
         for index, new_episode, actions in orders:
             if new_episode is not None:
@@ -277,4 +279,3 @@ if __name__ == "__main__":
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
-

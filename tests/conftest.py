@@ -43,4 +43,6 @@ def script(*words: object, **more) -> "subprocess.CompletedProcess":  # noqa: F8
     """Run a script as a user does: a process of its own, with stdout, stderr and exit code."""
     import subprocess
 
-    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=170, **more)
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=170, **more
+    )

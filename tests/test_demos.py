@@ -17,18 +17,33 @@ from envs.rollout import FIRST_EVALUATION_SEED
 
 def test_windows_at_both_ends():
     episodes = [
-        {"observations": np.arange(5, dtype=np.float32)[:, None], "actions": 10 + np.arange(4, dtype=np.float32)[:, None]},
-        {"observations": 100 + np.arange(3, dtype=np.float32)[:, None], "actions": 20 + np.arange(2, dtype=np.float32)[:, None]},
+        {
+            "observations": np.arange(5, dtype=np.float32)[:, None],
+            "actions": 10 + np.arange(4, dtype=np.float32)[:, None],
+        },
+        {
+            "observations": 100 + np.arange(3, dtype=np.float32)[:, None],
+            "actions": 20 + np.arange(2, dtype=np.float32)[:, None],
+        },
     ]
     observations, actions = make_windows(episodes, horizon=3)
     # Every action starts one window; the observation is the one it answered; the last action repeats, and no window
     # reaches into the next episode.
     assert observations[:, 0].tolist() == [0, 1, 2, 3, 100, 101]
-    assert actions[:, :, 0].tolist() == [[10, 11, 12], [11, 12, 13], [12, 13, 13], [13, 13, 13], [20, 21, 21], [21, 21, 21]]
+    assert actions[:, :, 0].tolist() == [
+        [10, 11, 12],
+        [11, 12, 13],
+        [12, 13, 13],
+        [13, 13, 13],
+        [20, 21, 21],
+        [21, 21, 21],
+    ]
 
 
 def test_a_horizon_longer_than_the_episode():
-    _, actions = make_windows([{"observations": np.zeros((2, 1), np.float32), "actions": np.ones((1, 1), np.float32)}], 8)
+    _, actions = make_windows(
+        [{"observations": np.zeros((2, 1), np.float32), "actions": np.ones((1, 1), np.float32)}], 8
+    )
     assert actions.tolist() == [[[1.0]] * 8]
 
 
@@ -38,7 +53,7 @@ def made(data_dir):
 
 
 def test_demonstrations_replay_in_the_simulator(made, data_dir):
-    """The recorded observations are what the environment gives when the recorded *executed* actions are played again."""
+    """The recorded observations are what the environment gives when the *executed* actions are played again."""
     with demos._minari_folder(data_dir):
         dataset = minari.load_dataset(DATASET_ID.format(task="push"))
         episode = next(dataset.iterate_episodes())
@@ -62,7 +77,9 @@ def test_minari_round_trip_and_nested_subsets(made, data_dir, monkeypatch):
     monkeypatch.setattr(demos, "collect", lambda *_: pytest.fail("collected again although the dataset is there"))
     again = demonstrations(["push"], 2, data_dir)["push"]
     for new, old in zip(again, made["push"], strict=False):
-        assert np.array_equal(new["observations"], old["observations"]) and np.array_equal(new["actions"], old["actions"])
+        assert np.array_equal(new["observations"], old["observations"]) and np.array_equal(
+            new["actions"], old["actions"]
+        )
         assert new["observations"].dtype == np.float32 and len(new["observations"]) == len(new["actions"]) + 1
     assert len(again) == 2
 
@@ -81,8 +98,9 @@ def make_foreign(data_dir, name, count=2, o_dim=39, a_dim=4, steps=5, nan=False)
         if nan:
             observations[2, 3] = np.nan
         buffers.append(
-            EpisodeBuffer(id=i, observations=observations, actions=np.zeros((steps, a_dim), np.float32), rewards=[0.0] * steps,
-                          terminations=[False] * steps, truncations=[False] * (steps - 1) + [True])
+            EpisodeBuffer(id=i, observations=observations, actions=np.zeros((steps, a_dim), np.float32),
+                          rewards=[0.0] * steps, terminations=[False] * steps,
+                          truncations=[False] * (steps - 1) + [True])
         )  # fmt: skip
     with warnings.catch_warnings(), demos._minari_folder(data_dir):
         warnings.simplefilter("ignore")

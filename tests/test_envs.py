@@ -71,17 +71,31 @@ def test_resolve_tasks():
     assert resolve_tasks("mt4,window-open, reach") == [*GROUPS["mt4"], "reach"]
 
 
-@pytest.mark.parametrize("text,words", [("puhs", "'puhs'; closest: .*push"), ("zzzzzz", "groups: mt6"), (" , ", "no task given")])
+@pytest.mark.parametrize(
+    "text,words", [("puhs", "'puhs'; closest: .*push"), ("zzzzzz", "groups: mt6"), (" , ", "no task given")]
+)
 def test_unknown_tasks_are_refused_with_the_closest_names(text, words):
     with pytest.raises(BadInput, match=words):
         resolve_tasks(text)
 
 
-SAMPLE = ["reach", "push", "door-open", "drawer-open", "assembly", "window-close", "hammer", "pick-place", "button-press-topdown"]
+SAMPLE = [
+    "reach",
+    "push",
+    "door-open",
+    "drawer-open",
+    "assembly",
+    "window-close",
+    "hammer",
+    "pick-place",
+    "button-press-topdown",
+]
 
 
 def test_experts_succeed():
-    """If they do not, neither can the policy: versions of simulator and experts do not fit. Each is near 1.0 on these."""
+    """If they do not, neither can the policy: versions of simulator and experts do not fit. Each is near 1.0 on
+    these.
+    """
     with Roller(2) as roller:
         episodes = roller.play_expert([Episode(task, seed, expert=True) for task in SAMPLE for seed in (0, 1)])
     failed = [(e.task, e.seed) for e in episodes if not e.success]

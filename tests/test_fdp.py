@@ -104,8 +104,14 @@ def test_the_loss_of_a_perfect_network_is_zero_in_every_target(batch, target):
 
 
 def test_a_weighted_sum_of_scores_is_the_score_of_the_product():
-    """Finite differences of log(p_1^w1 * p_2^w2) against the composed noise, for two Gaussians whose noise is known exactly."""
-    policy, x, weights = make(components=2), torch.tensor(0.4, dtype=torch.float64), torch.tensor([0.3, 0.7], dtype=torch.float64)
+    """Finite differences of log(p_1^w1 * p_2^w2) against the composed noise, for two Gaussians whose noise is known
+    exactly.
+    """
+    policy, x, weights = (
+        make(components=2),
+        torch.tensor(0.4, dtype=torch.float64),
+        torch.tensor([0.3, 0.7], dtype=torch.float64),
+    )
     means, spreads = torch.tensor([-0.5, 0.6], dtype=torch.float64), torch.tensor([0.2, 0.4], dtype=torch.float64)
     ab = policy.alpha_bar[10]
 
@@ -167,7 +173,9 @@ def test_acting_is_in_the_environments_units_and_depends_only_on_the_given_noise
     noise = torch.randn(B, 8, A)
     first, weights = policy.act(batch[0], ["push"] * B, "ddim", 10, noise)
     assert (first == policy.act(batch[0], ["push"] * B, "ddim", 10, noise)[0]).all() and weights.shape == (B, 4)
-    assert first[..., 0].min() >= 0 and first[..., 0].max() <= 1 and first[..., 3].min() >= 2 and first[..., 3].max() <= 4
+    assert (
+        first[..., 0].min() >= 0 and first[..., 0].max() <= 1 and first[..., 3].min() >= 2 and first[..., 3].max() <= 4
+    )
     alone = policy.act(batch[0][2:3], ["push"], "ddim", 10, noise[2:3])[0]
     assert abs(alone - first[2:3]).max() < 1e-3
 
@@ -189,7 +197,9 @@ def test_normaliser_round_trip_with_constant_and_hardly_moving_dimensions():
     assert normalizer.observation(torch.tensor([0.0, 0.7, 1.0]))[2] == Normalizer.CLIP
 
 
-@pytest.mark.parametrize("components,channels,kernel", [(k, (32, 64), 3) for k in (1, 2, 4, 8)] + [(2, (128, 256, 512), 5)])
+@pytest.mark.parametrize(
+    "components,channels,kernel", [(k, (32, 64), 3) for k in (1, 2, 4, 8)] + [(2, (128, 256, 512), 5)]
+)
 def test_the_monolithic_variant_has_the_same_size_within_2_percent(components, channels, kernel):
     settings = {"components": components, "channels": channels, "kernel": kernel}
     with torch.device("meta"):

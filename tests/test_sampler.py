@@ -35,12 +35,17 @@ def test_schedule_equals_diffusers_and_its_own_definition():
     assert torch.allclose(AB, reference, rtol=2e-5)
     f = [math.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(T + 1)]
     # Nichol & Dhariwal's equation 17, except for the very last step, where beta is capped at 0.999.
-    assert torch.allclose(AB[:-1], torch.tensor([f[t + 1] / f[0] for t in range(T - 1)], dtype=torch.float64), rtol=1e-9)
+    assert torch.allclose(
+        AB[:-1], torch.tensor([f[t + 1] / f[0] for t in range(T - 1)], dtype=torch.float64), rtol=1e-9
+    )
     assert (AB[1:] < AB[:-1]).all() and 0 < AB[-1] < 1e-5 and AB[0] > 0.999
 
 
 def test_forward_noising_has_the_right_moments_at_both_ends():
-    clean, noise = torch.full((20_000, 1, 1), 0.7), torch.randn(20_000, 1, 1, generator=torch.Generator().manual_seed(1))
+    clean, noise = (
+        torch.full((20_000, 1, 1), 0.7),
+        torch.randn(20_000, 1, 1, generator=torch.Generator().manual_seed(1)),
+    )
     for t in (0, T // 2, T - 1):
         noisy = add_noise(clean, noise, AB[t].float().expand(20_000))
         # Five standard errors of a mean (variance): a false alarm once in a million runs.
@@ -51,7 +56,9 @@ def test_forward_noising_has_the_right_moments_at_both_ends():
 @pytest.mark.parametrize("steps", [1, 2, 4, 10, 25, 100])
 @pytest.mark.parametrize("clip", [True, False])
 def test_ddim_equals_diffusers(start, steps, clip):
-    """Divisors of T only: for others diffusers computes "the step before" as t - T // steps, which is not the one it visits next."""
+    """Divisors of T only: for others diffusers computes "the step before" as t - T // steps, which is not the one it
+    visits next.
+    """
     scheduler = DDIMScheduler(**SETTINGS, timestep_spacing="trailing", clip_sample=clip)
     reference = run_diffusers(scheduler, start, steps, use_clipped_model_output=clip)
     assert torch.allclose(ddim(network, start, AB, steps, clip=clip), reference, rtol=2e-3, atol=2e-3)
@@ -59,7 +66,9 @@ def test_ddim_equals_diffusers(start, steps, clip):
 
 def test_stochastic_ddim_equals_diffusers(start):
     scheduler = DDIMScheduler(**SETTINGS, timestep_spacing="trailing", clip_sample=True)
-    reference = run_diffusers(scheduler, start, 10, torch.Generator().manual_seed(5), use_clipped_model_output=True, eta=0.8)
+    reference = run_diffusers(
+        scheduler, start, 10, torch.Generator().manual_seed(5), use_clipped_model_output=True, eta=0.8
+    )
     ours = ddim(network, start, AB, 10, eta=0.8, generator=torch.Generator().manual_seed(5))
     assert torch.allclose(ours, reference, rtol=2e-3, atol=2e-3)
 
@@ -78,12 +87,16 @@ def test_dpm_solver_equals_diffusers(start, steps):
     )
     reference = run_diffusers(scheduler, start, steps)
     # diffusers computes the coefficients in float32; at the first step sqrt(ab) is 5e-4, which amplifies its rounding.
-    assert torch.allclose(dpm(network, start, AB, steps, clip=False), reference, rtol=5e-3, atol=5e-3 * reference.abs().max())
+    assert torch.allclose(
+        dpm(network, start, AB, steps, clip=False), reference, rtol=5e-3, atol=5e-3 * reference.abs().max()
+    )
 
 
-@pytest.mark.parametrize("name,steps", [("ddpm", 100), *[(n, s) for n in ("ddim", "dpm") for s in (1, 2, 3, 10, 99, 100)]])
+@pytest.mark.parametrize(
+    "name,steps", [("ddpm", 100), *[(n, s) for n in ("ddim", "dpm") for s in (1, 2, 3, 10, 99, 100)]]
+)
 def test_exact_noise_oracle_returns_the_clean_action(start, name, steps):
-    """An oracle that knows x_0 answers the exact noise at every step; any slip in the index range leaves some behind."""
+    """An oracle that knows x_0 answers the exact noise at every step; a slip in the index range leaves some behind."""
     clean = torch.rand(start.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 - 1
     asked = []
 
@@ -101,9 +114,10 @@ def test_exact_noise_oracle_returns_the_clean_action(start, name, steps):
 
 @pytest.mark.parametrize("name,steps", [("ddpm", 100), ("ddim", 100), ("dpm", 100)])
 def test_gaussian_data_comes_out_with_its_mean_and_spread(name, steps):
-    """For data N(m, s^2) the best noise prediction is linear in x_t, known in closed form; samples must be N(m, s^2) again.
+    """For data N(m, s^2) the best noise prediction is linear in x_t, in closed form; samples must be N(m, s^2) again.
 
-    Up to discretisation: DDPM's posterior variance is that of a known x_0, a lower bound, so 100 steps come out 8 % narrow.
+    Up to discretisation: DDPM's posterior variance is that of a known x_0, a lower bound, so 100 steps come out 8 %
+    narrow.
     """
     m, s, n = 0.3, 0.2, 20_000
 
@@ -124,7 +138,9 @@ def test_second_order_is_better_than_first_at_equal_cost(start):
         ab = AB[t][:, None, None].to(x.dtype)
         return (1 - ab).sqrt() * (x - ab.sqrt() * 0.3) / (ab * 0.2**2 + 1 - ab)
 
-    errors = {f.__name__: (f(best, start, AB, 50, clip=False) - (0.3 + 0.2 * start)).abs().max().item() for f in (ddim, dpm)}
+    errors = {
+        f.__name__: (f(best, start, AB, 50, clip=False) - (0.3 + 0.2 * start)).abs().max().item() for f in (ddim, dpm)
+    }
     assert errors["dpm"] < 0.3 * errors["ddim"]
 
 
@@ -134,8 +150,9 @@ def test_timesteps_begin_at_the_noisiest_step():
     assert sampling_timesteps(100, 100) == list(range(99, -1, -1))
 
 
-@pytest.mark.parametrize("name,steps,words", [("ddim", 101, "between 1 and"), ("dpm", 0, "between 1"), ("ddim", -3, "got -3"),
-                                              ("ddpm", 50, "all 100"), ("euler", 5, "ddpm, ddim, dpm")])  # fmt: skip
+@pytest.mark.parametrize("name,steps,words", [("ddim", 101, "between 1 and"), ("dpm", 0, "between 1"),
+                                              ("ddim", -3, "got -3"), ("ddpm", 50, "all 100"),
+                                              ("euler", 5, "ddpm, ddim, dpm")])  # fmt: skip
 def test_impossible_requests_are_refused(name, steps, words):
     with pytest.raises(ValueError, match=words):
         check_sampler(name, steps, T)

@@ -37,7 +37,9 @@ def test_train_evaluate_reload(tiny_run):
 
 
 def test_evaluating_again_gives_the_same_numbers(tiny_run, tmp_path):
-    """The table that training prints and evaluate.py are one and the same measurement: nothing depends on the process."""
+    """The table that training prints and evaluate.py are one and the same measurement: nothing depends on the
+    process.
+    """
     again = command(evaluate, "--run", tiny_run, "--episodes", 2, "--out", tmp_path / "again.json")
     first, second = (json.loads(p.read_text()) for p in (tiny_run / "evaluation.json", tmp_path / "again.json"))
     for task in first["tasks"]:
@@ -49,13 +51,17 @@ def test_evaluating_again_gives_the_same_numbers(tiny_run, tmp_path):
 def test_same_seed_same_weights_bit_for_bit_and_another_seed_others(tiny, tiny_run, tmp_path):
     command(train, *tiny, "--out", tmp_path / "same", "--eval-episodes", 0)
     command(train, *tiny, "--out", tmp_path / "other", "--eval-episodes", 0, "--seed", 1)
-    weights, same, other = (load_file(f / "model.safetensors") for f in (tiny_run, tmp_path / "same", tmp_path / "other"))
+    weights, same, other = (
+        load_file(f / "model.safetensors") for f in (tiny_run, tmp_path / "same", tmp_path / "other")
+    )
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     assert not torch.equal(weights["components.head.weight"], other["components.head.weight"])
 
 
 def test_resuming_gives_the_weights_of_the_uninterrupted_run(tiny, tiny_run, tmp_path, monkeypatch):
-    """Interrupted after the checkpoint of step 20 of 30, resumed, equal to the last bit; the log has no gap and no double."""
+    """Interrupted after the checkpoint of step 20 of 30, resumed, equal to the last bit; the log has no gap and no
+    double.
+    """
     save = train._save
 
     def save_then_die(folder, *rest):
@@ -97,8 +103,8 @@ def test_the_policy_learns_what_it_is_shown(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [
-    ["--policy", "monolithic"], ["--components", 1], ["--task-conditioning", "none"], ["--router", "affine", "--target", "clean"],
-    ["--router", "raw", "--target", "noise"],
+    ["--policy", "monolithic"], ["--components", 1], ["--task-conditioning", "none"],
+    ["--router", "affine", "--target", "clean"], ["--router", "raw", "--target", "noise"],
 ])  # fmt: skip
 def test_every_variant_trains_and_evaluates_by_the_same_scripts(tiny, tmp_path, flags):
     command(train, *tiny, *flags, "--out", tmp_path / "run", "--eval-episodes", 1)
@@ -110,8 +116,8 @@ def test_every_variant_trains_and_evaluates_by_the_same_scripts(tiny, tmp_path, 
 
 @pytest.mark.parametrize("sampler,steps", [("ddpm", 100), ("ddim", 3), ("dpm", 2)])
 def test_the_sampler_is_chosen_at_run_time(tiny_run, tmp_path, sampler, steps):
-    command(evaluate, "--run", tiny_run, "--episodes", 1, "--tasks", "reach", "--sampler", sampler, "--out", tmp_path / "e.json",
-            *([] if sampler == "ddpm" else ["--sampling-steps", steps]))  # fmt: skip
+    command(evaluate, "--run", tiny_run, "--episodes", 1, "--tasks", "reach", "--sampler", sampler,
+            "--out", tmp_path / "e.json", *([] if sampler == "ddpm" else ["--sampling-steps", steps]))  # fmt: skip
     result = json.loads((tmp_path / "e.json").read_text())
     assert result["sampler"] == sampler and result["sampling_steps"] == steps and list(result["tasks"]) == ["reach"]
 
@@ -124,26 +130,30 @@ def test_video(tiny_run, tmp_path, capsys, monkeypatch):
 
         assert Image.open(tmp_path / "videos" / "e-reach.gif").n_frames > 5
     real = figures.subprocess.run
-    monkeypatch.setattr(figures.subprocess, "run", lambda *a, **k: real([figures.sys.executable, "-c", "raise SystemExit(1)"]))
+    monkeypatch.setattr(
+        figures.subprocess, "run", lambda *a, **k: real([figures.sys.executable, "-c", "raise SystemExit(1)"])
+    )
     command(evaluate, "--run", tiny_run, "--episodes", 1, "--tasks", "reach", "--video", "--out", tmp_path / "f.json")
     assert "apt-get install libosmesa6" in capsys.readouterr().err
     assert (tmp_path / "f.json").exists() and not (tmp_path / "videos" / "f-reach.gif").exists()
 
 
 def test_metaworlds_own_evaluation_agrees(tmp_path_factory, data_dir):
-    """MetaWorld's evaluation loop and ours on two tasks. Its goals are drawn its own way, so equality is statistical."""
+    """MetaWorld's evaluation loop and ours on two tasks. It draws goals its own way, so equality is statistical."""
     import gymnasium
     import metaworld  # noqa: F401
     from metaworld.evaluation import evaluation
 
     tasks = ["reach", "drawer-open"]
     folder = tmp_path_factory.mktemp("agree") / "run"
-    command(train, "--tasks", ",".join(tasks), "--steps", 500, "--noise-draws", 1, "--demos-per-task", 20, "--data-dir", data_dir,
-            "--out", folder, "--eval-episodes", 0, "--device", "cpu")  # fmt: skip
+    command(train, "--tasks", ",".join(tasks), "--steps", 500, "--noise-draws", 1, "--demos-per-task", 20,
+            "--data-dir", data_dir, "--out", folder, "--eval-episodes", 0, "--device", "cpu")  # fmt: skip
     policy = checkpoint.load_policy(folder, torch.device("cpu"))
     n = 15
     ours, _ = evaluate.evaluate(policy, tasks, episodes=n)
-    vector = gymnasium.make_vec("Meta-World/custom-mt-envs", vector_strategy="sync", envs_list=[f"{t}-v3" for t in tasks], seed=1)
+    vector = gymnasium.make_vec(
+        "Meta-World/custom-mt-envs", vector_strategy="sync", envs_list=[f"{t}-v3" for t in tasks], seed=1
+    )
     _, _, theirs, _ = evaluation(Agent(policy, tasks), vector, num_episodes=n)
     vector.close()
     for task in tasks:

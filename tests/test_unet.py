@@ -52,7 +52,9 @@ def test_convolution_equals_pytorch(kernel):
     conv, x = Conv(K, 6, 7, kernel), torch.randn(K, H, B, 6)
     ours = conv(x)
     for k in range(K):
-        reference = F.conv1d(x[k].permute(1, 2, 0), conv.weight[k].permute(2, 1, 0), conv.bias[k, 0], padding=kernel // 2)
+        reference = F.conv1d(
+            x[k].permute(1, 2, 0), conv.weight[k].permute(2, 1, 0), conv.bias[k, 0], padding=kernel // 2
+        )
         assert torch.allclose(ours[k].permute(1, 2, 0), reference, atol=1e-5)
 
 
@@ -72,7 +74,9 @@ def test_step_and_condition_reach_the_output(inputs):
 
 
 def test_the_network_sees_the_whole_chunk(inputs):
-    """Gradient of the first output with respect to the last input: without the down path, kernel 3 would not reach it."""
+    """Gradient of the first output with respect to the last input: without the down path, kernel 3 would not reach
+    it.
+    """
     actions, step, condition = inputs
     actions.requires_grad_()
     UNet(1, A, C, H)(actions, step, condition)[0, :, 0].sum().backward()
