@@ -109,6 +109,17 @@ def write_config(folder: Path, train_flags: dict, policy_config: dict, source: d
     )
 
 
+def training_record(folder: Path) -> dict:
+    """What an evaluation repeats about the training behind it, so that its JSON stands alone."""
+    config = read_config(folder)
+    record = {key: config.get(key) for key in ("command", "revision", "hardware", "policy", "policy_config")}
+    log = folder / "log.jsonl"
+    if log.exists() and (lines := log.read_text().splitlines()):
+        last = json.loads(lines[-1])
+        record.update(steps=last["step"], seconds=last["seconds"], final_loss=last["loss"])
+    return {**record, "seed": config.get("seed"), "demos_per_task": config["train"].get("demos_per_task")}
+
+
 def load_policy(folder: Path, device: torch.device):
     """The trained policy of a run, ready to act. BadInput if the folder is no run or a file in it is damaged."""
     config = read_config(folder)

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 import figures
-from checkpoint import choose_device, load_policy
+from checkpoint import choose_device, load_policy, training_record
 from cli import BadInput, provenance, run, say, write_json
 from envs.metaworld import resolve_tasks
 from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
@@ -219,7 +219,7 @@ def main(config: EvaluateConfig) -> dict:
         raise BadInput(f"cannot write --out {path}: {error.strerror or error}") from error
     video = config.video and figures.find_opengl()
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps, video)
-    result.update(provenance(config.seed, str(device)))
+    result.update(provenance(config.seed, str(device)), training=training_record(folder))
     written = write_evaluation(path, policy, result, traces, video)
     say(table(result))
     return {"mean_success": result["mean_success"], "seconds": result["seconds"], "wrote": written}
@@ -228,4 +228,4 @@ def main(config: EvaluateConfig) -> dict:
 if __name__ == "__main__":
     import tyro
 
-    run(lambda: main(tyro.cli(EvaluateConfig)))
+    run(lambda: main(tyro.cli(EvaluateConfig, config=(tyro.conf.FlagCreatePairsOff,))))

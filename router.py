@@ -4,7 +4,7 @@
 
 It sees the observation *only*: neither the noisy actions nor the diffusion step. Hence the weights are computed
 once per action chunk, however many denoising steps follow, and a weight means "in this situation, component k
-matters that much", which can be plotted over an episode and read (FDP, arXiv 2512.21898, section III).
+matters that much", which can be plotted over an episode and read (FDP, arXiv 2512.21898).
 
 How raw network outputs (logits) become weights is a real choice:
 

@@ -23,7 +23,7 @@ import evaluate
 import figures
 from cli import BadInput, provenance, run, say
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, resolve_tasks
+from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, POSITION_PAIRS, resolve_tasks
 
 SIZES = {
     # Widths of the U-Net's levels and its kernel. small: 0.13 M parameters per component, seconds per 1000 steps on a
@@ -41,19 +41,17 @@ class TrainConfig:
     components: int = 4  # K; the paper's choice. 1 is a plain diffusion policy
     policy: str = "fdp"  # fdp, or a file in variants/ such as monolithic
     size: Literal["small", "base"] = "small"  # small for a CPU, base (the paper's widths) for one GPU
-    task_conditioning: Literal["name", "none"] = (
-        "name"  # none: the paper's setting, the task must be read from the observation
-    )
+    task_conditioning: Literal["name", "none"] = "name"  # none (the paper): read the task from the observation
     router: Literal["softmax", "affine", "raw"] = "softmax"  # how logits become weights; router.py has the table
     target: Literal["noise", "clean", "velocity"] = "velocity"  # what is predicted; noise is the paper's objective
+    horizon: int = 8  # H, actions predicted at once: 0.1 s of robot time. The paper predicts 16
+    executed: int = 4  # of these, carried out before looking again; 8 is half the work and loses precision (LOG.md)
     demos_per_task: int = 50  # expert episodes; collected once and kept
     steps: int | None = None  # optimiser steps; default 1000 for each task
     batch_size: int = 64  # observations per step
-    noise_draws: int = (
-        4  # noised copies of each observation's chunk: a cheaper way to a quiet gradient than a larger batch
-    )
+    noise_draws: int = 4  # noised copies of each chunk: a quieter gradient for less than a larger batch costs
     lr: float = 1e-3  # peak learning rate: linear warm-up over 100 steps, then a cosine to zero
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-4  # hardly any: the EMA does the regularising
     grad_clip: float = 1.0  # largest gradient norm; rarely reached after warm-up, saves the run from one bad batch
     seed: int = 0  # the same command with the same seed gives the same weights, bit for bit, on one CPU
     device: str = "auto"  # auto | cpu | cuda; bf16 autocast on CUDA
@@ -111,6 +109,7 @@ def main(config: TrainConfig) -> dict:
     settings = {
         "observation_dim": OBSERVATION_DIM, "action_dim": ACTION_DIM, "tasks": tasks, "components": config.components,
         "router": config.router, "target": config.target, "task_conditioning": config.task_conditioning,
+        "horizon": config.horizon, "executed": config.executed, "differences": POSITION_PAIRS,
         **SIZES[config.size],
     }  # fmt: skip
     policy = checkpoint.build_policy(config.policy, settings)
@@ -145,12 +144,12 @@ def main(config: TrainConfig) -> dict:
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     loss_function = torch.compile(policy.loss) if config.compile else policy.loss
-    start = 0
+    start, before = 0, 0.0
     if config.resume:
         saved = checkpoint.load_resume(folder, device)
         policy.load_state_dict(saved["policy"])
         optimizer.load_state_dict(saved["optimizer"])
-        average, start = saved["average"], saved["step"]
+        average, start, before = saved["average"], saved["step"], saved["seconds"]
         torch.set_rng_state(saved["rng"].cpu())
         if device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"].cpu())
@@ -161,7 +160,7 @@ def main(config: TrainConfig) -> dict:
 
     # ---- The loop.
     begin, running, since = clock(), torch.zeros((), device=device), 0
-    log = _open_log(folder, start)
+    log, board = _open_log(folder, start), _tensorboard(folder)
     bar = tqdm(
         range(start, config.steps), initial=start, total=config.steps, unit="step", desc="training", mininterval=0.5
     )
@@ -188,17 +187,20 @@ def main(config: TrainConfig) -> dict:
         if (step + 1) % config.log_every == 0 or last:
             line = {"step": step + 1, "loss": running.item() / since, "lr": learning_rate(config, step),
                     "grad_norm": norm.item(),
-                    "steps_per_second": round((step + 1 - start) / (clock() - begin), 2)}  # fmt: skip
+                    "seconds": round(before + clock() - begin, 2)}  # fmt: skip
             if not math.isfinite(line["loss"]):
                 raise BadInput(f"the loss is {line['loss']} at step {step + 1}: lower --lr (now {config.lr})")
             log.write(json.dumps(line) + "\n")
             log.flush()
+            if board:
+                for name in ("loss", "lr", "grad_norm"):
+                    board.add_scalar(name, line[name], step + 1)
             bar.set_postfix(loss=f"{line['loss']:.4f}")
             running, since = torch.zeros((), device=device), 0
         if (step + 1) % config.save_every == 0 or last:
-            _save(folder, policy, parameters, average, optimizer, step + 1, device)
+            _save(folder, policy, parameters, average, optimizer, step + 1, before + clock() - begin)
     log.close()
-    seconds["training"] = clock() - begin
+    seconds["training"] = before + clock() - begin
 
     # ---- From here on the policy is what anybody loads from the run folder: the averaged weights.
     policy = checkpoint.load_policy(folder, device)
@@ -213,7 +215,7 @@ def main(config: TrainConfig) -> dict:
         begin = clock()
         result, traces = evaluate.evaluate(policy, tasks, config.eval_episodes)
         seconds["evaluation"] = clock() - begin
-        result.update(provenance(0, str(device)))
+        result.update(provenance(0, str(device)), training=checkpoint.training_record(folder))
         written += evaluate.write_evaluation(folder / "evaluation.json", policy, result, traces, video=False)
         say(evaluate.table(result))
         summary["mean_success"] = result["mean_success"]
@@ -231,7 +233,16 @@ def _open_log(folder: Path, start: int):
     return path.open("a")
 
 
-def _save(folder, policy, parameters, average, optimizer, step, device) -> None:
+def _tensorboard(folder: Path):
+    """A TensorBoard writer in the run folder if the tensorboard package is installed; it is not required."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _save(folder, policy, parameters, average, optimizer, step, seconds) -> None:
     """model.safetensors gets the averaged weights, resume.pt everything that going on bit for bit needs."""
     names = [name for name, _ in policy.named_parameters()]
     assert len(names) == len(parameters) == len(average)
@@ -241,9 +252,10 @@ def _save(folder, policy, parameters, average, optimizer, step, device) -> None:
         "average": average,
         "optimizer": optimizer.state_dict(),
         "step": step,
+        "seconds": seconds,
         "rng": torch.get_rng_state(),
     }
-    if device.type == "cuda":
+    if average[0].is_cuda:
         state["cuda_rng"] = torch.cuda.get_rng_state()
     checkpoint.save_resume(folder, state)
 
@@ -262,4 +274,4 @@ def loss_by_step(policy, observations, task_ids, actions, samples: int = 512) ->
 if __name__ == "__main__":
     import tyro
 
-    run(lambda: main(tyro.cli(TrainConfig)))
+    run(lambda: main(tyro.cli(TrainConfig, config=(tyro.conf.FlagCreatePairsOff,))))

@@ -4,7 +4,7 @@
 
 The network slides over *time inside the chunk*: its "pixels" are the H future actions, its "colours"
 the A action dimensions. It follows the conditional U-Net of Diffusion Policy (Chi et al. 2023,
-arXiv 2303.04137, section IV-A), which every diffusion-policy codebase descends from.
+arXiv 2303.04137, its CNN-based variant), which every diffusion-policy codebase descends from.
 
 Kept from it:     residual blocks of two convolutions, FiLM conditioning in every block, down and up path
                   with skip connections, sinusoidal step embedding.

@@ -6,6 +6,7 @@ import signal
 import gymnasium
 import numpy as np
 import pytest
+from conftest import script
 from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401
@@ -24,6 +25,27 @@ def test_all_50_tasks_are_registered_with_a_string_entry_point():
 @pytest.mark.filterwarnings("ignore:.*(infinity|not within|render modes).*")
 def test_gymnasium_accepts_the_environment(task):
     check_env(gymnasium.make(f"fdp/{task}-v3").unwrapped, skip_render_check=True)
+
+
+def test_rgb_array_rendering():
+    """In a process of its own: the OpenGL platform has to be chosen before MuJoCo is imported."""
+    code = """
+import figures
+if not figures.find_opengl():
+    raise SystemExit(77)
+import envs, gymnasium
+env = gymnasium.make("fdp/push-v3", render_mode="rgb_array")
+env.reset(seed=0)
+first = env.render().astype(int)
+assert first.shape == (480, 480, 3) and first.std() > 20, "an empty picture"
+for _ in range(10):
+    env.step(env.action_space.high)
+assert abs(env.render() - first).max() > 50, "the arm moved, the picture did not"
+"""
+    done = script("-c", code)
+    if done.returncode == 77:
+        pytest.skip("no OpenGL platform here (apt-get install libosmesa6)")
+    assert done.returncode == 0, done.stderr
 
 
 def play(env: MetaWorldEnv, seed: int, steps: int = 25) -> np.ndarray:

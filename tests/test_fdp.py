@@ -193,8 +193,8 @@ def test_normaliser_round_trip_with_constant_and_hardly_moving_dimensions():
     seen = normalizer.observation(observations)
     assert seen[:, 0].std().item() == pytest.approx(1, rel=1e-3) and seen[:, 1].abs().max() < 1e-4
     # A millimetre in a dimension whose spread was a tenth of one: 10 spreads, but no alarm. A metre: clipped.
-    assert normalizer.observation(torch.tensor([0.0, 0.7, 0.001]))[2].abs() < 0.1
-    assert normalizer.observation(torch.tensor([0.0, 0.7, 1.0]))[2] == Normalizer.CLIP
+    assert normalizer.observation(torch.tensor([[0.0, 0.7, 0.001]]))[0, 2].abs() < 0.1
+    assert normalizer.observation(torch.tensor([[0.0, 0.7, 1.0]]))[0, 2] == Normalizer.CLIP
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_resuming_gives_the_weights_of_the_uninterrupted_run(tiny, tiny_run, tmp
 
     def save_then_die(folder, *rest):
         save(folder, *rest)
-        if rest[-2] == 20:
+        if rest[-2] == 20:  # the step
             raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "_save", save_then_die)
@@ -207,6 +207,8 @@ def test_starting_noise_belongs_to_the_episode_not_to_the_batch(tiny_run):
 
 @pytest.mark.parametrize("flags,words", [
     (["--tasks", "puhs"], "unknown task 'puhs'; closest: .*push"),
+    (["--horizon", 7], "horizon 7 does not divide: 2 levels .* multiple of 2"),
+    (["--executed", 9], "executed actions must be between 1 and the horizon 8, got 9"),
     (["--components", 0], "--components must be at least 1, got 0"),
     (["--steps", -5], "--steps must be at least 1, got -5"),
     (["--demos-per-task", 0], "--demos-per-task must be at least 1"),
