@@ -140,24 +140,21 @@ class Policy(nn.Module):
 
     # ------------------------------------------------------------------------------------------ how it learns
 
-    def loss(self, observation: Tensor, task: Tensor, actions: Tensor, step: Tensor | None = None, draws: int = 1):
-        """One mean squared error per sample, (B * draws,): the whole training objective.
+    def loss(self, observation: Tensor, task: Tensor, actions: Tensor, step: Tensor | None = None) -> Tensor:
+        """One mean squared error per sample, (B,): the whole training objective.
 
-        observation (B, O) and actions (B, H, A) are raw; task (B,). Components and router learn together from this one
-        number: no pre-training, no auxiliary loss. `draws` noises every chunk several times: encoding the observation
-        is shared and the gradient is less noisy. `step` fixes the diffusion step, for diagnosis.
+        observation (B, O) and actions (B, H, A) are raw; task (B,). Components and router learn together from this
+        one number: no pre-training, no auxiliary loss. `step` (B,) fixes the diffusion step, for diagnosis.
         """
         condition = self.encode(observation, task)
-        weights = self.weigh(condition)
-        condition, weights = condition.repeat_interleave(draws, 0), weights.repeat_interleave(draws, 0)
-        clean = self.normalizer.action(actions).repeat_interleave(draws, 0)
+        clean = self.normalizer.action(actions)
 
         if step is None:  # randint's upper end is exclusive: 0 .. T-1, both ends of the range the samplers visit
             step = torch.randint(0, self.config.diffusion_steps, (len(clean),), device=clean.device)
         noise = torch.randn_like(clean)
         ab = self.alpha_bar_32[step]
         noisy = sampler.add_noise(clean, noise, ab)
-        prediction = self(noisy, step, condition, weights).float()
+        prediction = self(noisy, step, condition).float()
 
         root_ab, root_rest = ab.sqrt()[:, None, None], (1 - ab).sqrt()[:, None, None]
         if self.config.target == "noise":  # the paper's objective

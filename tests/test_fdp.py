@@ -147,12 +147,6 @@ def test_gradient_of_a_component_is_its_weight_times_the_common_gradient(noisy):
         assert torch.allclose(predictions.grad[k], weights[:, k, None, None] * total, atol=1e-6)
 
 
-def test_draws_noise_each_chunk_several_times(batch):
-    policy = make()
-    losses = policy.loss(*batch, draws=3).view(B, 3)
-    assert (losses.std(1) > 0).all()
-
-
 def test_task_conditioning(batch):
     observation = batch[0]
     named, blind = make(), make(task_conditioning="none")

@@ -146,7 +146,7 @@ def test_metaworlds_own_evaluation_agrees(tmp_path_factory, data_dir):
 
     tasks = ["reach", "drawer-open"]
     folder = tmp_path_factory.mktemp("agree") / "run"
-    command(train, "--tasks", ",".join(tasks), "--steps", 500, "--noise-draws", 1, "--demos-per-task", 20,
+    command(train, "--tasks", ",".join(tasks), "--steps", 500, "--demos-per-task", 20,
             "--data-dir", data_dir, "--out", folder, "--eval-episodes", 0, "--device", "cpu")  # fmt: skip
     policy = checkpoint.load_policy(folder, torch.device("cpu"))
     n = 15
