@@ -94,7 +94,7 @@ def test_the_loss_of_a_perfect_network_is_zero_in_every_target(batch, target):
     policy = make(target=target)
     observation, task, actions = batch
 
-    def oracle(noisy, step, condition, weights):
+    def oracle(noisy, step, condition):
         a = policy.alpha_bar.float()[step][:, None, None]
         noise = (noisy - a.sqrt() * actions) / (1 - a).sqrt()
         return {"noise": noise, "clean": actions, "velocity": a.sqrt() * noise - (1 - a).sqrt() * actions}[target]
