@@ -56,13 +56,12 @@ def free_folder(wanted: Path) -> Path:
 def claim_folder(folder: Path, overwrite: bool) -> None:
     """Create the run folder. BadInput if it holds a run already (unless asked to overwrite) or cannot be written."""
     try:
-        if not overwrite and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        # Empty folders are free: they are what a command leaves that was refused after this one was made.
+        taken = folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*")))
+        if taken and not overwrite:
             raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
         for sub in (folder, folder / "figures", folder / "videos"):
             sub.mkdir(parents=True, exist_ok=True)
-        if overwrite:  # what belongs to the old run must not be mistaken for the new one's
-            for name in ("model.safetensors", "resume.pt", "log.jsonl", "evaluation.json"):
-                (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write to --out {folder}: {error.strerror or error}") from error
 
@@ -102,7 +101,10 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def write_config(folder: Path, train_flags: dict, policy_config: dict, source: dict) -> None:
+def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict) -> None:
+    """Write config.json. Only now, with nothing left that could be refused, does an overwritten run lose its files."""
+    for name in ("model.safetensors", "resume.pt", "log.jsonl", "evaluation.json"):
+        (folder / name).unlink(missing_ok=True)
     write_json(
         folder / "config.json",
         {"policy": train_flags["policy"], "policy_config": policy_config, "train": train_flags, **source},

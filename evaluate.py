@@ -58,8 +58,10 @@ def default_steps(sampler: str, steps: int | None, T: int) -> int:
     return steps if steps is not None else T if sampler == "ddpm" else min(DEFAULT_SAMPLING_STEPS, T)
 
 
-def check_request(policy, tasks: list[str], episodes: int, sampler: str, steps: int | None) -> None:
+def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: str, steps: int | None) -> None:
     """Refuse, before minutes of simulation, what cannot be evaluated."""
+    if seed < 0:  # a negative block would reach down to the seeds of the demonstrations
+        raise BadInput(f"--seed must be at least 0, got {seed}")
     if not 1 <= episodes <= 10_000:
         raise BadInput(f"episodes must be between 1 and 10000 per task, got {episodes}")
     try:
@@ -85,7 +87,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler=DEFAULT_SAMPLER, steps=
 
     Every number that this project reports comes from here.
     """
-    check_request(policy, tasks, episodes, sampler, steps)
+    check_request(policy, tasks, episodes, seed, sampler, steps)
     steps = default_steps(sampler, steps, policy.config.diffusion_steps)
     first = FIRST_EVALUATION_SEED + 10_000 * seed
     todo = [Episode(t, first + i, render_every=4 if video and i == 0 else 0) for t in tasks for i in range(episodes)]
@@ -210,7 +212,7 @@ def main(config: EvaluateConfig) -> dict:
     device = choose_device(config.device)
     policy = load_policy(folder, device)
     tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
-    check_request(policy, tasks, config.episodes, config.sampler, config.sampling_steps)
+    check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
     path = Path(config.out) if config.out else folder / "evaluation.json"
     try:  # find out now, not after minutes of simulation
         path.parent.mkdir(parents=True, exist_ok=True)

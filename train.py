@@ -116,17 +116,15 @@ def main(config: TrainConfig) -> dict:
         folder = Path(config.out)
         check_same_run(folder, config)
     else:
-        folder = (
-            Path(config.out)
-            if config.out
-            else checkpoint.free_folder(Path("runs") / f"{config.tasks.replace(',', '-')}-{config.policy}")
-        )
+        name = f"{config.tasks.replace(' ', '').replace(',', '-')}-{config.policy}"
+        folder = Path(config.out) if config.out else checkpoint.free_folder(Path("runs") / name)
         checkpoint.claim_folder(folder, config.overwrite)
-        checkpoint.write_config(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
 
     # ---- Data: every window of every demonstration, on the device. 50 demonstrations of a task are about 1 MB.
     begin = clock()
     demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id)
+    if not config.resume:
+        checkpoint.begin_run(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
     windows = [make_windows(demos[task], policy.config.horizon) for task in tasks]
     observations = torch.cat([o for o, _ in windows]).to(device)
     actions = torch.cat([a for _, a in windows]).to(device)
@@ -199,6 +197,8 @@ def main(config: TrainConfig) -> dict:
         if (step + 1) % config.save_every == 0 or last:
             _save(folder, policy, parameters, average, optimizer, step + 1, before + clock() - begin)
     log.close()
+    if board:
+        board.close()
     seconds["training"] = before + clock() - begin
 
     # ---- From here on the policy is what anybody loads from the run folder: the averaged weights.

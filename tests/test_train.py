@@ -149,7 +149,7 @@ def test_metaworlds_own_evaluation_agrees(tmp_path_factory, data_dir):
     command(train, "--tasks", ",".join(tasks), "--steps", 500, "--demos-per-task", 20,
             "--data-dir", data_dir, "--out", folder, "--eval-episodes", 0, "--device", "cpu")  # fmt: skip
     policy = checkpoint.load_policy(folder, torch.device("cpu"))
-    n = 15
+    n = 10
     ours, _ = evaluate.evaluate(policy, tasks, episodes=n)
     vector = gymnasium.make_vec(
         "Meta-World/custom-mt-envs", vector_strategy="sync", envs_list=[f"{t}-v3" for t in tasks], seed=1
@@ -231,6 +231,8 @@ def test_a_run_is_never_overwritten_unless_asked(tiny, tiny_run):
         command(train, *tiny, "--out", tiny_run)
     with pytest.raises(BadInput, match="has seed = 0, not 1"):
         command(train, *tiny, "--out", tiny_run, "--resume", "--seed", 1)
+    with pytest.raises(BadInput, match="no Minari dataset"):
+        command(train, *tiny, "--out", tiny_run, "--overwrite", "--dataset-id", "lab/{task}/human-v0")
     assert (tiny_run / "model.safetensors").read_bytes() == before
 
 
@@ -245,6 +247,7 @@ def test_default_run_folders_are_numbered(tmp_path):
     (["--sampler", "ddpm", "--sampling-steps", 10], "ddpm visits all 100"),
     (["--sampler", "heun"], "unknown sampler 'heun': choose from ddpm, ddim, dpm"),
     (["--tasks", "hammer"], "does not know task 'hammer'; it knows reach, push"),
+    (["--seed", -100], "--seed must be at least 0, got -100"),
     (["--episodes", 0], "episodes must be between 1 and 10000"),
     (["--out", "/proc/nowhere/e.json"], "cannot write --out"),
 ])  # fmt: skip
