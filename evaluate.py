@@ -216,7 +216,9 @@ def main(config: EvaluateConfig) -> dict:
     path = Path(config.out) if config.out else folder / "evaluation.json"
     try:  # find out now, not after minutes of simulation
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_name(path.name + ".tmp").touch()
+        probe = path.with_name(path.name + ".tmp")
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise BadInput(f"cannot write --out {path}: {error.strerror or error}") from error
     video = config.video and figures.find_opengl()
