@@ -13,9 +13,11 @@ Weights are safetensors: loading somebody else's run executes nothing. resume.pt
 import importlib
 import json
 import os
+import shutil
 from pathlib import Path
 from types import ModuleType
 
+import safetensors
 import safetensors.torch
 import torch
 
@@ -60,25 +62,28 @@ def claim_folder(folder: Path, overwrite: bool) -> None:
         taken = folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*")))
         if taken and not overwrite:
             raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
-        for sub in (folder, folder / "figures", folder / "videos"):
-            sub.mkdir(parents=True, exist_ok=True)
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write to --out {folder}: {error.strerror or error}") from error
 
 
-def save_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:
+def save_weights(folder: Path, state: dict[str, torch.Tensor], step: int, seconds: float) -> None:
+    """Write model.safetensors; after how many steps and seconds of training these weights are stands in its header."""
     temporary = folder / "model.safetensors.tmp"
-    safetensors.torch.save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, temporary)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    safetensors.torch.save_file(tensors, temporary, metadata={"step": str(step), "seconds": f"{seconds:.1f}"})
     os.replace(temporary, folder / "model.safetensors")
 
 
 def save_resume(folder: Path, state: dict) -> None:
+    """Write resume.pt: tensors, numbers and dictionaries only, so that it can be read with weights_only=True."""
     temporary = folder / "resume.pt.tmp"
     torch.save(state, temporary)
     os.replace(temporary, folder / "resume.pt")
 
 
 def load_resume(folder: Path, device: torch.device) -> dict:
+    """Read resume.pt onto the device. BadInput if it is missing, damaged, or holds anything that would be executed."""
     path = folder / "resume.pt"
     if not path.exists():
         raise BadInput(f"nothing to resume: {path} does not exist")
@@ -89,13 +94,14 @@ def load_resume(folder: Path, device: torch.device) -> dict:
 
 
 def read_config(folder: Path) -> dict:
+    """config.json of a run. BadInput if the folder is no run (naming those beside it), or the file is damaged."""
     path = folder / "config.json"
     if not path.exists():
         runs = sorted(str(p.parent) for p in folder.parent.glob("*/config.json"))
         raise BadInput(f"no run in {folder} (no config.json); runs beside it: {', '.join(runs) or 'none'}")
     try:
         config = json.loads(path.read_text())
-        config["policy"], config["policy_config"]
+        config["policy"], config["policy_config"], config["train"]["demos_per_task"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} is damaged: {error}") from error
     return config
@@ -105,6 +111,9 @@ def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict
     """Write config.json. Only now, with nothing left that could be refused, does an overwritten run lose its files."""
     for name in ("model.safetensors", "resume.pt", "log.jsonl", "evaluation.json"):
         (folder / name).unlink(missing_ok=True)
+    for name in ("figures", "videos", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "figures").mkdir()
     write_json(
         folder / "config.json",
         {"policy": train_flags["policy"], "policy_config": policy_config, "train": train_flags, **source},
@@ -115,17 +124,18 @@ def training_record(folder: Path) -> dict:
     """What an evaluation repeats about the training behind it, so that its JSON stands alone."""
     config = read_config(folder)
     record = {key: config.get(key) for key in ("command", "revision", "hardware", "policy", "policy_config")}
-    log = folder / "log.jsonl"
-    if log.exists() and (lines := log.read_text().splitlines()):
-        last = json.loads(lines[-1])
-        record.update(steps=last["step"], seconds=last["seconds"], final_loss=last["loss"])
-    return {**record, "seed": config.get("seed"), "demos_per_task": config["train"].get("demos_per_task")}
+    with safetensors.safe_open(folder / "model.safetensors", "pt") as weights:
+        record.update(weights.metadata() or {})
+    return {**record, "seed": config.get("seed"), "demos_per_task": config["train"]["demos_per_task"]}
 
 
 def load_policy(folder: Path, device: torch.device):
     """The trained policy of a run, ready to act. BadInput if the folder is no run or a file in it is damaged."""
     config = read_config(folder)
-    policy = build_policy(config["policy"], config["policy_config"])
+    try:
+        policy = build_policy(config["policy"], config["policy_config"])
+    except Exception as error:  # a width of -3 fails somewhere deep inside; what matters is where it came from
+        raise BadInput(f"{folder / 'config.json'} is damaged: {error}") from error
     path = folder / "model.safetensors"
     if not path.exists():
         raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint")

@@ -1,11 +1,15 @@
 """How every command meets its user: one-line errors, one machine-readable last line, and where a result came from.
 
-Imports nothing heavy, so that a wrong flag is answered at once.
+Imports nothing heavy: the simulator's worker processes need it too.
 """
 
+import contextlib
+import functools
+import io
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -35,6 +39,22 @@ def run(main: Callable[[], dict]) -> None:
     print(json.dumps(result))
 
 
+def parse(config_class, arguments: list[str] | None = None):
+    """The command line as an instance of a config dataclass. BadInput, in one line, for what does not fit it."""
+    import tyro
+
+    read = functools.partial(tyro.cli, config_class, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    if {"-h", "--help"} & set(sys.argv if arguments is None else arguments):
+        return read()  # prints, with colours if this is a terminal, and leaves
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box), contextlib.redirect_stdout(box):
+            return read()
+    except SystemExit:
+        # tyro frames its message and repeats the usage; one line of words is enough.
+        raise BadInput(re.sub(r"[─╭╮╰╯│]|-{4,}", " ", box.getvalue())) from None
+
+
 def say(*words: object) -> None:
     """Text for people goes to stderr; stdout belongs to the JSON line."""
     print(*words, file=sys.stderr, flush=True)
@@ -47,11 +67,34 @@ def write_json(path: Path, content: object) -> None:
     os.replace(temporary, path)
 
 
+def check_output(path: Path, key: str) -> None:
+    """Refuse an --out that cannot be written, now and not after minutes of work.
+
+    It replaces only a file of its own kind: a JSON with `key` in it.
+    """
+    if path.suffix != ".json" or path.is_dir():
+        raise BadInput(f"--out must name a file that ends in .json, got {path}")
+    try:
+        if path.exists() and key not in json.loads(path.read_text()):
+            raise BadInput(f"--out {path} exists and is not such a result: choose another name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(path.name + ".tmp")
+        probe.touch()
+        probe.unlink()
+    except ValueError as error:
+        raise BadInput(f"--out {path} exists and is not such a result: choose another name") from error
+    except OSError as error:
+        raise BadInput(f"cannot write --out {path}: {error.strerror or error}") from error
+
+
 def provenance(seed: int, device: str) -> dict:
     """Where a number came from: the command, the revision (with '-dirty' for uncommitted changes), seed, hardware."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        except OSError:  # no git on this machine: the numbers stand, the revision is unknown
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     revision = git("rev-parse", "--short=12", "HEAD") or "unknown"
@@ -67,6 +110,7 @@ def provenance(seed: int, device: str) -> dict:
 
 
 def device_name(device: str) -> str:
+    """The GPU's or the CPU's model name."""
     if device.startswith("cuda"):
         import torch
 

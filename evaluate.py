@@ -1,6 +1,6 @@
 """The only evaluation: play episodes nobody trained on, count successes, put the scripted expert beside them.
 
-    python evaluate.py --run runs/reach-push --episodes 50 --sampler dpm --sampling-steps 5 --video
+    python evaluate.py --run runs/reach-push-fdp --episodes 50 --sampler dpm --sampling-steps 5 --video
 
 Success: the environment's success flag at any step of the episode, which then ends; failure: 500 steps without it.
 Episode i of every task has seed 1_000_000 + 10_000 * --seed + i: the same episodes for every policy, and never one that
@@ -18,22 +18,20 @@ from tqdm import tqdm
 
 import figures
 from checkpoint import choose_device, load_policy, training_record
-from cli import BadInput, provenance, run, say, write_json
+from cli import BadInput, check_output, parse, provenance, run, say, write_json
 from envs.metaworld import resolve_tasks
 from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
-from sampler import check_sampler
-
-DEFAULT_SAMPLER, DEFAULT_SAMPLING_STEPS = "dpm", 5
+from sampler import resolve_steps
 
 
 @dataclass
 class EvaluateConfig:
     """Play a trained policy on episodes it has never seen, next to the scripted expert."""
 
-    run: str  # the run folder, such as runs/reach-push
+    run: str  # the run folder, such as runs/reach-push-fdp
     tasks: str = ""  # tasks or groups; default: all that the run was trained on
     episodes: int = 50  # per task. The 95 % interval is about +-14 points wide at 50, +-7 at 200 (worst case)
-    sampler: str = DEFAULT_SAMPLER  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M)
+    sampler: str = "dpm"  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M)
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
     seed: int = 0  # which block of 10,000 evaluation episodes
     video: bool = False  # also render the first episode of each task
@@ -54,10 +52,6 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return (0.0 if successes == 0 else center - half), (1.0 if successes == n else center + half)
 
 
-def default_steps(sampler: str, steps: int | None, T: int) -> int:
-    return steps if steps is not None else T if sampler == "ddpm" else min(DEFAULT_SAMPLING_STEPS, T)
-
-
 def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: str, steps: int | None) -> None:
     """Refuse, before minutes of simulation, what cannot be evaluated."""
     if seed < 0:  # a negative block would reach down to the seeds of the demonstrations
@@ -65,15 +59,15 @@ def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: s
     if not 1 <= episodes <= 10_000:
         raise BadInput(f"episodes must be between 1 and 10000 per task, got {episodes}")
     try:
-        check_sampler(sampler, steps, policy.config.diffusion_steps)
+        resolve_steps(sampler, steps, policy.config.diffusion_steps)
         policy.task_index(tasks)
     except ValueError as error:
         raise BadInput(str(error)) from error
 
 
 def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.Tensor:
-    """(B, H, A). Drawn from the episode's seed and the chunk's number, so that an episode does not depend on its
-    batch.
+    """(B, H, A), from each episode's seed and chunk number: with a deterministic sampler an episode does not depend on
+    which others share its batch.
     """
     shape = (policy.config.horizon, policy.config.action_dim)
     draws = [
@@ -82,13 +76,14 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
     return torch.tensor(np.stack(draws), dtype=torch.float32)
 
 
-def evaluate(policy, tasks, episodes=50, seed=0, sampler=DEFAULT_SAMPLER, steps=None, video=False, workers=None):
+def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, video=False, workers=None):
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
 
-    Every number that this project reports comes from here.
+    Every number that this project reports comes from here. steps: network calls per chunk; workers: processes.
+    Raises BadInput for tasks that the policy does not know, and for impossible numbers of episodes or steps.
     """
     check_request(policy, tasks, episodes, seed, sampler, steps)
-    steps = default_steps(sampler, steps, policy.config.diffusion_steps)
+    steps = resolve_steps(sampler, steps, policy.config.diffusion_steps)
     first = FIRST_EVALUATION_SEED + 10_000 * seed
     todo = [Episode(t, first + i, render_every=4 if video and i == 0 else 0) for t in tasks for i in range(episodes)]
     generator = torch.Generator(device=policy.alpha_bar_32.device).manual_seed(seed)  # used by stochastic samplers only
@@ -111,35 +106,40 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler=DEFAULT_SAMPLER, steps=
             [Episode(e.task, e.seed, expert=True) for e in todo], on_done=lambda _: bar.update()
         )
 
-    result = {"tasks": {}, "mean_success": 0.0, "sampler": sampler, "sampling_steps": steps}
+    result = {"tasks": {}, "mean_success": None, "sampler": sampler, "sampling_steps": steps}
     for task in tasks:
-        mine = [e for e in played if e.task == task and not e.lost]
-        theirs = [e for e in experts if e.task == task and not e.lost]
-        successes, expert_successes = sum(e.success for e in mine), sum(e.success for e in theirs)
-        w = np.concatenate([np.stack(weights[task, e.seed]) for e in mine]) if mine else np.zeros((1, 1))
+        mine = [e for e in played if e.task == task]
+        w = np.array([row for e in mine if not e.lost for row in weights[task, e.seed]] or [[np.nan]])
+        steps_to_success = [e.steps for e in mine if e.success and not e.lost]
         result["tasks"][task] = {
-            "n": len(mine),
-            "successes": successes,
-            "success": successes / max(len(mine), 1),
-            "interval": wilson_interval(successes, len(mine)),
-            "expert": {
-                "n": len(theirs),
-                "successes": expert_successes,
-                "interval": wilson_interval(expert_successes, len(theirs)),
-            },
-            "mean_steps_to_success": float(np.mean([e.steps for e in mine if e.success])) if successes else None,
+            **_count(mine),
+            "expert": _count([e for e in experts if e.task == task]),
+            "mean_steps_to_success": float(np.mean(steps_to_success)) if steps_to_success else None,
             "seeds": [first, first + episodes - 1],
-            "failed_seeds": [e.seed for e in mine if not e.success],
-            "lost": {str(e.seed): e.lost for e in played if e.task == task and e.lost},
+            "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
             "simulation_seconds": round(sum(e.seconds for e in mine), 2),
             "router_weights": {"mean": w.mean(0).round(4).tolist(), "std": w.std(0).round(4).tolist()},
         }
-    result["mean_success"] = float(np.mean([r["success"] for r in result["tasks"].values()]))
+    rates = [r["success"] for r in result["tasks"].values() if r["n"]]
+    result["mean_success"] = float(np.mean(rates)) if rates else None
     result["latency_ms_batch_1"] = _latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
-    traces = [(e, np.stack(weights[e.task, e.seed])) for e in played[::episodes] if not e.lost]
-    return result, traces
+    complete = [next((e for e in played if e.task == task and not e.lost), None) for task in tasks]
+    return result, [(e, np.stack(weights[e.task, e.seed])) for e in complete if e]
+
+
+def _count(episodes: list[Episode]) -> dict:
+    """Successes among the episodes that were played to their end; the lost ones are named, and count as nothing."""
+    ended = [e for e in episodes if not e.lost]
+    successes = sum(e.success for e in ended)
+    return {
+        "n": len(ended),
+        "successes": successes,
+        "success": successes / len(ended) if ended else None,
+        "interval": wilson_interval(successes, len(ended)),
+        "lost": {str(e.seed): e.lost for e in episodes if e.lost},
+    }
 
 
 def _latency(policy, task: str, sampler: str, steps: int) -> float:
@@ -154,15 +154,18 @@ def _latency(policy, task: str, sampler: str, steps: int) -> float:
 
 def table(result: dict) -> str:
     """The result for people: one line per task, the expert's own success beside ours, since that is the ceiling."""
+
+    def rate(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
     lines = [f"{'task':<24}{'success':>8}   {'95 % interval':<15}{'expert':>8}{'episodes':>10}{'sim. seconds':>14}"]
     for task, r in result["tasks"].items():
-        low, high = r["interval"]
-        expert = r["expert"]["successes"] / max(r["expert"]["n"], 1)
+        interval = " - ".join(map(rate, r["interval"]))
         lines.append(
-            f"{task:<24}{r['success']:>8.3f}   {f'{low:.3f} - {high:.3f}':<15}{expert:>8.3f}{r['n']:>10}"
+            f"{task:<24}{rate(r['success']):>8}   {interval:<15}{rate(r['expert']['success']):>8}{r['n']:>10}"
             f"{r['simulation_seconds']:>14.1f}" + (f"   ({len(r['lost'])} lost, not counted)" if r["lost"] else "")
         )
-    return "\n".join([*lines, f"{'mean over tasks':<24}{result['mean_success']:>8.3f}"])
+    return "\n".join([*lines, f"{'mean over tasks':<24}{rate(result['mean_success']):>8}"])
 
 
 class Agent:
@@ -171,16 +174,18 @@ class Agent:
     It keeps each environment's action chunk and asks the policy for a new one where it has run out.
     """
 
-    def __init__(self, policy, tasks: list[str], sampler=DEFAULT_SAMPLER, steps=None):
+    def __init__(self, policy, tasks: list[str], sampler="dpm", steps=None):
         self.policy, self.tasks, self.sampler = policy, tasks, sampler
-        self.steps = default_steps(sampler, steps, policy.config.diffusion_steps)
+        self.steps = resolve_steps(sampler, steps, policy.config.diffusion_steps)
         self.queues: list[list[np.ndarray]] = [[] for _ in tasks]
 
     def reset(self, env_mask: np.ndarray) -> None:
+        """Forget the chunks of the environments in the mask (n,)."""
         for i in np.flatnonzero(env_mask):
             self.queues[i].clear()  # a chunk planned in the old episode means nothing in the new one
 
     def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        """observations (n, O) -> the next action of each environment (n, A)."""
         empty = [i for i, queue in enumerate(self.queues) if not queue]
         if empty:
             chunks, _ = self.policy.act(observations[empty], [self.tasks[i] for i in empty], self.sampler, self.steps)
@@ -195,7 +200,7 @@ def write_evaluation(path: Path, policy, result: dict, traces: list, video: bool
     folder = path.parent / "figures"
     folder.mkdir(exist_ok=True)
     written = [path, figures.success_bars(result, folder / f"{path.stem}-success.png")]
-    if len(traces[0][1][0]) > 1:
+    if traces and traces[0][1].shape[1] > 1:
         written.append(figures.router_weights(traces, policy.config.executed, folder / f"{path.stem}-router.png"))
     if video:
         (path.parent / "videos").mkdir(exist_ok=True)
@@ -208,28 +213,22 @@ def write_evaluation(path: Path, policy, result: dict, traces: list, video: bool
 
 
 def main(config: EvaluateConfig) -> dict:
+    """Evaluate a run. Returns what the command's last line says: mean success, seconds, and the paths written."""
     folder = Path(config.run)
     device = choose_device(config.device)
     policy = load_policy(folder, device)
     tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
     check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
     path = Path(config.out) if config.out else folder / "evaluation.json"
-    try:  # find out now, not after minutes of simulation
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(path.name + ".tmp")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadInput(f"cannot write --out {path}: {error.strerror or error}") from error
+    check_output(path, "mean_success")
+    source = {**provenance(config.seed, str(device)), "training": training_record(folder)}
     video = config.video and figures.find_opengl()
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps, video)
-    result.update(provenance(config.seed, str(device)), training=training_record(folder))
+    result.update(source)
     written = write_evaluation(path, policy, result, traces, video)
     say(table(result))
     return {"mean_success": result["mean_success"], "seconds": result["seconds"], "wrote": written}
 
 
 if __name__ == "__main__":
-    import tyro
-
-    run(lambda: main(tyro.cli(EvaluateConfig, config=(tyro.conf.FlagCreatePairsOff,))))
+    run(lambda: main(parse(EvaluateConfig)))

@@ -5,7 +5,7 @@
                      |   +--> component K --+        ^
                      +----------> router(o) ---------+
 
-The idea is `Policy.compose` below, four lines long. Around it: what the policy sees (`Normalizer`, `encode`), how it
+The idea is `Policy.compose` below, two lines of code. Around it: what the policy sees (`Normalizer`, `encode`), how it
 learns (`loss`), how it acts (`act`). To try an idea of your own, copy this file to variants/mine.py, or subclass
 `Policy` there and override one method, and run `python train.py --policy mine`.
 
@@ -63,10 +63,6 @@ class Policy(nn.Module):
         if config.target != "noise" and config.router == "raw":
             # See `to_noise`: weights that do not sum to one compose noise, and nothing else, as the paper means it.
             raise ValueError("router 'raw' needs target 'noise': its weights do not sum to one")
-        if not 1 <= config.executed <= config.horizon:
-            raise ValueError(
-                f"executed actions must be between 1 and the horizon {config.horizon}, got {config.executed}"
-            )
         self.config = config
         self.normalizer = Normalizer(config.observation_dim, config.action_dim, config.differences)
         # An encoder in front of everything else. Its first layer sees raw signs; see unet.py for what happens without.
@@ -77,6 +73,14 @@ class Policy(nn.Module):
         if config.task_conditioning == "name":
             self.task_embedding = nn.Embedding(len(config.tasks), config.condition_dim)
         self.build()
+        if not 1 <= config.executed <= config.horizon:
+            raise ValueError(
+                f"executed actions must be between 1 and the horizon {config.horizon}, got {config.executed}"
+            )
+        if not 1 <= config.executed <= config.horizon:
+            raise ValueError(
+                f"executed actions must be between 1 and the horizon {config.horizon}, got {config.executed}"
+            )
         # float64 on the CPU for the samplers' scalar arithmetic, float32 on the device for training.
         self.alpha_bar = sampler.squared_cosine_schedule(config.diffusion_steps)
         self.register_buffer("alpha_bar_32", self.alpha_bar.float(), persistent=False)
@@ -176,7 +180,7 @@ class Policy(nn.Module):
         one*:  sum_k w_k (c x_t + d y_k) = c x_t (sum_k w_k) + d sum_k w_k y_k = c x_t + d (sum_k w_k y_k).
         So a product of distributions stays one in all three; what differs is how much each diffusion step counts
         in the loss. An error in `clean` counts the same at all steps; the same error seen as `noise` is weighted by
-        ab/(1-ab), the signal-to-noise ratio: thousands at the last steps before the action, nothing at the first.
+        ab/(1-ab), the signal-to-noise ratio: 1600 at t = 0, 1 in the middle, nothing at t = T - 1.
         """
         ab = self.alpha_bar_32[step][:, None, None]
         if self.config.target == "noise":
@@ -189,14 +193,14 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def act(
-        self, observation, tasks: list[str], sampler_name="ddim", sampling_steps=10, noise=None, generator=None
+        self, observation, tasks: list[str], sampler_name="dpm", sampling_steps=None, noise=None, generator=None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Observations (B, O) and their tasks -> action chunks (B, H, A) in the environment's units, weights (B, K).
 
         noise: the starting point (B, H, A), which alone decides the result of a deterministic sampler.
         Raises ValueError for an unknown task or sampler, or a step count the schedule does not have.
         """
-        sampler.check_sampler(sampler_name, sampling_steps, self.config.diffusion_steps)
+        steps = sampler.resolve_steps(sampler_name, sampling_steps, self.config.diffusion_steps)
         device = self.alpha_bar_32.device
         observation = torch.as_tensor(np.asarray(observation), dtype=torch.float32, device=device)
         if noise is None:
@@ -209,7 +213,7 @@ class Policy(nn.Module):
             return self.to_noise(self(noisy_actions, step, condition, weights), noisy_actions, step)
 
         clean = sampler.SAMPLERS[sampler_name](
-            predict_noise, noise.to(device), self.alpha_bar, sampling_steps, generator=generator
+            predict_noise, noise.to(device), self.alpha_bar, steps, generator=generator
         )
         return self.normalizer.raw_action(clean).cpu().numpy(), weights.cpu().numpy()
 

@@ -22,7 +22,9 @@ PHASES = ("near object", "grasped", "success")
 
 
 def _save(figure, path: Path) -> Path:
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")
+    os.replace(temporary, path)
     plt.close(figure)
     return path
 
@@ -60,15 +62,15 @@ def success_bars(result: dict, path: Path) -> Path:
     """Success per task with 95 % Wilson intervals; the expert's own success as a black mark: that is the ceiling."""
     names = list(result["tasks"])
     rows = [result["tasks"][name] for name in names]
-    success = np.array([r["success"] for r in rows])
+    success = np.array([r["success"] or 0.0 for r in rows])
     low, high = np.array([r["interval"] for r in rows]).T
-    expert = [r["expert"]["successes"] / max(r["expert"]["n"], 1) for r in rows]
+    expert = [r["expert"]["success"] or 0.0 for r in rows]
     figure, axis = plt.subplots(figsize=(max(3.5, 0.9 * len(names) + 1.5), 3.5))
     axis.bar(names, success, color=COLORS[0], alpha=0.8, width=0.6)
     axis.errorbar(names, success, yerr=[success - low, high - success], fmt="none", ecolor="black", capsize=4)
     axis.scatter(names, expert, marker="_", s=500, color="black", label="scripted expert", zorder=3)
     axis.set(ylim=(0, 1.08), ylabel=f"success, {rows[0]['n']} unseen episodes")
-    axis.set_title(f"mean {result['mean_success']:.3f}", fontsize=10, loc="left")
+    axis.set_title(f"mean {result['mean_success'] or 0:.3f}", fontsize=10, loc="left")
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, markerscale=0.4, frameon=False)
     plt.setp(axis.get_xticklabels(), rotation=30, ha="right")
     return _save(figure, path)
@@ -138,7 +140,9 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
         pictures.append(canvas.quantize(256))
     # The last frame stays for a second, so that a looping GIF shows how it ended.
     durations = [50] * (len(pictures) - 1) + [1000]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    temporary = path.with_name(path.name + ".tmp")
+    pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    os.replace(temporary, path)
     return path
 
 
@@ -159,5 +163,11 @@ def find_opengl() -> bool:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of log.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The lines of log.jsonl. One that a crash cut short is left out; the steps after the checkpoint are made again."""
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines

@@ -76,17 +76,14 @@ def _predict_clean(predict_noise: PredictNoise, x: Tensor, t: int, ab: float, cl
     return clean.clamp(-1, 1) if clip else clean
 
 
-def ddpm(predict_noise, x, alpha_bar, steps=None, clip=True, generator=None) -> Tensor:
+def ddpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
     """Ancestral sampling, all T steps, fresh noise at each. DDPM algorithm 2, mean and variance of equations 6-7.
 
     Args (all samplers): predict_noise: callable; x: pure noise (B, H, A); alpha_bar: (T,); steps: network
     evaluations; clip: clamp the predicted clean action to [-1, 1]. Returns clean actions (B, H, A).
     Raises ValueError for a number of steps that the schedule does not have.
     """
-    T = len(alpha_bar)
-    if steps not in (None, T):
-        raise ValueError(f"ddpm visits all {T} diffusion steps, got {steps}; use ddim or dpm for fewer")
-    for t, ab, ab_next in _walk(alpha_bar, T):
+    for t, ab, ab_next in _walk(alpha_bar, resolve_steps("ddpm", steps, len(alpha_bar))):
         clean = _predict_clean(predict_noise, x, t, ab, clip)
         beta = 1 - ab / ab_next  # the noise that this single forward step had added
         # q(x_{t-1} | x_t, x_0) is Gaussian. Its mean lies between where the clean action says x should be ...
@@ -99,7 +96,7 @@ def ddpm(predict_noise, x, alpha_bar, steps=None, clip=True, generator=None) -> 
     return x
 
 
-def ddim(predict_noise, x, alpha_bar, steps=10, clip=True, eta=0.0, generator=None) -> Tensor:
+def ddim(predict_noise, x, alpha_bar, steps, clip=True, eta=0.0, generator=None) -> Tensor:
     """Deterministic for eta = 0, DDPM's noise level for eta = 1. Song et al. 2021 (arXiv 2010.02502), equation 12.
 
     The trick that permits few steps: x_0 and e together determine x at *every* noise level (DDPM equation 4), so one
@@ -116,13 +113,13 @@ def ddim(predict_noise, x, alpha_bar, steps=10, clip=True, eta=0.0, generator=No
     return x
 
 
-def dpm(predict_noise, x, alpha_bar, steps=5, clip=True, generator=None) -> Tensor:
+def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
     """DPM-Solver++(2M), deterministic. Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
 
     Between two network calls the sampling ODE is solved exactly except for one thing: how the predicted clean action
     changes on the way. DDIM assumes that it does not (first order). This assumes that it goes on changing as it did
-    over the previous step (second order), which costs no further network call. `lam` is the log signal-to-noise ratio,
-    the natural clock of that ODE.
+    over the previous step (second order), at no further network call. The natural clock of that ODE is `lam`, half
+    the log of the signal-to-noise ratio ab / (1 - ab).
     """
     previous = None  # (lam, clean) of the step before
     for t, ab, ab_next in _walk(alpha_bar, steps):
@@ -143,11 +140,16 @@ def dpm(predict_noise, x, alpha_bar, steps=5, clip=True, generator=None) -> Tens
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm": dpm}
 
 
-def check_sampler(name: str, steps: int | None, T: int) -> None:
-    """Raise ValueError, in one line, for an unknown sampler or an impossible number of steps."""
+def resolve_steps(name: str, steps: int | None, T: int) -> int:
+    """The number of steps to take: `steps`, or by default all T for ddpm and 5 for the others.
+
+    Raises ValueError, in one line, for an unknown sampler or a number of steps that it cannot take.
+    """
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler '{name}': choose from {', '.join(SAMPLERS)}")
-    if steps is not None:
-        sampling_timesteps(T, steps)
-        if name == "ddpm" and steps != T:
-            raise ValueError(f"ddpm visits all {T} diffusion steps, got {steps}; use ddim or dpm for fewer")
+    if steps is None:
+        steps = T if name == "ddpm" else min(5, T)
+    sampling_timesteps(T, steps)
+    if name == "ddpm" and steps != T:
+        raise ValueError(f"ddpm visits all {T} diffusion steps, got {steps}; use ddim or dpm for fewer")
+    return steps

@@ -9,6 +9,7 @@ save), evaluation. Everything lands in one run folder; see checkpoint.py for wha
 
 import json
 import math
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,15 +22,15 @@ from tqdm import tqdm
 import checkpoint
 import evaluate
 import figures
-from cli import BadInput, provenance, run, say
+from cli import BadInput, parse, provenance, run, say
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, POSITION_PAIRS, resolve_tasks
 
 SIZES = {
-    # Widths of the U-Net's levels and its kernel. small: 0.13 M parameters per component, 20 s per 1000 steps on a
+    # Widths of the U-Net's levels and its kernel. small: 0.15 M parameters per component, 20 s per 1000 steps on a
     # CPU.
     "small": {"channels": (32, 64), "kernel": 3},
-    "base": {"channels": (128, 256, 512), "kernel": 5},  # the U-Net of Diffusion Policy and of the FDP authors' code
+    "base": {"channels": (128, 256, 512), "kernel": 5},  # the U-Net option of the FDP authors' released code
 }
 
 
@@ -75,6 +76,12 @@ def check(config: TrainConfig) -> None:
     for name in ("lr", "grad_clip"):
         if not getattr(config, name) > 0:
             raise BadInput(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(config, name)}")
+    most = {"eval_episodes": 10_000, "seed": 2**31 - 1}
+    for name, maximum in most.items():
+        if getattr(config, name) > maximum:
+            raise BadInput(f"--{name.replace('_', '-')} must be at most {maximum}, got {getattr(config, name)}")
+    if not config.weight_decay >= 0:
+        raise BadInput(f"--weight-decay must be at least 0, got {config.weight_decay}")
     if config.resume and (config.overwrite or not config.out):
         raise BadInput("--resume needs --out with the run folder to go on with, and excludes --overwrite")
 
@@ -96,12 +103,14 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def main(config: TrainConfig) -> dict:
+    """Train, then evaluate. Returns what the command's last line says: the run folder, success, seconds, paths."""
     clock = time.perf_counter
     check(config)
     tasks = resolve_tasks(config.tasks)
     if config.steps is None:
         config.steps = 1500 * len(tasks)
     device = checkpoint.choose_device(config.device)
+    config.device = str(device)  # a run begun on "auto" must not be resumed on something else
 
     # ---- The policy, before anything slow: its constructor refuses impossible shapes.
     torch.manual_seed(config.seed)
@@ -123,8 +132,6 @@ def main(config: TrainConfig) -> dict:
     # ---- Data: every window of every demonstration, on the device. 50 demonstrations of a task are about 1 MB.
     begin = clock()
     demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id)
-    if not config.resume:
-        checkpoint.begin_run(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
     windows = [make_windows(demos[task], policy.config.horizon) for task in tasks]
     observations = torch.cat([o for o, _ in windows]).to(device)
     actions = torch.cat([a for _, a in windows]).to(device)
@@ -141,22 +148,28 @@ def main(config: TrainConfig) -> dict:
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     loss_function = torch.compile(policy.loss) if config.compile else policy.loss
-    start, before = 0, 0.0
+    start, before, running, since = 0, 0.0, torch.zeros((), device=device), 0
     if config.resume:
         saved = checkpoint.load_resume(folder, device)
-        policy.load_state_dict(saved["policy"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average, start, before = saved["average"], saved["step"], saved["seconds"]
-        torch.set_rng_state(saved["rng"].cpu())
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(saved["cuda_rng"].cpu())
+        try:
+            policy.load_state_dict(saved["policy"])
+            optimizer.load_state_dict(saved["optimizer"])
+            average, start, before = saved["average"], saved["step"], saved["seconds"]
+            running, since = saved["running"].to(device), saved["since"]
+            torch.set_rng_state(saved["rng"].cpu())
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error
+    else:
+        checkpoint.begin_run(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
     say(
         f"{sum(p.numel() for p in parameters):,} parameters, {config.components} components, {len(observations):,} "
         f"windows of {len(tasks)} tasks, on {device}; run folder {folder}"
     )
 
     # ---- The loop.
-    begin, running, since = clock(), torch.zeros((), device=device), 0
+    begin = clock()
     log, board = _open_log(folder, start), _tensorboard(folder)
     bar = tqdm(
         range(start, config.steps), initial=start, total=config.steps, unit="step", desc="training", mininterval=0.5
@@ -195,7 +208,8 @@ def main(config: TrainConfig) -> dict:
             bar.set_postfix(loss=f"{line['loss']:.4f}")
             running, since = torch.zeros((), device=device), 0
         if (step + 1) % config.save_every == 0 or last:
-            _save(folder, policy, parameters, average, optimizer, step + 1, before + clock() - begin)
+            seen = {"step": step + 1, "seconds": before + clock() - begin, "running": running, "since": since}
+            _save(folder, policy, parameters, average, optimizer, seen)
     log.close()
     if board:
         board.close()
@@ -228,7 +242,9 @@ def _open_log(folder: Path, start: int):
     """
     path = folder / "log.jsonl"
     kept = [line for line in figures.read_log(path) if line["step"] <= start] if path.exists() else []
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    temporary = path.with_name("log.jsonl.tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    os.replace(temporary, path)
     return path.open("a")
 
 
@@ -241,21 +257,16 @@ def _tensorboard(folder: Path):
     return SummaryWriter(str(folder / "tensorboard"))
 
 
-def _save(folder, policy, parameters, average, optimizer, step, seconds) -> None:
+def _save(folder, policy, parameters, average, optimizer, seen: dict) -> None:
     """model.safetensors gets the averaged weights, resume.pt everything that going on bit for bit needs."""
     names = [name for name, _ in policy.named_parameters()]
     assert len(names) == len(parameters) == len(average)
-    checkpoint.save_weights(folder, {**policy.state_dict(), **dict(zip(names, average, strict=True))})
-    state = {
-        "policy": policy.state_dict(),
-        "average": average,
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "seconds": seconds,
-        "rng": torch.get_rng_state(),
-    }
+    averaged = {**policy.state_dict(), **dict(zip(names, average, strict=True))}
+    checkpoint.save_weights(folder, averaged, seen["step"], seen["seconds"])
+    state = {**seen, "policy": policy.state_dict(), "average": average, "optimizer": optimizer.state_dict()}
+    state["rng"] = torch.get_rng_state()
     if average[0].is_cuda:
-        state["cuda_rng"] = torch.cuda.get_rng_state()
+        state["cuda_rng"] = torch.cuda.get_rng_state(average[0].device)
     checkpoint.save_resume(folder, state)
 
 
@@ -271,6 +282,4 @@ def loss_by_step(policy, observations, task_ids, actions, samples: int = 512) ->
 
 
 if __name__ == "__main__":
-    import tyro
-
-    run(lambda: main(tyro.cli(TrainConfig, config=(tyro.conf.FlagCreatePairsOff,))))
+    run(lambda: main(parse(TrainConfig)))

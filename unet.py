@@ -6,16 +6,20 @@ The network slides over *time inside the chunk*: its "pixels" are the H future a
 the A action dimensions. It follows the conditional U-Net of Diffusion Policy (Chi et al. 2023,
 arXiv 2303.04137, its CNN-based variant), which every diffusion-policy codebase descends from.
 
-Kept from it:     residual blocks of two convolutions, FiLM conditioning in every block, down and up path
-                  with skip connections, sinusoidal step embedding.
-Changed, and why: all K components live in one module, with a leading K axis on every weight, so that one
-                  matrix product serves all of them (a Python loop over K costs K times the overhead);
-                  LayerNorm over channels instead of GroupNorm, because it needs no reduction over time
-                  and its learned scale and shift are simply the FiLM terms; kernel 3 instead of 5 and
-                  pair-wise down/upsampling, because our chunks are 8 steps long, not 16 or more;
-                  a linear layer *before* the first activation on the condition (the reference applies Mish
-                  to the raw condition, which erases every negative entry of a state observation);
-                  the skip connection at full resolution is used (the reference stores it and never reads it).
+Kept from it: residual blocks of two convolutions, FiLM conditioning in every block, a down and an up path with skip
+connections, sinusoidal step embedding.
+
+Changed, and why:
+  - All K components live in one module, with a leading K axis on every weight, so that one matrix product serves all
+    of them; a Python loop over K costs K times the overhead.
+  - LayerNorm over channels, without parameters, instead of GroupNorm: it needs no reduction over time, and FiLM's scale
+    and shift follow it at once (the reference activates first).
+  - A linear layer before the first activation on the condition. The reference applies Mish to the raw condition, which
+    squashes negative entries to almost nothing: harmless for an image encoder's features, not for a state.
+  - Step embedding and condition share one two-layer network, instead of an MLP for the step and a layer per block.
+  - Kernel 3 instead of 5, one block per level instead of two, pair-wise down- and upsampling, SiLU instead of Mish, a
+    1x1 head: our chunks are 8 steps long, not 16 or more.
+  - The skip connection at full resolution is used (the reference stores it and never reads it).
 
 Axis legend (the same in every file):
     B batch   K components   H action horizon   A action dim   O observation dim   C condition   T diffusion steps
@@ -53,7 +57,7 @@ class Conv(nn.Module):
 
     A convolution is a sum over kernel taps: output[h] = sum_j input[h + j - pad] @ weight[j]. With time as
     the axis *before* the batch, the input shifted by j is a contiguous slice, so that every tap is one
-    matrix product on a view and nothing is copied. (With the batch first, as nn.Conv1d wants it, the
+    matrix product on a view; only the zero padding copies. (With the batch first, as nn.Conv1d wants it, the
     shifted windows have to be written out, and on a CPU that costs more than the arithmetic.)
     """
 
@@ -66,10 +70,11 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         components, horizon, batch, _ = x.shape
         taps = self.weight.shape[1]
-        padded = F.pad(x, (0, 0, 0, 0, taps // 2, taps // 2))  # zeros before the first and after the last action
+        if taps > 1:  # zeros before the first and after the last action
+            x = F.pad(x, (0, 0, 0, 0, taps // 2, taps // 2))
         out = self.bias
         for j in range(taps):
-            shifted = padded[:, j : j + horizon].flatten(1, 2)  # (K, H*B, in), a view
+            shifted = x[:, j : j + horizon].flatten(1, 2)  # (K, H*B, in), a view
             out = torch.baddbmm(out, shifted, self.weight[:, j])
         return out.view(components, horizon, batch, -1)
 

@@ -10,7 +10,6 @@ seed 0, 1, 2, ..., so the first 25 episodes of 50 are exactly the 25 that asking
 """
 
 import os
-import shutil
 import tempfile
 import warnings
 from contextlib import contextmanager
@@ -42,6 +41,8 @@ def demonstrations(tasks: list[str], count: int, data_dir: Path, dataset_id: str
     """
     if count < 1:
         raise BadInput(f"demonstrations per task must be at least 1, got {count}")
+    if "{task}" not in dataset_id:
+        raise BadInput(f"--dataset-id must contain {{task}}, which stands for the task's name, got '{dataset_id}'")
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         wanting = [task for task in tasks if dataset_id == DATASET_ID and _must_collect(task, count, data_dir)]
@@ -49,7 +50,7 @@ def demonstrations(tasks: list[str], count: int, data_dir: Path, dataset_id: str
             collect(wanting, count, data_dir)
     except OSError as error:
         raise BadInput(f"cannot write demonstrations to {data_dir}: {error.strerror or error}") from error
-    return {task: load(dataset_id.format(task=task), count, data_dir) for task in tasks}
+    return {task: load(dataset_id.replace("{task}", task), count, data_dir) for task in tasks}
 
 
 def _must_collect(task: str, count: int, data_dir: Path) -> bool:
@@ -95,8 +96,9 @@ def collect(tasks: list[str], count: int, data_dir: Path) -> None:
                     raise RuntimeError(f"{episode.task} seed {episode.seed}: {episode.lost}")
                 if episode.success:
                     kept[episode.task].append(episode)
-    for task in tasks:
-        _store(task, kept[task], attempts[task], data_dir)
+            for task in todo:  # store each as soon as it is complete: what comes after may be interrupted
+                if len(kept[task]) == count:
+                    _store(task, kept[task], attempts[task], data_dir)
 
 
 def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) -> None:
@@ -135,8 +137,9 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) ->
             {"expert_attempts": attempts, "expert_success_rate": len(episodes) / attempts, "action_noise": ACTION_NOISE}
         )
         target = data_dir / name
-        shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            os.rename(target, Path(temporary) / "replaced")
         os.rename(Path(temporary) / name, target)
         namespace = Path("fdp") / "namespace_metadata.json"  # Minari's own record that the folder fdp/ is a namespace
         os.replace(Path(temporary) / namespace, data_dir / namespace)
@@ -186,6 +189,12 @@ def load(name: str, count: int, data_dir: Path) -> list[dict]:
     except Exception as error:
         raise BadInput(f"dataset '{name}' in {data_dir} cannot be read: {error}") from error
     for i, episode in enumerate(episodes):
+        steps = len(episode["actions"])
+        if steps < 1 or len(episode["observations"]) != steps + 1:
+            raise BadInput(
+                f"dataset '{name}' episode {i}: {len(episode['observations'])} observations and {steps} actions; there "
+                "must be at least one action, and one observation more than actions"
+            )
         for what, dim in (("observations", OBSERVATION_DIM), ("actions", ACTION_DIM)):
             array = episode[what]
             if array.ndim != 2 or array.shape[1] != dim:

@@ -62,19 +62,25 @@ class Roller:
             batch that the policy sees: two machines with different core counts play the same evaluation.
     """
 
+    MOST_DEATHS = 5  # one may be the out-of-memory killer's bad luck; five are a broken installation
+
     def __init__(self, workers: int | None = None, slots: int = 100):
         self.slots = slots
+        self.deaths = 0
         self.workers: dict[Connection, subprocess.Popen] = {}
+        for _ in range(workers or min(os.cpu_count() or 1, 8)):
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        ours, theirs = Pipe()
+        command = [sys.executable, "-m", "envs.rollout", str(theirs.fileno())]
         # Physics must not start BLAS threads of its own beside the policy's.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        for _ in range(workers or min(os.cpu_count() or 1, 8)):
-            ours, theirs = Pipe()
-            command = [sys.executable, "-m", "envs.rollout", str(theirs.fileno())]
-            process = subprocess.Popen(
-                command, cwd=ROOT, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
-            )
-            theirs.close()  # keep only the worker's copy open, so that its death reads as end-of-file here
-            self.workers[ours] = process
+        process = subprocess.Popen(
+            command, cwd=ROOT, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
+        )
+        theirs.close()  # keep only the worker's copy open, so that its death reads as end-of-file here
+        self.workers[ours] = process
 
     def __enter__(self) -> "Roller":
         return self
@@ -86,6 +92,7 @@ class Roller:
         self.workers.clear()
 
     def _bury(self, connection: Connection, held: list[Episode]) -> None:
+        """A worker has died: say so, mark the episodes it held, start another. RuntimeError if they keep dying."""
         process = self.workers.pop(connection)
         connection.close()
         code = process.wait()
@@ -93,8 +100,10 @@ class Roller:
             episode.lost = f"its simulator process died (exit code {code})"
         names = ", ".join(f"{e.task} seed {e.seed}" for e in held) or "none"
         say(f"warning: a simulator process died (exit code {code}); not counted, the episodes it held: {names}")
-        if not self.workers:
-            raise RuntimeError("all simulator processes have died")
+        self.deaths += 1
+        if self.deaths >= self.MOST_DEATHS:
+            raise RuntimeError(f"{self.deaths} simulator processes have died; the messages above say how")
+        self._start_worker()
 
     def play_expert(
         self, episodes: list[Episode], on_done: Callable[[Episode], None] = lambda _: None
@@ -112,7 +121,7 @@ class Roller:
                 index, episode = busy.pop(connection)
                 try:
                     results[index] = connection.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):  # OSError: it died in the middle of a message
                     results[index] = episode
                     self._bury(connection, [episode])
                 on_done(results[index])
@@ -153,7 +162,7 @@ class Roller:
             for connection, order in orders.items():
                 try:
                     reply = connection.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):  # OSError: it died in the middle of a message
                     held = [index for index, _, _ in order]
                     for index in held:
                         running.pop(index, None)
@@ -174,7 +183,7 @@ class Roller:
 def _send(connection: Connection, message: object) -> None:
     try:
         connection.send(message)
-    except (BrokenPipeError, ConnectionResetError):
+    except OSError:
         pass  # the worker is dead; the recv that follows says so, and reports its episodes
 
 
@@ -263,8 +272,8 @@ def _serve(connection: Connection) -> None:
     while True:
         try:
             what, content = connection.recv()
-        except (EOFError, ConnectionResetError):
-            return
+        except (EOFError, OSError):
+            return  # the main process has closed its end
         connection.send(worker.chunk(content) if what == "chunk" else worker.expert(content))
 
 

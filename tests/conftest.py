@@ -29,7 +29,7 @@ def command(module, *arguments: object) -> dict:
 def tiny(data_dir, tmp_path_factory):
     """Flags for a training run of seconds, through the same code as the real one."""
     return ["--tasks", "reach,push", "--steps", 30, "--batch-size", 16, "--demos-per-task", 3, "--data-dir", data_dir,
-            "--log-every", 10, "--save-every", 10, "--device", "cpu"]  # fmt: skip
+            "--log-every", 10, "--save-every", 10, "--device", "cpu", "--executed", 8]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

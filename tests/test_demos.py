@@ -90,11 +90,11 @@ def test_asking_for_more_keeps_the_first_ones(made, data_dir):
     assert all(np.array_equal(new["actions"], old["actions"]) for new, old in zip(more, made["reach"], strict=False))
 
 
-def make_foreign(data_dir, name, count=2, o_dim=39, a_dim=4, steps=5, nan=False):
+def make_foreign(data_dir, name, count=2, o_dim=39, a_dim=4, steps=5, nan=False, extra=1):
     """A dataset as another user would make it with Minari's own tools, without this project."""
     buffers = []
     for i in range(count):
-        observations = np.random.default_rng(i).standard_normal((steps + 1, o_dim))
+        observations = np.random.default_rng(i).standard_normal((steps + extra, o_dim))
         if nan:
             observations[2, 3] = np.nan
         buffers.append(
@@ -119,6 +119,7 @@ def test_somebody_elses_dataset_loads(tmp_path):
 @pytest.mark.parametrize("changes,words", [
     ({"o_dim": 38}, r"observations have shape \(6, 38\), expected \(steps, 39\)"),
     ({"a_dim": 3}, r"actions have shape \(5, 3\), expected \(steps, 4\)"),
+    ({"extra": 3}, "8 observations and 5 actions"),
     ({"nan": True}, "observations contain NaN"),
     ({"count": 0}, "holds 0 episodes, 2 are needed"),
     ({"count": 1}, "holds 1 episodes, 2 are needed"),
@@ -127,6 +128,11 @@ def test_unusable_datasets_are_refused(tmp_path, changes, words):
     make_foreign(tmp_path, "lab/push/human-v1", **changes)
     with pytest.raises(BadInput, match=words):
         load("lab/push/human-v1", 2, tmp_path)
+
+
+def test_a_dataset_id_without_the_task_would_train_all_tasks_on_one_dataset(tmp_path):
+    with pytest.raises(BadInput, match="--dataset-id must contain {task}"):
+        demonstrations(["reach", "push"], 2, tmp_path, "lab/push/human-v1")
 
 
 def test_a_missing_dataset_is_refused_with_what_is_there(tmp_path):

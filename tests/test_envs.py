@@ -140,21 +140,31 @@ def test_rollouts_do_not_depend_on_workers_or_slots():
     assert one == outcome(2, 3) and sum(success for _, _, success, _, _ in one) >= 6
 
 
-def test_a_worker_that_dies_is_reported_and_not_counted(capsys):
+def kill_one(roller: Roller) -> None:
+    os.kill(next(iter(roller.workers.values())).pid, signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_reported_replaced_and_not_counted(capsys):
     with Roller(2) as roller:
         todo = [Episode("reach", i) for i in range(6)]
 
         def act(observations, episodes, chunks):
-            if chunks[0] == 1 and len(roller.workers) == 2:
-                os.kill(next(iter(roller.workers.values())).pid, signal.SIGKILL)
+            if chunks[0] == 1 and roller.deaths == 0:
+                kill_one(roller)
             return expert_chunks(observations, episodes, chunks)
 
         played = roller.play(act, todo)
         lost = [e for e in played if e.lost]
         assert len(lost) == 3 and not any(e.success for e in lost)
-        assert all(e.success for e in played if not e.lost)
-        with pytest.raises(RuntimeError, match="all simulator processes have died"):
-            os.kill(next(iter(roller.workers.values())).pid, signal.SIGKILL)
-            roller.play_expert([Episode("reach", 0, expert=True)])
-    warning = capsys.readouterr().err
-    assert all(f"reach seed {e.seed}" in warning for e in lost) and "not counted" in warning
+        assert all(e.success for e in played if not e.lost) and len(roller.workers) == 2
+        warning = capsys.readouterr().err
+        assert all(f"reach seed {e.seed}" in warning for e in lost) and "not counted" in warning
+
+        kill_one(roller)  # and the same while experts play
+        played = roller.play_expert([Episode("reach", i, expert=True) for i in range(6)])
+        assert sum(bool(e.lost) for e in played) == 1 and sum(e.success for e in played) == 5
+
+
+def test_workers_that_keep_dying_are_an_error():
+    with Roller(1) as roller, pytest.raises(RuntimeError, match="5 simulator processes have died"):
+        roller.play(lambda *_: kill_one(roller) or np.zeros((1, 4, 4)), [Episode("reach", i) for i in range(9)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-from sampler import SAMPLERS, add_noise, check_sampler, ddim, ddpm, dpm, sampling_timesteps, squared_cosine_schedule
+from sampler import SAMPLERS, add_noise, ddim, ddpm, dpm, resolve_steps, sampling_timesteps, squared_cosine_schedule
 
 T = 100
 AB = squared_cosine_schedule(T)
@@ -76,7 +76,7 @@ def test_stochastic_ddim_equals_diffusers(start):
 def test_ddpm_equals_diffusers(start):
     scheduler = DDPMScheduler(**SETTINGS, variance_type="fixed_small", clip_sample=True)
     reference = run_diffusers(scheduler, start, T, torch.Generator().manual_seed(5))
-    ours = ddpm(network, start, AB, generator=torch.Generator().manual_seed(5))
+    ours = ddpm(network, start, AB, T, generator=torch.Generator().manual_seed(5))
     assert torch.allclose(ours, reference, rtol=1e-3, atol=1e-3)
 
 
@@ -155,7 +155,12 @@ def test_timesteps_begin_at_the_noisiest_step():
                                               ("euler", 5, "ddpm, ddim, dpm")])  # fmt: skip
 def test_impossible_requests_are_refused(name, steps, words):
     with pytest.raises(ValueError, match=words):
-        check_sampler(name, steps, T)
+        resolve_steps(name, steps, T)
     if name in SAMPLERS:
         with pytest.raises(ValueError, match=words):
             SAMPLERS[name](network, torch.zeros(1, 8, 4), AB, steps)
+
+
+def test_default_steps():
+    assert [resolve_steps(name, None, T) for name in ("ddpm", "ddim", "dpm")] == [100, 5, 5]
+    assert resolve_steps("dpm", None, 3) == 3 and resolve_steps("ddim", 7, T) == 7

@@ -62,30 +62,59 @@ def test_resuming_gives_the_weights_of_the_uninterrupted_run(tiny, tiny_run, tmp
     """Interrupted after the checkpoint of step 20 of 30, resumed, equal to the last bit; the log has no gap and no
     double.
     """
-    save = train._save
+    rate = train.learning_rate
 
-    def save_then_die(folder, *rest):
-        save(folder, *rest)
-        if rest[-2] == 20:  # the step
+    def die_at_25(config, step):
+        if step == 25:
             raise KeyboardInterrupt
+        return rate(config, step)
 
-    monkeypatch.setattr(train, "_save", save_then_die)
+    logged = [
+        "--log-every",
+        4,
+        "--eval-episodes",
+        0,
+    ]  # lines at 4, 8, ... 24: one after the checkpoint, to be made again
+    monkeypatch.setattr(train, "learning_rate", die_at_25)
     with pytest.raises(KeyboardInterrupt):
-        command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0)
+        command(train, *tiny, "--out", tmp_path / "run", *logged)
     monkeypatch.undo()
-    command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--resume")
+    command(train, *tiny, "--out", tmp_path / "run", *logged, "--resume")
+    command(train, *tiny, "--out", tmp_path / "uninterrupted", *logged)
     weights, resumed = load_file(tiny_run / "model.safetensors"), load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
-    assert [line["step"] for line in figures.read_log(tmp_path / "run" / "log.jsonl")] == [10, 20, 30]
+    logs = [
+        [(line["step"], line["loss"]) for line in figures.read_log(tmp_path / run / "log.jsonl")]
+        for run in ("run", "uninterrupted")
+    ]
+    assert logs[0] == logs[1] and [step for step, _ in logs[0]] == [4, 8, 12, 16, 20, 24, 28, 30]
 
 
 def test_saved_weights_are_the_average_not_the_last_ones(tiny_run):
     saved = torch.load(tiny_run / "resume.pt", weights_only=True)
     model = load_file(tiny_run / "model.safetensors")
-    last = saved["policy"]["components.head.weight"]
-    assert not torch.equal(model["components.head.weight"], last)
+    policy = checkpoint.load_policy(tiny_run, torch.device("cpu"))
+    for (name, _), average in zip(policy.named_parameters(), saved["average"], strict=True):
+        assert torch.equal(model[name], average)
+    assert not torch.equal(model["components.head.weight"], saved["policy"]["components.head.weight"])
     # The normaliser is data, not something to average: it must be exact in both.
     assert torch.equal(model["normalizer.observation_mean"], saved["policy"]["normalizer.observation_mean"])
+
+
+def test_the_average_against_its_own_formula(tiny, tmp_path, monkeypatch):
+    """Two steps by hand: decay 0 at step 0, so the average is the first weights; then 1 - 2^-0.75 of them."""
+    seen = []
+    save = train._save
+
+    def watch(folder, policy, parameters, average, *rest):
+        seen.append([(p.detach().clone(), a.clone()) for p, a in zip(parameters, average, strict=True)])
+        save(folder, policy, parameters, average, *rest)
+
+    monkeypatch.setattr(train, "_save", watch)
+    command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--steps", 2, "--save-every", 1)
+    for (first, average1), (second, average2) in zip(*seen, strict=True):
+        assert torch.allclose(average1, first)
+        assert torch.allclose(average2, (1 - 2**-0.75) * first + 2**-0.75 * second, atol=1e-7)
 
 
 def test_learning_rate_at_both_ends():
@@ -181,18 +210,30 @@ def test_wilson_interval():
     assert wilson_interval(20, 20)[1] == 1.0
 
 
-def test_lost_episodes_are_neither_success_nor_failure(tiny_run, monkeypatch):
+def test_lost_episodes_are_neither_success_nor_failure(tiny_run, tmp_path, monkeypatch):
+    """Also where all episodes of a task are lost, and where the first one is, which the figures would show."""
     policy = checkpoint.load_policy(tiny_run, torch.device("cpu"))
     play = evaluate.Roller.play
 
-    def lose_one(self, *arguments, **more):
+    def lose(self, *arguments, **more):
         played = play(self, *arguments, **more)
-        played[0].lost, played[0].success = "its simulator process died", True
+        for episode in played:
+            if episode.task == "reach" or episode.seed == FIRST_EVALUATION_SEED:
+                episode.lost, episode.success = "its simulator process died", True
+            else:
+                episode.success = True
         return played
 
-    monkeypatch.setattr(evaluate.Roller, "play", lose_one)
-    row = evaluate.evaluate(policy, ["reach"], episodes=2)[0]["tasks"]["reach"]
-    assert row["n"] == 1 and list(row["lost"]) == [str(FIRST_EVALUATION_SEED)]
+    monkeypatch.setattr(evaluate.Roller, "play", lose)
+    result, traces = evaluate.evaluate(policy, ["reach", "push"], episodes=2)
+    reach, push = result["tasks"]["reach"], result["tasks"]["push"]
+    assert (reach["n"], reach["successes"], reach["success"], len(reach["lost"])) == (0, 0, None, 2)
+    assert (push["n"], push["successes"], push["success"]) == (1, 1, 1.0)
+    assert list(push["lost"]) == [str(FIRST_EVALUATION_SEED)] and result["mean_success"] == 1.0
+    assert "2 lost" in evaluate.table(result)
+    assert [e.seed for e, _ in traces] == [FIRST_EVALUATION_SEED + 1]
+    evaluate.write_evaluation(tmp_path / "e.json", policy, result, traces, video=False)
+    assert json.loads((tmp_path / "e.json").read_text())["tasks"]["reach"]["success"] is None
 
 
 def test_starting_noise_belongs_to_the_episode_not_to_the_batch(tiny_run):
@@ -213,6 +254,10 @@ def test_starting_noise_belongs_to_the_episode_not_to_the_batch(tiny_run):
     (["--steps", -5], "--steps must be at least 1, got -5"),
     (["--demos-per-task", 0], "--demos-per-task must be at least 1"),
     (["--eval-episodes", -1], "--eval-episodes must be at least 0"),
+    (["--weight-decay", -1], "--weight-decay must be at least 0"),
+    (["--seed", 10**20], "--seed must be at most"),
+    (["--eval-episodes", 20_000], "--eval-episodes must be at most 10000"),
+    (["--horizon", 0], "horizon 0 does not divide"),
     (["--lr", 0], "--lr must be greater than 0"),
     (["--policy", "mien"], "no policy 'mien': choose fdp or a file in variants/ .*monolithic"),
     (["--device", "cuda:99"], "device 'cuda:99' is not available"),
@@ -250,6 +295,8 @@ def test_default_run_folders_are_numbered(tmp_path):
     (["--seed", -100], "--seed must be at least 0, got -100"),
     (["--episodes", 0], "episodes must be between 1 and 10000"),
     (["--out", "/proc/nowhere/e.json"], "cannot write --out"),
+    (["--out", "/tmp"], "must name a file that ends in .json"),
+    (["--out", "pyproject.toml"], "must name a file that ends in .json"),
 ])  # fmt: skip
 def test_evaluation_refuses(tiny_run, flags, words):
     with pytest.raises(BadInput, match=words):
@@ -259,10 +306,13 @@ def test_evaluation_refuses(tiny_run, flags, words):
 def test_missing_and_damaged_runs_are_refused(tiny, tiny_run, tmp_path):
     with pytest.raises(BadInput, match="no run in .*nowhere"):
         command(evaluate, "--run", tmp_path / "nowhere")
+    config = (tiny_run / "config.json").read_bytes()
+    assert b"    32,\n" in config
     for name, content, words in (
         ("model.safetensors", (tiny_run / "model.safetensors").read_bytes()[:5000], "model.safetensors is damaged"),
         ("config.json", b'{"policy": "fdp"', "config.json is damaged"),
-        ("config.json", b'{"policy": "fdp", "policy_config": {"colour": 3}}', "colour"),
+        ("config.json", b'{"policy": "fdp", "policy_config": {"colour": 3}}', "config.json is damaged"),
+        ("config.json", config.replace(b"    32,", b"    -32,"), "config.json is damaged"),
     ):
         copy = tmp_path / "copy"
         shutil.copytree(tiny_run, copy, dirs_exist_ok=True)
@@ -289,7 +339,10 @@ def test_resume_file_with_code_in_it_is_refused(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("words", [["train.py", "--tasks", "puhs"], ["evaluate.py", "--run", "runs/nowhere"]])
+@pytest.mark.parametrize("words", [
+    ["train.py", "--tasks", "puhs"], ["train.py", "--steps", "many"], ["train.py", "--size", "huge"],
+    ["evaluate.py", "--run", "runs/nowhere"], ["evaluate.py", "--colour", "red", "--run", "x"], ["evaluate.py"],
+])  # fmt: skip
 def test_bad_input_is_one_line_exit_code_2_and_no_traceback(words):
     done = script(*words)
     assert done.returncode == 2 and done.stdout == ""

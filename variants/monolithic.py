@@ -9,17 +9,19 @@ many components it has to match in size.
 import torch
 
 from fdp import Policy as FactorizedPolicy
-from fdp import PolicyConfig  # noqa: F401  (train.py looks for it here)
+from fdp import PolicyConfig  # noqa: F401  (a variant has both names)
 from router import Router
 from unet import UNet
 
 
 def size(module: torch.nn.Module) -> int:
+    """Number of parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
 class Policy(FactorizedPolicy):
     def build(self) -> None:
+        """One U-Net, widened until it is as large as K components and their router; within 2 %, tests check."""
         c = self.config
 
         def unet(components: int, widen: float) -> UNet:
@@ -28,10 +30,13 @@ class Policy(FactorizedPolicy):
 
         with torch.device("meta"):  # shapes without memory: size is all we want of these
             target = size(unet(c.components, 1.0)) + size(Router(c.condition_dim, c.components))
-            # Parameters grow with width; take the width that comes closest. Finer than one channel changes nothing.
-            factors = [1 + i / (4 * c.channels[0]) for i in range(4 * c.channels[0] * c.components)]
-            best = min(factors, key=lambda f: abs(size(unet(1, f)) - target))
+            narrow, wide = 1.0, float(c.components)  # parameters grow with width: halve the interval
+            while wide - narrow > 1 / (4 * c.channels[0]):
+                middle = (narrow + wide) / 2
+                narrow, wide = (middle, wide) if size(unet(1, middle)) < target else (narrow, middle)
+            best = min((narrow, wide), key=lambda widen: abs(size(unet(1, widen)) - target))
         self.components = unet(1, best)
 
     def weigh(self, condition: torch.Tensor) -> torch.Tensor:
-        return condition.new_ones(len(condition), 1)  # a single component, weight 1: plain diffusion policy
+        """(B, C) -> (B, 1), always 1: with a single component the composition is a plain diffusion policy."""
+        return condition.new_ones(len(condition), 1)
