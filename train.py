@@ -24,7 +24,7 @@ import evaluate
 import figures
 from cli import BadInput, parse, provenance, run, say
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, POSITION_PAIRS, resolve_tasks
+from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, POSITION_PAIRS, PREVIOUS_FRAME, resolve_tasks
 
 SIZES = {
     # Widths of the U-Net's levels and its kernel. small: 0.15 M parameters per component, 20 s per 1000 steps on a
@@ -48,7 +48,7 @@ class TrainConfig:
     horizon: int = 8  # H, actions predicted at once: 0.1 s of robot time. The paper predicts 16
     executed: int = 4  # of these, carried out before looking again; 8 is half the work and loses precision (LOG.md)
     demos_per_task: int = 50  # expert episodes; collected once and kept
-    steps: int | None = None  # optimiser steps; default 1500 for each task
+    steps: int | None = None  # optimiser steps; default 1000 for each task
     batch_size: int = 64  # windows per step; small, because many small steps beat fewer large ones here (LOG.md)
     lr: float = 1e-3  # peak learning rate: linear warm-up over 100 steps, then a cosine to zero
     weight_decay: float = 1e-4  # hardly any: the EMA does the regularising
@@ -108,7 +108,7 @@ def main(config: TrainConfig) -> dict:
     check(config)
     tasks = resolve_tasks(config.tasks)
     if config.steps is None:
-        config.steps = 1500 * len(tasks)
+        config.steps = 1000 * len(tasks)
     device = checkpoint.choose_device(config.device)
     config.device = str(device)  # a run begun on "auto" must not be resumed on something else
 
@@ -117,7 +117,8 @@ def main(config: TrainConfig) -> dict:
     settings = {
         "observation_dim": OBSERVATION_DIM, "action_dim": ACTION_DIM, "tasks": tasks, "components": config.components,
         "router": config.router, "target": config.target, "task_conditioning": config.task_conditioning,
-        "horizon": config.horizon, "executed": config.executed, "differences": POSITION_PAIRS,
+        "horizon": config.horizon, "executed": config.executed, "hidden": PREVIOUS_FRAME,
+        "differences": POSITION_PAIRS,
         **SIZES[config.size],
     }  # fmt: skip
     policy = checkpoint.build_policy(config.policy, settings)

@@ -43,6 +43,7 @@ OBSERVATION_DIM, ACTION_DIM = 39, 4
 # Where positions start in the observation, as pairs that a policy should see the difference of: both objects and the
 # goal from the hand, the goal from the first object.
 POSITION_PAIRS = ((4, 0), (11, 0), (36, 0), (36, 4))
+PREVIOUS_FRAME = (18, 36)  # what a policy should not see; fdp.py, Normalizer.select says why
 MAX_STEPS = 500  # MetaWorld's own limit; the simulator refuses to step further
 
 

@@ -30,7 +30,7 @@ class Policy(FactorizedPolicy):
 
         with torch.device("meta"):  # shapes without memory: size is all we want of these
             target = size(unet(c.components, 1.0)) + size(Router(c.condition_dim, c.components))
-            narrow, wide = 1.0, float(c.components)  # parameters grow with width: halve the interval
+            narrow, wide = 1.0, c.components + 0.5  # parameters grow with width: halve the interval
             while wide - narrow > 1 / (4 * c.channels[0]):
                 middle = (narrow + wide) / 2
                 narrow, wide = (middle, wide) if size(unet(1, middle)) < target else (narrow, middle)

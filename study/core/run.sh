@@ -9,26 +9,30 @@ export OMP_NUM_THREADS=1
 one() {  # name, then the training flags
     local name=$1; shift
     [ -f "study/core/$name.json" ] && return
-    python train.py "$@" --eval-episodes 0 --device cpu --overwrite --out "runs/core/$name" >/dev/null 2>"runs/core/$name.log"
-    python evaluate.py --run "runs/core/$name" --episodes 50 --out "study/core/$name.json" >/dev/null 2>>"runs/core/$name.log"
+    # Joined with &&: a run whose training failed must not be evaluated.
+    python train.py "$@" --eval-episodes 0 --device cpu --overwrite --out "runs/core/$name" >/dev/null 2>"runs/core/$name.log" &&
+        python evaluate.py --run "runs/core/$name" --episodes 50 --out "study/core/$name.json" >/dev/null 2>>"runs/core/$name.log"
 }
 export -f one
 mkdir -p runs/core
 # Make the demonstrations once: 50 of each task, of which runs with 25 use the first half.
 python train.py --tasks mt6,mt10 --steps 1 --eval-episodes 0 --overwrite --out runs/core/demonstrations >/dev/null
 
-{
-    for seed in 0 1 2; do
-        for demos in 25 50; do
-            for policy in fdp monolithic; do
-                echo "mt6-$policy-$demos-s$seed --tasks mt6 --components 4 --policy $policy --demos-per-task $demos --seed $seed"
-            done
+runs() {  # seed
+    for demos in 25 50; do
+        for policy in fdp monolithic; do
+            echo "mt6-$policy-$demos-s$1 --tasks mt6 --components 4 --policy $policy --demos-per-task $demos --seed $1"
         done
-        echo "reach-push-velocity-s$seed --tasks reach,push --components 4 --seed $seed"
-        echo "reach-push-noise-s$seed --tasks reach,push --components 4 --target noise --seed $seed"
     done
+    echo "reach-push-velocity-s$1 --tasks reach,push --components 4 --seed $1"
+    echo "reach-push-noise-s$1 --tasks reach,push --components 4 --target noise --seed $1"
+}
+{
+    runs 0
     echo "mt10-fdp-50-s0 --tasks mt10 --components 4"
     echo "overfit-hammer-s0 --tasks hammer --components 4"
+    runs 1
+    runs 2
     echo "mt6-noise-50-s0 --tasks mt6 --components 4 --target noise"
     echo "mt6-blind-50-s0 --tasks mt6 --components 4 --task-conditioning none"
 } | xargs -P 2 -I{} bash -c 'one {}'
