@@ -166,5 +166,5 @@ def test_a_worker_that_dies_is_reported_replaced_and_not_counted(capsys):
 
 
 def test_workers_that_keep_dying_are_an_error():
-    with Roller(1) as roller, pytest.raises(RuntimeError, match="5 simulator processes have died"):
+    with Roller(1, slots=1) as roller, pytest.raises(RuntimeError, match="5 simulator processes have died"):
         roller.play(lambda *_: kill_one(roller) or np.zeros((1, 4, 4)), [Episode("reach", i) for i in range(9)])
