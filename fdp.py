@@ -44,8 +44,7 @@ class PolicyConfig:
     router: str = "softmax"
     target: str = "velocity"
     task_conditioning: str = "name"
-    hidden: tuple[int, int] = (0, 0)  # the encoder does not get o[first:end] ...
-    differences: tuple[tuple[int, int], ...] = ()  # ... but, for each (i, j), also o[i:i+3] - o[j:j+3]
+    differences: tuple[tuple[int, int], ...] = ()  # (i, j): the encoder also gets o[i:i+3] - o[j:j+3]
     diffusion_steps: int = 100  # T
 
 
@@ -65,7 +64,7 @@ class Policy(nn.Module):
             # See `to_noise`: weights that do not sum to one compose noise, and nothing else, as the paper means it.
             raise ValueError("router 'raw' needs target 'noise': its weights do not sum to one")
         self.config = config
-        self.normalizer = Normalizer(config.observation_dim, config.action_dim, config.hidden, config.differences)
+        self.normalizer = Normalizer(config.observation_dim, config.action_dim, config.differences)
         # An encoder in front of everything else. Its first layer sees raw signs; see unet.py for what happens without.
         self.encoder = nn.Sequential(
             nn.Linear(self.normalizer.features, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(),
@@ -227,10 +226,10 @@ class Normalizer(nn.Module):
     # units), and what still sticks out is clipped.
     FLOOR, CLIP = 0.02, 5.0
 
-    def __init__(self, observation_dim: int, action_dim: int, hidden=(0, 0), differences=()):
+    def __init__(self, observation_dim: int, action_dim: int, differences: tuple[tuple[int, int], ...] = ()):
         super().__init__()
-        self.hidden, self.differences = hidden, differences
-        self.features = observation_dim - (hidden[1] - hidden[0]) + 3 * len(differences)
+        self.differences = differences
+        self.features = observation_dim + 3 * len(differences)
         self.register_buffer("observation_mean", torch.zeros(self.features))
         self.register_buffer("observation_scale", torch.ones(self.features))
         self.register_buffer("action_center", torch.zeros(action_dim))
@@ -238,7 +237,7 @@ class Normalizer(nn.Module):
 
     def fit(self, observations: Tensor, actions: Tensor) -> None:
         """observations (N, O), actions (N, A). Actions map onto [-1, 1], where the samplers clip."""
-        features = self.select(observations)
+        features = self.add_differences(observations)
         self.observation_mean.copy_(features.mean(0))
         self.observation_scale.copy_(features.std(0).clamp(min=self.FLOOR))
         low, high = actions.amin(0), actions.amax(0)
@@ -247,22 +246,17 @@ class Normalizer(nn.Module):
         # constant.
         self.action_scale.copy_(torch.where(high - low > 1e-6, (high - low) / 2, torch.ones_like(low)))
 
-    def select(self, raw: Tensor) -> Tensor:
-        """(B, O) -> (B, features): without what would mislead, with where things are relative to each other.
+    def add_differences(self, raw: Tensor) -> Tensor:
+        """(B, O) -> (B, features): where things are relative to each other, beside where they are.
 
-        What misleads is the previous frame. With it the network sees how fast the hand moves, and in demonstrations the
-        next action is mostly the last one again: it learns to go on moving because it moves, and once it stands still,
-        for any reason, to stand still forever ("causal confusion", de Haan et al. 2019, arXiv 1905.11979).
-        What helps is subtraction. What the hand has to do depends on where the object is *from the hand*; a network can
-        learn to subtract, but from 25 demonstrations it learns it for 25 object positions.
+        What the hand has to do depends on where the object is *from the hand*. A network can learn to subtract, but
+        from 25 demonstrations it learns it for 25 object positions, and misses a peg by millimetres at the 26th.
         """
-        parts = [raw[:, : self.hidden[0]], raw[:, self.hidden[1] :]]
-        parts += [raw[:, i : i + 3] - raw[:, j : j + 3] for i, j in self.differences]
-        return torch.cat(parts, dim=-1)
+        return torch.cat([raw, *(raw[:, i : i + 3] - raw[:, j : j + 3] for i, j in self.differences)], dim=-1)
 
     def observation(self, raw: Tensor) -> Tensor:
         """(B, O) -> (B, features), clipped."""
-        raw = self.select(raw)
+        raw = self.add_differences(raw)
         return ((raw - self.observation_mean) / self.observation_scale).clamp(-self.CLIP, self.CLIP)
 
     def action(self, raw: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import evaluate
 import figures
 from cli import BadInput, parse, provenance, run, say
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, POSITION_PAIRS, PREVIOUS_FRAME, resolve_tasks
+from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, POSITION_PAIRS, resolve_tasks
 
 SIZES = {
     # Widths of the U-Net's levels and its kernel. small: 0.15 M parameters per component, 20 s per 1000 steps on a
@@ -117,8 +117,7 @@ def main(config: TrainConfig) -> dict:
     settings = {
         "observation_dim": OBSERVATION_DIM, "action_dim": ACTION_DIM, "tasks": tasks, "components": config.components,
         "router": config.router, "target": config.target, "task_conditioning": config.task_conditioning,
-        "horizon": config.horizon, "executed": config.executed, "hidden": PREVIOUS_FRAME,
-        "differences": POSITION_PAIRS,
+        "horizon": config.horizon, "executed": config.executed, "differences": POSITION_PAIRS,
         **SIZES[config.size],
     }  # fmt: skip
     policy = checkpoint.build_policy(config.policy, settings)

@@ -43,7 +43,6 @@ OBSERVATION_DIM, ACTION_DIM = 39, 4
 # Where positions start in the observation, as pairs that a policy should see the difference of: both objects and the
 # goal from the hand, the goal from the first object.
 POSITION_PAIRS = ((4, 0), (11, 0), (36, 0), (36, 4))
-PREVIOUS_FRAME = (18, 36)  # what a policy should not see; fdp.py, Normalizer.select says why
 MAX_STEPS = 500  # MetaWorld's own limit; the simulator refuses to step further
 
 
@@ -135,9 +134,13 @@ class MetaWorldEnv(gymnasium.Env):
 
 
 def expert(task: str):
-    """MetaWorld's scripted expert for a task: observation (39,) -> action (4,), clipped to [-1, 1]."""
+    """MetaWorld's scripted expert for a task: observation (39,) -> action (4,), clipped to [-1, 1].
+
+    It gets a copy: the experts for the doors move the door *in the observation they are given* by 5 cm before they use it,
+    and whoever records that observation afterwards teaches a policy to look for the door where it is not.
+    """
     policy = ENV_POLICY_MAP[f"{task}-v3"]()
-    return lambda observation: np.clip(policy.get_action(observation), -1, 1).astype(np.float32)
+    return lambda observation: np.clip(policy.get_action(observation.copy()), -1, 1).astype(np.float32)
 
 
 def register_all() -> None:

@@ -51,7 +51,9 @@ assert abs(env.render() - first).max() > 50, "the arm moved, the picture did not
 def play(env: MetaWorldEnv, seed: int, steps: int = 25) -> np.ndarray:
     policy, rows = expert(env.task), [env.reset(seed=seed)[0]]
     for _ in range(steps):
+        before = rows[-1].copy()
         rows.append(env.step(policy(rows[-1]))[0])
+        assert np.array_equal(before, rows[-2]), "the expert changed the observation that it was given"
     return np.array(rows)
 
 
