@@ -136,8 +136,8 @@ class MetaWorldEnv(gymnasium.Env):
 def expert(task: str):
     """MetaWorld's scripted expert for a task: observation (39,) -> action (4,), clipped to [-1, 1].
 
-    It gets a copy: the experts for door-open and door-close shift the door by 5 cm and more *in the observation they are
-    given*. Recorded afterwards, that observation would teach a policy to look for the door where it is not.
+    It gets a copy: the experts for door-open and door-close shift the door by 5 cm and more *in the observation that
+    they are given*. Recorded afterwards, it would teach a policy to look for the door where it is not.
     """
     policy = ENV_POLICY_MAP[f"{task}-v3"]()
     return lambda observation: np.clip(policy.get_action(observation.copy()), -1, 1).astype(np.float32)
