@@ -43,6 +43,7 @@ def demonstrations(tasks: list[str], count: int, data_dir: Path, dataset_id: str
         raise BadInput(f"demonstrations per task must be at least 1, got {count}")
     if "{task}" not in dataset_id:
         raise BadInput(f"--dataset-id must contain {{task}}, which stands for the task's name, got '{dataset_id}'")
+    data_dir = data_dir.resolve()  # Minari loses its way with relative folders
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         wanting = [task for task in tasks if dataset_id == DATASET_ID and _must_collect(task, count, data_dir)]
