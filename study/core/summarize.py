@@ -34,7 +34,7 @@ def rows(results: list[dict]):
 
 
 for name, results in groups.items():
-    seconds = [r["training"]["seconds"] for r in results]
+    seconds = [float(r["training"]["seconds"]) for r in results]
     means = ", ".join(f"{r['mean_success']:.3f}" for r in results)
     print(f"\n{name}: {len(results)} seed(s), mean success {means}; training {min(seconds):.0f}-{max(seconds):.0f} s")
     for task, successes, n in rows(results):
