@@ -71,5 +71,5 @@ for axis, demos in zip(axes, (25, 50), strict=True):
             axis.set_xticks(range(len(tasks)), [t for t, _, _ in tasks], rotation=25, ha="right")
     axis.set(title=f"mt6, {demos} demonstrations per task", ylim=(0.5, 1.03))
 axes[0].set_ylabel("success, 50 episodes per seed")
-axes[0].legend(fontsize=8, loc="lower left")
+axes[1].legend(fontsize=8, loc="lower left")
 _save(figure, HERE / "mt6.png")
