@@ -125,7 +125,8 @@ def training_record(folder: Path) -> dict:
     config = read_config(folder)
     record = {key: config.get(key) for key in ("command", "revision", "hardware", "policy", "policy_config")}
     with safetensors.safe_open(folder / "model.safetensors", "pt") as weights:
-        record.update(weights.metadata() or {})
+        header = weights.metadata()  # text only, so the numbers are put back
+    record.update(steps=int(header["step"]), seconds=float(header["seconds"]))
     return {**record, "seed": config.get("seed"), "demos_per_task": config["train"]["demos_per_task"]}
 
 
@@ -152,6 +153,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("only cpu and cuda are supported")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise BadInput(

@@ -84,6 +84,7 @@ def collect(tasks: list[str], count: int, data_dir: Path) -> None:
             for task, missing in todo.items():
                 seeds = range(attempts[task], attempts[task] + missing)
                 attempts[task] += missing
+                assert attempts[task] < FIRST_EVALUATION_SEED
                 if attempts[task] > most_attempts:
                     raise BadInput(
                         f"the scripted expert for '{task}' succeeded only {len(kept[task])} times in {seeds[0]}"
@@ -91,7 +92,6 @@ def collect(tasks: list[str], count: int, data_dir: Path) -> None:
                 episodes += [
                     Episode(task, seed, True, ACTION_NOISE, STEPS_AFTER_SUCCESS) for seed in seeds
                 ]  # fmt: skip
-            assert attempts[task] < FIRST_EVALUATION_SEED
             for episode in roller.play_expert(episodes, on_done=lambda e: bar.update(e.success)):
                 if episode.lost:
                     raise RuntimeError(f"{episode.task} seed {episode.seed}: {episode.lost}")

@@ -27,9 +27,7 @@ def test_gymnasium_accepts_the_environment(task):
     check_env(gymnasium.make(f"fdp/{task}-v3").unwrapped, skip_render_check=True)
 
 
-def test_rgb_array_rendering():
-    """In a process of its own: the OpenGL platform has to be chosen before MuJoCo is imported."""
-    code = """
+RENDERING = """
 import figures
 if not figures.find_opengl():
     raise SystemExit(77)
@@ -42,7 +40,11 @@ for _ in range(10):
     env.step(env.action_space.high)
 assert abs(env.render() - first).max() > 50, "the arm moved, the picture did not"
 """
-    done = script("-c", code)
+
+
+def test_rgb_array_rendering():
+    """In a process of its own: the OpenGL platform has to be chosen before MuJoCo is imported."""
+    done = script("-c", RENDERING)
     if done.returncode == 77:
         pytest.skip("no OpenGL platform here (apt-get install libosmesa6)")
     assert done.returncode == 0, done.stderr

@@ -28,6 +28,7 @@ def test_train_evaluate_reload(tiny_run):
         assert row["interval"] == list(wilson_interval(row["successes"], 2))
         assert np.allclose(sum(row["router_weights"]["mean"]), 1, atol=1e-3) and len(row["router_weights"]["mean"]) == 4
     assert {"command", "revision", "seed", "hardware", "sampler", "sampling_steps", "latency_ms_batch_1"} <= set(result)
+    assert result["training"]["steps"] == 30 and result["training"]["seconds"] > 0
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["policy_config"]["tasks"] == ["reach", "push"] and config["train"]["steps"] == 30
     log = figures.read_log(tiny_run / "log.jsonl")
@@ -260,6 +261,7 @@ def test_starting_noise_belongs_to_the_episode_not_to_the_batch(tiny_run):
     (["--horizon", 0], "horizon 0 does not divide"),
     (["--lr", 0], "--lr must be greater than 0"),
     (["--policy", "mien"], "no policy 'mien': choose fdp or a file in variants/ .*monolithic"),
+    (["--device", "meta"], "device 'meta' is not available .*only cpu and cuda"),
     (["--device", "cuda:99"], "device 'cuda:99' is not available"),
     (["--resume"], "--resume needs --out"),
     (["--dataset-id", "lab/{task}/human-v0"], "no Minari dataset 'lab/reach/human-v0'"),
