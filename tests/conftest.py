@@ -39,6 +39,15 @@ def tiny_run(tiny, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def trained_run(data_dir, tmp_path_factory) -> Path:
+    """A run that succeeds at two easy tasks: 10 seconds of training."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    command(train, "--tasks", "reach,drawer-open", "--steps", 500, "--demos-per-task", 20, "--executed", 8,
+            "--data-dir", data_dir, "--out", folder, "--eval-episodes", 0, "--device", "cpu")  # fmt: skip
+    return folder
+
+
 def script(*words: object, **more) -> "subprocess.CompletedProcess":  # noqa: F821
     """Run a script as a user does: a process of its own, with stdout, stderr and exit code."""
     import subprocess

@@ -18,9 +18,10 @@ COMMANDS = [
     if line.strip().startswith("python ")
 ]
 SHRINK = {
-    "train.py": ["--steps", 2, "--batch-size", 4, "--demos-per-task", 2, "--eval-episodes", 1, "--device", "cpu"],
+    "train.py": ["--steps", 2, "--batch-size", 4, "--demos-per-task", 2, "--eval-episodes", 1, "--device", "cpu",
+                 "--executed", 8],
     "evaluate.py": ["--episodes", 1, "--device", "cpu"],
-}
+}  # fmt: skip
 
 
 def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, data_dir):
