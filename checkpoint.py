@@ -42,26 +42,35 @@ def build_policy(variant: str, settings: dict):
     """Make a policy with fresh weights from its file and configuration. BadInput where they cannot work together."""
     module = load_variant(variant)
     try:
-        return module.Policy(module.PolicyConfig(**settings))
-    except (ValueError, TypeError) as error:
+        config = module.PolicyConfig(**settings)
+    except TypeError as error:
+        raise BadInput(str(error)) from error
+    try:
+        return module.Policy(config)
+    except ValueError as error:  # and nothing else: a bug in a fork has to keep its traceback
         raise BadInput(str(error)) from error
 
 
+def _taken(folder: Path) -> bool:
+    """Whether anything is there. Empty folders are free: they are what an interrupted command leaves behind."""
+    return folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*")))
+
+
 def free_folder(wanted: Path) -> Path:
-    """runs/x, or runs/x-2, runs/x-3, ... : the first that does not exist yet."""
+    """runs/x, or runs/x-2, runs/x-3, ... : the first that is not taken yet."""
     candidate, number = wanted, 2
-    while candidate.exists():
+    while _taken(candidate):
         candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
     return candidate
 
 
 def claim_folder(folder: Path, overwrite: bool) -> None:
-    """Create the run folder. BadInput if it holds a run already (unless asked to overwrite) or cannot be written."""
+    """Create the run folder. BadInput if it is taken (unless by a run, and asked to overwrite) or cannot be written."""
     try:
-        # Empty folders are free: they are what a command leaves that was refused after this one was made.
-        taken = folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*")))
-        if taken and not overwrite:
+        if _taken(folder) and not overwrite:
             raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
+        if _taken(folder):
+            read_config(folder)  # raises for anything but a run: --overwrite is no licence to empty other folders
         (folder / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write to --out {folder}: {error.strerror or error}") from error
@@ -109,21 +118,32 @@ def read_config(folder: Path) -> dict:
 
 def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict) -> None:
     """Write config.json. Only now, with nothing left that could be refused, does an overwritten run lose its files."""
-    for name in ("model.safetensors", "resume.pt", "log.jsonl", "evaluation.json"):
+    for name in ("model.safetensors", "resume.pt", "log.jsonl"):
         (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("*.json"):  # evaluations of the old weights, under whatever name
+        if '"mean_success"' in path.read_text():
+            path.unlink()
     for name in ("figures", "videos", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "figures").mkdir()
+    (folder / "figures").mkdir(exist_ok=True)
     write_json(
         folder / "config.json",
         {"policy": train_flags["policy"], "policy_config": policy_config, "train": train_flags, **source},
     )
 
 
+def note_resuming(folder: Path, step: int, source: dict) -> None:
+    """Add to config.json from which step on another command, and perhaps another revision, made the weights."""
+    config = read_config(folder)
+    config["resumed"] = [*config.get("resumed", []), {"step": step, **source}]
+    write_json(folder / "config.json", config)
+
+
 def training_record(folder: Path) -> dict:
     """What an evaluation repeats about the training behind it, so that its JSON stands alone."""
     config = read_config(folder)
-    record = {key: config.get(key) for key in ("command", "revision", "hardware", "policy", "policy_config")}
+    names = ("command", "revision", "hardware", "resumed", "policy", "policy_config")
+    record = {key: config[key] for key in names if key in config}
     with safetensors.safe_open(folder / "model.safetensors", "pt") as weights:
         header = weights.metadata()  # text only, so the numbers are put back
     record.update(steps=int(header["step"]), seconds=float(header["seconds"]))

@@ -81,7 +81,7 @@ def check_output(path: Path, key: str) -> None:
         probe = path.with_name(path.name + ".tmp")
         probe.touch()
         probe.unlink()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # no JSON, or one that is a bare number
         raise BadInput(f"--out {path} exists and is not such a result: choose another name") from error
     except OSError as error:
         raise BadInput(f"cannot write --out {path}: {error.strerror or error}") from error

@@ -54,8 +54,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: str, steps: int | None) -> None:
     """Refuse, before minutes of simulation, what cannot be evaluated."""
-    if seed < 0:  # a negative block would reach down to the seeds of the demonstrations
-        raise BadInput(f"--seed must be at least 0, got {seed}")
+    if not 0 <= seed < 2**31:  # a negative block would reach down to the seeds of the demonstrations
+        raise BadInput(f"--seed must be between 0 and 2147483647, got {seed}")
     if not 1 <= episodes <= 10_000:
         raise BadInput(f"episodes must be between 1 and 10000 per task, got {episodes}")
     try:
@@ -67,7 +67,7 @@ def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: s
 
 def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.Tensor:
     """(B, H, A), from each episode's seed and chunk number: with a deterministic sampler an episode does not depend on
-    which others share its batch.
+    which others share its batch, up to the rounding of matrix products.
     """
     shape = (policy.config.horizon, policy.config.action_dim)
     draws = [
@@ -109,7 +109,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
     result = {"tasks": {}, "mean_success": None, "sampler": sampler, "sampling_steps": steps}
     for task in tasks:
         mine = [e for e in played if e.task == task]
-        w = np.array([row for e in mine if not e.lost for row in weights[task, e.seed]] or [[np.nan]])
+        w = np.array([row for e in mine if not e.lost for row in weights[task, e.seed]])
         steps_to_success = [e.steps for e in mine if e.success and not e.lost]
         result["tasks"][task] = {
             **_count(mine),
@@ -118,7 +118,9 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
             "seeds": [first, first + episodes - 1],
             "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
             "simulation_seconds": round(sum(e.seconds for e in mine), 2),
-            "router_weights": {"mean": w.mean(0).round(4).tolist(), "std": w.std(0).round(4).tolist()},
+            "router_weights": {f.__name__: f(w, axis=0).round(4).tolist() for f in (np.mean, np.std)}
+            if len(w)
+            else None,
         }
     rates = [r["success"] for r in result["tasks"].values() if r["n"]]
     result["mean_success"] = float(np.mean(rates)) if rates else None
@@ -198,12 +200,10 @@ def write_evaluation(path: Path, policy, result: dict, traces: list, video: bool
     """evaluation.json, its figures and videos, beside each other. Returns the paths written."""
     write_json(path, result)
     folder = path.parent / "figures"
-    folder.mkdir(exist_ok=True)
     written = [path, figures.success_bars(result, folder / f"{path.stem}-success.png")]
     if traces and traces[0][1].shape[1] > 1:
         written.append(figures.router_weights(traces, policy.config.executed, folder / f"{path.stem}-router.png"))
     if video:
-        (path.parent / "videos").mkdir(exist_ok=True)
         written += [
             figures.video(e, w, policy.config.executed, path.parent / "videos" / f"{path.stem}-{e.task}.gif")
             for e, w in traces

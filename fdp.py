@@ -176,7 +176,8 @@ class Policy(nn.Module):
         one*:  sum_k w_k (c x_t + d y_k) = c x_t (sum_k w_k) + d sum_k w_k y_k = c x_t + d (sum_k w_k y_k).
         So a product of distributions stays one in all three; what differs is how much each diffusion step counts
         in the loss. An error in `clean` counts the same at all steps; the same error seen as `noise` is weighted by
-        ab/(1-ab), the signal-to-noise ratio: 1600 at t = 0, 1 in the middle, nothing at t = T - 1.
+        ab/(1-ab), the signal-to-noise ratio: 1600 at t = 0, 1 in the middle, nothing at t = T - 1; seen as `velocity`,
+        by 1/(1-ab), which is that ratio plus one: precise steps count as with `noise`, rough ones as with `clean`.
         """
         ab = self.alpha_bar_32[step][:, None, None]
         if self.config.target == "noise":
@@ -239,7 +240,7 @@ class Normalizer(nn.Module):
         """observations (N, O), actions (N, A). Actions map onto [-1, 1], where the samplers clip."""
         features = self.add_differences(observations)
         self.observation_mean.copy_(features.mean(0))
-        self.observation_scale.copy_(features.std(0).clamp(min=self.FLOOR))
+        self.observation_scale.copy_(features.std(0).nan_to_num().clamp(min=self.FLOOR))  # one sample has no spread
         low, high = actions.amin(0), actions.amax(0)
         self.action_center.copy_((low + high) / 2)
         # A constant dimension has no range: dividing by it would give NaN. Scale 1 maps it to 0 and back to its

@@ -22,6 +22,7 @@ PHASES = ("near object", "grasped", "success")
 
 
 def _save(figure, path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")
     os.replace(temporary, path)
@@ -142,6 +143,7 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
         pictures.append(canvas.quantize(palette=palette, dither=Image.Dither.NONE))
     # The last frame stays for a second, so that a looping GIF shows how it ended.
     durations = [50] * (len(pictures) - 1) + [1000]
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     os.replace(temporary, path)

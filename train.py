@@ -27,8 +27,8 @@ from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, POSITION_PAIRS, resolve_tasks
 
 SIZES = {
-    # Widths of the U-Net's levels and its kernel. small: 0.15 M parameters per component, 20 s per 1000 steps on a
-    # CPU.
+    # Widths of the U-Net's levels and its kernel. small: 0.15 M parameters per component, 25 s per 1000 steps on
+    # 2 cores.
     "small": {"channels": (32, 64), "kernel": 3},
     "base": {"channels": (128, 256, 512), "kernel": 5},  # the U-Net option of the FDP authors' released code
 }
@@ -76,14 +76,16 @@ def check(config: TrainConfig) -> None:
     for name in ("lr", "grad_clip"):
         if not getattr(config, name) > 0:
             raise BadInput(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(config, name)}")
-    most = {"eval_episodes": 10_000, "seed": 2**31 - 1}
+    most = {"eval_episodes": 10_000, "demos_per_task": 10_000, "seed": 2**31 - 1}
     for name, maximum in most.items():
         if getattr(config, name) > maximum:
             raise BadInput(f"--{name.replace('_', '-')} must be at most {maximum}, got {getattr(config, name)}")
     if not config.weight_decay >= 0:
         raise BadInput(f"--weight-decay must be at least 0, got {config.weight_decay}")
-    if config.resume and (config.overwrite or not config.out):
-        raise BadInput("--resume needs --out with the run folder to go on with, and excludes --overwrite")
+    if (config.resume or config.overwrite) and not config.out:
+        raise BadInput(f"--{'resume' if config.resume else 'overwrite'} needs --out with the run folder")
+    if config.resume and config.overwrite:
+        raise BadInput("--resume and --overwrite exclude each other")
 
 
 def check_same_run(folder: Path, config: TrainConfig) -> None:
@@ -125,7 +127,7 @@ def main(config: TrainConfig) -> dict:
         folder = Path(config.out)
         check_same_run(folder, config)
     else:
-        name = f"{config.tasks.replace(' ', '').replace(',', '-')}-{config.policy}"
+        name = f"{config.tasks.replace(' ', '').replace(',', '-')[:100]}-{config.policy}"
         folder = Path(config.out) if config.out else checkpoint.free_folder(Path("runs") / name)
         checkpoint.claim_folder(folder, config.overwrite)
 
@@ -133,8 +135,9 @@ def main(config: TrainConfig) -> dict:
     begin = clock()
     demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id)
     windows = [make_windows(demos[task], policy.config.horizon) for task in tasks]
-    observations = torch.cat([o for o, _ in windows]).to(device)
-    actions = torch.cat([a for _, a in windows]).to(device)
+    observations, actions = (torch.cat(parts) for parts in zip(*windows, strict=True))
+    data = [len(observations), float(observations.double().sum() + actions.double().sum())]  # recognised when resuming
+    observations, actions = observations.to(device), actions.to(device)
     task_ids = torch.cat(
         [policy.task_index([task]).expand(len(o)) for task, (o, _) in zip(tasks, windows, strict=True)]
     ).to(device)
@@ -156,12 +159,17 @@ def main(config: TrainConfig) -> dict:
             optimizer.load_state_dict(saved["optimizer"])
             average, start, before = saved["average"], saved["step"], saved["seconds"]
             running, since = saved["running"].to(device), saved["since"]
+            if saved["data"] != data:
+                raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
             torch.set_rng_state(saved["rng"].cpu())
             if device.type == "cuda":
                 torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error
+        checkpoint.note_resuming(folder, start, provenance(config.seed, str(device)))
     else:
+        _try_once(config, loss_function, observations, task_ids, actions)
+        optimizer.zero_grad()
         checkpoint.begin_run(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
     say(
         f"{sum(p.numel() for p in parameters):,} parameters, {config.components} components, {len(observations):,} "
@@ -194,12 +202,13 @@ def main(config: TrainConfig) -> dict:
 
         running, since = running + loss.detach(), since + 1
         last = step == config.steps - 1
-        if (step + 1) % config.log_every == 0 or last:
+        logging, saving = ((step + 1) % every == 0 or last for every in (config.log_every, config.save_every))
+        if (logging or saving) and not math.isfinite(running.item()):  # before it is saved over good weights
+            raise BadInput(f"the loss is {running.item()} by step {step + 1}: lower --lr (now {config.lr})")
+        if logging:
             line = {"step": step + 1, "loss": running.item() / since, "lr": learning_rate(config, step),
                     "grad_norm": norm.item(),
                     "seconds": round(before + clock() - begin, 2)}  # fmt: skip
-            if not math.isfinite(line["loss"]):
-                raise BadInput(f"the loss is {line['loss']} at step {step + 1}: lower --lr (now {config.lr})")
             log.write(json.dumps(line) + "\n")
             log.flush()
             if board:
@@ -207,8 +216,9 @@ def main(config: TrainConfig) -> dict:
                     board.add_scalar(name, line[name], step + 1)
             bar.set_postfix(loss=f"{line['loss']:.4f}")
             running, since = torch.zeros((), device=device), 0
-        if (step + 1) % config.save_every == 0 or last:
+        if saving:
             seen = {"step": step + 1, "seconds": before + clock() - begin, "running": running, "since": since}
+            seen["data"] = data
             _save(folder, policy, parameters, average, optimizer, seen)
     log.close()
     if board:
@@ -234,6 +244,22 @@ def main(config: TrainConfig) -> dict:
         summary["mean_success"] = result["mean_success"]
     say("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     return {**summary, "seconds": {name: round(value, 1) for name, value in seconds.items()}, "wrote": written}
+
+
+def _try_once(config: TrainConfig, loss_function, observations, task_ids, actions) -> None:
+    """One forward and backward before an old run is overwritten: too large a batch, or no compiler for --compile."""
+    device, index = observations.device, slice(config.batch_size)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the run itself draws as if nothing was
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = loss_function(observations[index], task_ids[index], actions[index]).mean()
+            loss.backward()
+        except torch.OutOfMemoryError as error:
+            raise BadInput(f"--batch-size {config.batch_size} does not fit into the memory of {device}") from error
+        except Exception as error:
+            if not config.compile:
+                raise
+            raise BadInput(f"--compile fails on this machine; leave it out ({str(error).splitlines()[0]})") from error
 
 
 def _open_log(folder: Path, start: int):

@@ -30,7 +30,9 @@ from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
 DATASET_ID = "fdp/{task}/expert-v0"
 ACTION_NOISE = 0.1  # of the action range 1; larger makes experts fail, smaller leaves drift uncovered
 STEPS_AFTER_SUCCESS = 10  # so that staying at the goal is in the data too
-AUTHOR = "fdp envs/demos.py"  # marks datasets that we made, and may therefore remake larger
+AUTHOR = "fdp envs/demos.py"  # marks datasets that we made, and may therefore remake
+# Stored with each dataset; one made by another recipe is made again. Change it when anything here changes the data.
+RECIPE = f"2: action noise {ACTION_NOISE}, {STEPS_AFTER_SUCCESS} steps after success"
 
 
 def demonstrations(tasks: list[str], count: int, data_dir: Path, dataset_id: str = DATASET_ID) -> dict[str, list[dict]]:
@@ -59,9 +61,12 @@ def _must_collect(task: str, count: int, data_dir: Path) -> bool:
     if not (data_dir / name).exists():
         return True
     dataset = _open(name, data_dir)
+    ours = AUTHOR in dataset.storage.metadata.get("author", [])
+    if ours and dataset.storage.metadata.get("recipe") != RECIPE:
+        return True
     if dataset.total_episodes >= count:
         return False
-    if AUTHOR not in dataset.storage.metadata.get("author", []):
+    if not ours:
         raise BadInput(
             f"dataset {name} in {data_dir} holds {dataset.total_episodes} episodes, {count} are needed, and it was not "
             f"made by this project, so it is not replaced; lower --demos-per-task or choose another --data-dir"
@@ -70,36 +75,34 @@ def _must_collect(task: str, count: int, data_dir: Path) -> bool:
 
 
 def collect(tasks: list[str], count: int, data_dir: Path) -> None:
-    """Make a dataset of `count` successful expert episodes for each task; replaces one of ours that is smaller.
+    """Make a dataset of `count` successful expert episodes for each task; replaces one of ours.
 
     Raises BadInput when an expert fails so often that it is no teacher.
     """
-    most_attempts = 4 * count + 20
-    kept: dict[str, list[Episode]] = {task: [] for task in tasks}
-    attempts = dict.fromkeys(tasks, 0)
     say(f"collecting {count} demonstrations for {', '.join(tasks)} in {data_dir}")
     with Roller() as roller, tqdm(total=count * len(tasks), unit="demo", desc="demonstrations") as bar:
-        while todo := {task: count - len(kept[task]) for task in tasks if len(kept[task]) < count}:
-            episodes = []
-            for task, missing in todo.items():
-                seeds = range(attempts[task], attempts[task] + missing)
-                attempts[task] += missing
-                assert attempts[task] < FIRST_EVALUATION_SEED
-                if attempts[task] > most_attempts:
-                    raise BadInput(
-                        f"the scripted expert for '{task}' succeeded only {len(kept[task])} times in {seeds[0]}"
-                    )
-                episodes += [
-                    Episode(task, seed, True, ACTION_NOISE, STEPS_AFTER_SUCCESS) for seed in seeds
-                ]  # fmt: skip
-            for episode in roller.play_expert(episodes, on_done=lambda e: bar.update(e.success)):
-                if episode.lost:
-                    raise RuntimeError(f"{episode.task} seed {episode.seed}: {episode.lost}")
-                if episode.success:
-                    kept[episode.task].append(episode)
-            for task in todo:  # store each as soon as it is complete: what comes after may be interrupted
-                if len(kept[task]) == count:
-                    _store(task, kept[task], attempts[task], data_dir)
+        for task in tasks:  # stored one by one: what comes after may be interrupted
+            kept: list[Episode] = []
+            attempts = 0
+            while missing := count - len(kept):
+                if attempts + missing > 4 * count + 20:
+                    raise BadInput(f"the scripted expert for '{task}' succeeded only {len(kept)} times in {attempts}")
+                seeds = range(attempts, attempts + missing)
+                assert seeds.stop <= FIRST_EVALUATION_SEED
+                attempts += missing
+                kept += [e for e in _play(roller, task, seeds, lambda e: bar.update(e.success)) if e.success]
+            _store(task, kept, attempts, data_dir)
+
+
+def _play(roller: Roller, task: str, seeds, on_done) -> list[Episode]:
+    """The expert's episodes of these seeds. One that is lost with its worker is played again: no seed may be skipped,
+    or the data would depend on it. A roller whose workers keep dying gives up by itself.
+    """
+    played: dict[int, Episode] = {}
+    while todo := [seed for seed in seeds if seed not in played]:
+        episodes = [Episode(task, seed, True, ACTION_NOISE, STEPS_AFTER_SUCCESS) for seed in todo]
+        played |= {e.seed: e for e in roller.play_expert(episodes, on_done=on_done) if not e.lost}
+    return [played[seed] for seed in seeds]
 
 
 def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) -> None:
@@ -135,7 +138,7 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) ->
                 requirements=["metaworld==3.1.1"],
             )
         dataset.storage.update_metadata(
-            {"expert_attempts": attempts, "expert_success_rate": len(episodes) / attempts, "action_noise": ACTION_NOISE}
+            {"expert_attempts": attempts, "expert_success_rate": len(episodes) / attempts, "recipe": RECIPE}
         )
         target = data_dir / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -168,6 +168,8 @@ class Roller:
                         running.pop(index, None)
                         done[index] = episodes[index]
                     self._bury(connection, [episodes[index] for index in held])
+                    for index in held:
+                        on_done(episodes[index])
                     continue
                 for index, observation, finished in reply:
                     if finished is None:

@@ -91,6 +91,33 @@ def test_asking_for_more_keeps_the_first_ones(made, data_dir):
     assert all(np.array_equal(new["actions"], old["actions"]) for new, old in zip(more, made["reach"], strict=False))
 
 
+def test_demonstrations_by_another_recipe_are_made_again(made, data_dir, monkeypatch):
+    asked = []
+    monkeypatch.setattr(demos, "collect", lambda tasks, *_: asked.extend(tasks))
+    demonstrations(["push"], 3, data_dir)
+    assert asked == []
+    monkeypatch.setattr(demos, "RECIPE", "3: another one")
+    demonstrations(["push"], 3, data_dir)
+    assert asked == ["push"]
+
+
+def test_an_episode_that_dies_with_its_worker_is_played_again():
+    """Skipping its seed would make the data depend on which worker died."""
+
+    class Roller:
+        calls = []
+
+        def play_expert(self, episodes, on_done):
+            self.calls.append([e.seed for e in episodes])
+            for episode in episodes:
+                episode.lost = "its worker died" if len(self.calls) == 1 and episode.seed in (4, 6) else ""
+            return episodes
+
+    played = demos._play(Roller(), "push", range(3, 8), on_done=None)
+    assert [e.seed for e in played] == [3, 4, 5, 6, 7] and not any(e.lost for e in played)
+    assert Roller.calls == [[3, 4, 5, 6, 7], [4, 6]]
+
+
 def make_foreign(data_dir, name, count=2, o_dim=39, a_dim=4, steps=5, nan=False, extra=1):
     """A dataset as another user would make it with Minari's own tools, without this project."""
     buffers = []

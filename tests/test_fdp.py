@@ -225,6 +225,15 @@ def test_bf16_autocast_stays_near_float32(batch):
     assert rough.dtype == torch.float32 and torch.allclose(rough, exact, rtol=0.05)
 
 
+def test_the_loss_compiles_as_one_graph_and_stays_what_it_was(batch):
+    """What --compile does, short of generating code, which takes minutes: no graph break, the same numbers."""
+    policy = make()
+    torch.manual_seed(0)
+    eager = policy.loss(*batch)
+    torch.manual_seed(0)
+    assert torch.allclose(torch.compile(policy.loss, backend="aot_eager", fullgraph=True)(*batch), eager, atol=1e-6)
+
+
 @pytest.mark.parametrize("changes,words", [
     ({"components": 0}, "components must be at least 1, got 0"),
     ({"horizon": 7, "executed": 4}, "horizon 7 does not divide"),

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -153,7 +154,11 @@ def test_video(tiny_run, tmp_path, capsys, monkeypatch):
     if figures.find_opengl():
         from PIL import Image
 
-        assert Image.open(tmp_path / "videos" / "e-reach.gif").n_frames > 5
+        gif = Image.open(tmp_path / "videos" / "e-reach.gif")
+        assert gif.n_frames > 5
+        first = np.asarray(gif.convert("RGB"))[:360].astype(int)
+        gif.seek(gif.n_frames - 1)
+        assert abs(np.asarray(gif.convert("RGB"))[:360] - first).max() > 50, "the robot moved, the picture did not"
     real = figures.subprocess.run
     monkeypatch.setattr(
         figures.subprocess, "run", lambda *a, **k: real([figures.sys.executable, "-c", "raise SystemExit(1)"])
@@ -225,7 +230,8 @@ def test_lost_episodes_are_neither_success_nor_failure(tiny_run, tmp_path, monke
     assert "2 lost" in evaluate.table(result)
     assert [e.seed for e, _ in traces] == [FIRST_EVALUATION_SEED + 1]
     evaluate.write_evaluation(tmp_path / "e.json", policy, result, traces, video=False)
-    assert json.loads((tmp_path / "e.json").read_text())["tasks"]["reach"]["success"] is None
+    written = json.loads((tmp_path / "e.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    assert written["tasks"]["reach"]["success"] is None and written["tasks"]["reach"]["router_weights"] is None
 
 
 def test_starting_noise_belongs_to_the_episode_not_to_the_batch(tiny_run):
@@ -256,10 +262,13 @@ def test_starting_noise_belongs_to_the_episode_not_to_the_batch(tiny_run):
     (["--device", "meta"], "device 'meta' is not available .*only cpu and cuda"),
     (["--device", "cuda:99"], "device 'cuda:99' is not available"),
     (["--resume"], "--resume needs --out"),
+    (["--overwrite"], "--overwrite needs --out"),
+    (["--resume", "--overwrite", "--out", "x"], "exclude each other"),
+    (["--demos-per-task", 10**6], "--demos-per-task must be at most 10000"),
     (["--dataset-id", "lab/{task}/human-v0"], "no Minari dataset 'lab/reach/human-v0'"),
 ])  # fmt: skip
 def test_training_refuses(tiny, tmp_path, flags, words):
-    words_out = [] if flags == ["--resume"] else ["--out", tmp_path / "run"]
+    words_out = [] if flags in (["--resume"], ["--overwrite"]) else ["--out", tmp_path / "run"]
     with pytest.raises(BadInput, match=words):
         command(train, *tiny, *words_out, *flags)
 
@@ -275,10 +284,70 @@ def test_a_run_is_never_overwritten_unless_asked(tiny, tiny_run):
     assert (tiny_run / "model.safetensors").read_bytes() == before
 
 
+def test_overwriting_replaces_runs_only_and_leaves_no_old_result(tiny, tiny_run, tmp_path):
+    (tmp_path / "thesis" / "figures").mkdir(parents=True)
+    (tmp_path / "thesis" / "figures" / "one.png").write_bytes(b"years of work")
+    with pytest.raises(BadInput, match="no run in .*thesis"):
+        command(train, *tiny, "--out", tmp_path / "thesis", "--overwrite")
+    assert (tmp_path / "thesis" / "figures" / "one.png").exists()
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    shutil.copy(run / "evaluation.json", run / "ddim.json")
+    (run / "notes.json").write_text('{"mine": 1}')
+    command(train, *tiny, "--out", run, "--overwrite", "--eval-episodes", 0, "--steps", 1)
+    assert sorted(path.name for path in run.glob("*.json")) == ["config.json", "notes.json"]
+
+
+def test_what_cannot_run_is_refused_before_the_old_run_is_gone(tiny, tiny_run, tmp_path, monkeypatch):
+    def no_compiler(*_):
+        raise RuntimeError("no C++ compiler found")
+
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match="--compile fails .*no C\\+\\+ compiler"):
+        patch.setattr(torch, "compile", lambda _: no_compiler)
+        command(train, *tiny, "--out", run, "--overwrite", "--compile")
+
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match="--batch-size 16 does not fit"):
+        patch.setattr(checkpoint.load_variant("fdp").Policy, "loss", too_large)
+        command(train, *tiny, "--out", run, "--overwrite")
+    assert (run / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
+    assert (run / "evaluation.json").exists()
+
+
+def test_a_loss_that_is_not_a_number_is_never_saved(tiny, tmp_path, monkeypatch):
+    """Also between two lines of the log: weights that are gone would replace the last good checkpoint."""
+    real, calls = checkpoint.load_variant("fdp").Policy.loss, []
+
+    def diverge(*arguments):
+        calls.append(0)
+        return real(*arguments) * (float("nan") if len(calls) > 15 else 1.0)
+
+    monkeypatch.setattr(checkpoint.load_variant("fdp").Policy, "loss", diverge)
+    with pytest.raises(BadInput, match="the loss is nan by step 20: lower --lr"):
+        command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--log-every", 1000)
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
+    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 10
+
+
+def test_resuming_is_recorded_and_refuses_other_demonstrations(tiny, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    shutil.rmtree(run / "figures")
+    command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
+    assert [line["step"] for line in checkpoint.training_record(run)["resumed"]] == [30]
+    saved = torch.load(run / "resume.pt", weights_only=True)
+    torch.save({**saved, "data": [saved["data"][0], saved["data"][1] + 1]}, run / "resume.pt")
+    with pytest.raises(BadInput, match="the demonstrations are not those"):
+        command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
+
+
 def test_default_run_folders_are_numbered(tmp_path):
-    (tmp_path / "reach-fdp").mkdir()
-    (tmp_path / "reach-fdp-2").mkdir()
-    assert checkpoint.free_folder(tmp_path / "reach-fdp") == tmp_path / "reach-fdp-3"
+    """Empty folders, which an interrupted command leaves behind, are not counted."""
+    for name in ("reach-fdp", "reach-fdp-2", "reach-fdp-3"):
+        (tmp_path / name / "figures").mkdir(parents=True)
+    (tmp_path / "reach-fdp" / "config.json").touch()
+    assert checkpoint.free_folder(tmp_path / "reach-fdp") == tmp_path / "reach-fdp-2"
 
 
 @pytest.mark.parametrize("flags,words", [
@@ -286,7 +355,8 @@ def test_default_run_folders_are_numbered(tmp_path):
     (["--sampler", "ddpm", "--sampling-steps", 10], "ddpm visits all 100"),
     (["--sampler", "heun"], "unknown sampler 'heun': choose from ddpm, ddim, dpm"),
     (["--tasks", "hammer"], "does not know task 'hammer'; it knows reach, push"),
-    (["--seed", -100], "--seed must be at least 0, got -100"),
+    (["--seed", -100], "--seed must be between 0 and 2147483647, got -100"),
+    (["--seed", 10**20], "--seed must be between 0 and"),
     (["--episodes", 0], "episodes must be between 1 and 10000"),
     (["--out", "/proc/nowhere/e.json"], "cannot write --out"),
     (["--out", "/tmp"], "must name a file that ends in .json"),
@@ -295,6 +365,14 @@ def test_default_run_folders_are_numbered(tmp_path):
 def test_evaluation_refuses(tiny_run, flags, words):
     with pytest.raises(BadInput, match=words):
         command(evaluate, "--run", tiny_run, *flags)
+
+
+@pytest.mark.parametrize("content", ["5", '{"mine": 1}', "not JSON"])
+def test_evaluation_replaces_nothing_but_evaluations(tiny_run, tmp_path, content):
+    (tmp_path / "e.json").write_text(content)
+    with pytest.raises(BadInput, match="e.json exists and is not such a result"):
+        command(evaluate, "--run", tiny_run, "--out", tmp_path / "e.json")
+    assert (tmp_path / "e.json").read_text() == content
 
 
 def test_missing_and_damaged_runs_are_refused(tiny, tiny_run, tmp_path):
@@ -333,14 +411,15 @@ def test_resume_file_with_code_in_it_is_refused(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("words", [
-    ["train.py", "--tasks", "puhs"], ["train.py", "--steps", "many"], ["train.py", "--size", "huge"],
-    ["evaluate.py", "--run", "runs/nowhere"], ["evaluate.py", "--colour", "red", "--run", "x"], ["evaluate.py"],
-])  # fmt: skip
-def test_bad_input_is_one_line_exit_code_2_and_no_traceback(words):
-    done = script(*words)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+def test_bad_input_is_one_line_exit_code_2_and_no_traceback():
+    bad = [
+        ["train.py", "--tasks", "puhs"], ["train.py", "--steps", "many"], ["train.py", "--size", "huge"],
+        ["evaluate.py", "--run", "runs/nowhere"], ["evaluate.py", "--colour", "red", "--run", "x"], ["evaluate.py"],
+    ]  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:  # most of it is waiting for Python to import torch, six times
+        for words, done in zip(bad, pool.map(lambda words: script(*words), bad), strict=True):
+            assert done.returncode == 2 and done.stdout == "", words
+            assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (words, done.stderr)
 
 
 def test_unwritable_output(tiny, tmp_path):

@@ -2,8 +2,8 @@
 
     python train.py --policy monolithic --tasks mt6 --components 4
 
-Also the shortest example of a fork: it replaces `build` and keeps everything else of fdp.py. `--components` says how
-many components it has to match in size.
+Also the shortest example of a fork: it replaces `build` and `weigh` and keeps everything else of fdp.py. `--components`
+says how many components it has to match in size; there is no router, so `--router` changes nothing.
 """
 
 import torch
