@@ -88,7 +88,7 @@ def check_output(path: Path, key: str) -> None:
 
 
 def provenance(seed: int, device: str) -> dict:
-    """Where a number came from: the command, the revision (with '-dirty' for uncommitted changes), seed, hardware."""
+    """Where a number came from: the command, the revision ('-dirty' if code has changed since), seed, hardware."""
 
     def git(*words: str) -> str:
         try:
@@ -98,7 +98,7 @@ def provenance(seed: int, device: str) -> dict:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     revision = git("rev-parse", "--short=12", "HEAD") or "unknown"
-    if git("status", "--porcelain", "--untracked-files=no"):
+    if git("status", "--porcelain", "--untracked-files=no", "--", "*.py"):
         revision += "-dirty"
     return {
         "command": shlex.join(["python", *[os.path.basename(sys.argv[0]), *sys.argv[1:]]]),

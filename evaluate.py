@@ -109,7 +109,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
     result = {"tasks": {}, "mean_success": None, "sampler": sampler, "sampling_steps": steps}
     for task in tasks:
         mine = [e for e in played if e.task == task]
-        w = np.array([row for e in mine if not e.lost for row in weights[task, e.seed]])
+        w = np.array([row for e in mine if not e.lost for row in weights[task, e.seed]], dtype=np.float64)
         steps_to_success = [e.steps for e in mine if e.success and not e.lost]
         result["tasks"][task] = {
             **_count(mine),
