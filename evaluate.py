@@ -117,7 +117,6 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
             "mean_steps_to_success": float(np.mean(steps_to_success)) if steps_to_success else None,
             "seeds": [first, first + episodes - 1],
             "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
-            "simulation_seconds": round(sum(e.seconds for e in mine), 2),
             "router_weights": {f.__name__: f(w, axis=0).round(4).tolist() for f in (np.mean, np.std)}
             if len(w)
             else None,
@@ -141,6 +140,7 @@ def _count(episodes: list[Episode]) -> dict:
         "success": successes / len(ended) if ended else None,
         "interval": wilson_interval(successes, len(ended)),
         "lost": {str(e.seed): e.lost for e in episodes if e.lost},
+        "simulation_seconds": round(sum(e.seconds for e in episodes), 2),
     }
 
 

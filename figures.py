@@ -9,16 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display needed
-import matplotlib.pyplot as plt
 import numpy as np
 
 from cli import say
 
-COLORS = plt.get_cmap("tab10").colors
+COLORS = [f"C{k}" for k in range(10)]  # matplotlib's ten default colours
 PHASES = ("near object", "grasped", "success")
+
+
+def _pyplot():
+    """matplotlib, imported at the first picture: half a second that --help does not need."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display needed
+    import matplotlib.pyplot as plt
+
+    return plt
 
 
 def _save(figure, path: Path) -> Path:
@@ -26,13 +32,13 @@ def _save(figure, path: Path) -> Path:
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")
     os.replace(temporary, path)
-    plt.close(figure)
+    _pyplot().close(figure)
     return path
 
 
 def training_curve(log: list[dict], path: Path) -> Path:
     """The training loss (one mean squared error) and the learning rate over steps. log: the lines of log.jsonl."""
-    figure, axis = plt.subplots(figsize=(7, 3.5))
+    figure, axis = _pyplot().subplots(figsize=(7, 3.5))
     steps = [line["step"] for line in log]
     axis.semilogy(steps, [line["loss"] for line in log], color=COLORS[0])
     axis.set(xlabel="training step", ylabel="loss (mean since the last line)")
@@ -49,7 +55,7 @@ def loss_by_step(losses: dict[int, float], target: str, path: Path) -> Path:
     With target `noise` it falls from left to right (noise is hard to see where there is little of it), with target
     `clean` it rises (the action is hard to see where there is little of it).
     """
-    figure, axis = plt.subplots(figsize=(7, 3.5))
+    figure, axis = _pyplot().subplots(figsize=(7, 3.5))
     axis.semilogy(list(losses), list(losses.values()), color=COLORS[0], marker=".")
     axis.set(
         xlabel="diffusion step t  (0: almost clean, right end: almost pure noise)",
@@ -66,14 +72,16 @@ def success_bars(result: dict, path: Path) -> Path:
     success = np.array([r["success"] or 0.0 for r in rows])
     low, high = np.array([r["interval"] for r in rows]).T
     expert = [r["expert"]["success"] or 0.0 for r in rows]
-    figure, axis = plt.subplots(figsize=(max(3.5, 0.9 * len(names) + 1.5), 3.5))
+    figure, axis = _pyplot().subplots(figsize=(max(3.5, 0.9 * len(names) + 1.5), 3.5))
     axis.bar(names, success, color=COLORS[0], alpha=0.8, width=0.6)
     axis.errorbar(names, success, yerr=[success - low, high - success], fmt="none", ecolor="black", capsize=4)
     axis.scatter(names, expert, marker="_", s=500, color="black", label="scripted expert", zorder=3)
     axis.set(ylim=(0, 1.08), ylabel=f"success, {rows[0]['n']} unseen episodes")
     axis.set_title(f"mean {result['mean_success'] or 0:.3f}", fontsize=10, loc="left")
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, markerscale=0.4, frameon=False)
-    plt.setp(axis.get_xticklabels(), rotation=30, ha="right")
+    axis.tick_params(axis="x", rotation=30)
+    for label in axis.get_xticklabels():
+        label.set_horizontalalignment("right")
     return _save(figure, path)
 
 
@@ -96,7 +104,7 @@ def _draw_weights(axis, below, episode, weights: np.ndarray, executed: int) -> N
 
 def router_weights(traces: list, executed: int, path: Path) -> Path:
     """What the router does while the robot works: one panel per task. traces: (played episode, weights (chunks, K))."""
-    figure = plt.figure(figsize=(7.5, 2.4 * len(traces)))
+    figure = _pyplot().figure(figsize=(7.5, 2.4 * len(traces)))
     grid = figure.add_gridspec(len(traces), 1, hspace=0.45)
     for row, (episode, weights) in enumerate(traces):
         panel = grid[row].subgridspec(2, 1, height_ratios=[3, 1], hspace=0.05)
@@ -119,7 +127,7 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
     from PIL import Image, ImageDraw
 
     width = 360
-    figure = plt.figure(figsize=(width / 100, 1.5), dpi=100)
+    figure = _pyplot().figure(figsize=(width / 100, 1.5), dpi=100)
     left, right = 0.2, 0.97  # of the width
     axis = figure.add_axes([left, 0.4, right - left, 0.55])
     below = figure.add_axes([left, 0.12, right - left, 0.24])
@@ -129,7 +137,7 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
         part.tick_params(labelsize=6)
     figure.canvas.draw()
     strip = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
-    plt.close(figure)
+    _pyplot().close(figure)
 
     pictures = []
     for i, frame in enumerate(episode.frames):

@@ -16,7 +16,11 @@ from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
 
 
 def test_all_50_tasks_are_registered_with_a_string_entry_point():
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE, MT10_V3
+
     assert len(TASKS) == len(set(TASKS)) == 50
+    assert {f"{task}-v3-goal-observable" for task in TASKS} == set(ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE)
+    assert GROUPS["mt10"] == [name.removesuffix("-v3") for name in MT10_V3]
     for task in TASKS:
         assert gymnasium.spec(f"fdp/{task}-v3").entry_point == "envs.metaworld:MetaWorldEnv"
 

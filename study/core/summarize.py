@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
 
 from evaluate import wilson_interval  # noqa: E402
 from figures import COLORS, _save  # noqa: E402
@@ -20,6 +21,8 @@ from figures import COLORS, _save  # noqa: E402
 groups = defaultdict(list)
 for path in sorted(HERE.glob("*-s[0-9].json")):
     groups[path.stem[:-3]].append(json.loads(path.read_text()))
+if not groups:
+    raise SystemExit(f"no results in {HERE}: run study/core/run.sh first")
 
 
 def pooled(results: list[dict], task: str) -> tuple[int, int]:
@@ -33,15 +36,36 @@ def rows(results: list[dict]):
     yield "all", sum(s for s, _ in counts), sum(n for _, n in counts)
 
 
+def expert(results: list[dict]) -> float:
+    rates = [r["expert"]["successes"] / r["expert"]["n"] for r in results[0]["tasks"].values()]
+    return sum(rates) / len(rates)
+
+
+print("| run | success, each seed | all, 95 % interval | expert, same episodes | training |\n|---|---|---|---|---|")
 for name, results in groups.items():
-    seconds = [float(r["training"]["seconds"]) for r in results]
     means = ", ".join(f"{r['mean_success']:.3f}" for r in results)
-    print(f"\n{name}: {len(results)} seed(s), mean success {means}; training {min(seconds):.0f}-{max(seconds):.0f} s")
-    for task, successes, n in rows(results):
-        low, high = wilson_interval(successes, n)
-        expert = results[0]["tasks"].get(task, {}).get("expert")
-        ceiling = f"   expert {expert['successes']}/{expert['n']}" if expert else ""
-        print(f"  {task:<22} {successes:>4}/{n:<4} {successes / n:.3f}  [{low:.3f}, {high:.3f}]{ceiling}")
+    *_, (_, successes, n) = rows(results)
+    low, high = wilson_interval(successes, n)
+    seconds = [r["training"]["seconds"] for r in results]
+    took = f"{min(seconds):.0f}-{max(seconds):.0f} s" if len(seconds) > 1 else f"{seconds[0]:.0f} s"
+    print(f"| {name} | {means} | {successes}/{n}, {low:.3f} - {high:.3f} | {expert(results):.3f} | {took} |")
+
+mt6 = {name: results for name, results in groups.items() if name.startswith("mt6-")}
+print("\n| task | " + " | ".join(f"{name[4:]}" for name in mt6) + " | expert |\n" + "|---" * (len(mt6) + 2) + "|")
+for i, (task, *_) in enumerate(rows(next(iter(mt6.values())))):
+    counts = [list(rows(results))[i] for results in mt6.values()]
+    results = next(iter(mt6.values()))
+    ceiling = expert(results) if task == "all" else results[0]["tasks"][task]["expert"]["success"]
+    print(f"| {task} | " + " | ".join(f"{s}/{n}" for _, s, n in counts) + f" | {ceiling:.3f} |")
+
+for name, results in groups.items():
+    if weights := next(iter(results[0]["tasks"].values()))["router_weights"]:
+        mean = np.mean([[row["router_weights"]["mean"] for row in r["tasks"].values()] for r in results], (0, 1))
+        spread = [row["router_weights"]["mean"] for r in results for row in r["tasks"].values()]
+        if len(weights["mean"]) > 1:
+            print(
+                f"{name}: router weights {mean.round(2)}, task means from {np.min(spread):.2f} to {np.max(spread):.2f}"
+            )
 
 # mt6: the factorized policy beside a single network of the same size, with the expert as the ceiling.
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), sharey=True)
@@ -63,11 +87,8 @@ for axis, demos in zip(axes, (25, 50), strict=True):
             x, rates, 0.36, yerr=errors, capsize=2, color=COLORS[0 if policy == "fdp" else 7], label=label, alpha=0.85
         )
         if policy == "fdp":
-            expert = [r["expert"]["successes"] / r["expert"]["n"] for r in results[0]["tasks"].values()]
-            expert.append(sum(expert) / len(expert))
-            axis.scatter(
-                range(len(expert)), expert, marker="_", s=600, color="black", label="scripted expert", zorder=3
-            )
+            marks = [r["expert"]["success"] for r in results[0]["tasks"].values()] + [expert(results)]
+            axis.scatter(range(len(marks)), marks, marker="_", s=600, color="black", label="scripted expert", zorder=3)
             axis.set_xticks(range(len(tasks)), [t for t, _, _ in tasks], rotation=25, ha="right")
     axis.set(title=f"mt6, {demos} demonstrations per task", ylim=(0.5, 1.03))
 axes[0].set_ylabel("success, 50 episodes per seed")
