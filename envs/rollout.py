@@ -42,7 +42,7 @@ class Episode:
     render_every: int = 0  # keep a picture of every n-th step; 0 renders nothing
     success: bool = False
     steps: int = 0  # until the first success, or until the end
-    seconds: float = 0.0  # of simulation, in the worker
+    seconds: float = 0.0  # of simulation, in the worker, resetting included
     lost: str = ""  # why it could not be played to its end: then it counts neither as success nor as failure
     # Recorded, (steps, ...) each; observations have one more row. Policy episodes keep only `phases` and `frames`.
     phases: list = field(default_factory=list)  # per step: near object 0..1, grasped 0..1, success 0..1
@@ -216,7 +216,7 @@ class _Worker:
         for index, new_episode, actions in orders:
             if new_episode is not None:
                 env = self.take(new_episode)
-                observation, _ = env.reset(seed=new_episode.seed)
+                observation = _reset(new_episode, env)
                 self.running[index] = (new_episode, env)
                 reply.append((index, observation, None))
                 continue
@@ -236,7 +236,7 @@ class _Worker:
         env = self.take(episode)
         policy = expert(episode.task)
         random = np.random.default_rng(episode.seed)
-        observation, _ = env.reset(seed=episode.seed)
+        observation = _reset(episode, env)
         episode.observations.append(observation)
         remaining = episode.steps_after_success
         while True:
@@ -254,6 +254,14 @@ class _Worker:
             remaining -= episode.success
         self.give_back(episode, env)
         return episode
+
+
+def _reset(episode: Episode, env: MetaWorldEnv) -> np.ndarray:
+    """MetaWorld moves the hand to its place by simulating a hundred steps, so resetting counts as simulation."""
+    begin = time.perf_counter()
+    observation, _ = env.reset(seed=episode.seed)
+    episode.seconds += time.perf_counter() - begin
+    return observation
 
 
 def _step(episode: Episode, env: MetaWorldEnv, action: np.ndarray):
