@@ -27,6 +27,7 @@ SHRINK = {
 def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, data_dir):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(data_dir)  # demonstrations that other tests made already
+    (tmp_path / "study").symlink_to(ROOT / "study")  # the trained run that comes with the code
     scripts = {"train.py": train, "evaluate.py": evaluate}
     assert {words[0] for words in COMMANDS} == set(scripts), "a command of the README that this test cannot run"
     for script, *flags in COMMANDS:

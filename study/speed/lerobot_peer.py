@@ -1,0 +1,135 @@
+"""The peer of benchmark.py: K of LeRobot's U-Nets in a Python loop, with diffusers' DDIM, in a process of its own.
+
+    python3 -m venv peer && peer/bin/pip install torch==2.13.0 einops diffusers==0.42.1
+    peer/bin/pip install --no-deps lerobot==0.4.4
+
+lerobot 0.4.4 asks for an older torch, and its package imports torchvision and much else that the U-Net never uses. So
+its file is loaded as it is, with empty stand-ins for those imports; the class that is measured is untouched.
+
+Reads one JSON request per line, answers with seconds per call (median) as one JSON line.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler
+
+
+class _StandIn(types.ModuleType):
+    """A module in which every name is an empty class."""
+
+    __path__: list = []
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return torch.nn.Module
+
+
+def load_unet_class():
+    """LeRobot's DiffusionConditionalUnet1d, from the installed package's own file."""
+    package = Path(importlib.util.find_spec("lerobot").origin).parent
+    for name in ("torchvision", "lerobot.policies.diffusion.configuration_diffusion", "lerobot.policies.pretrained",
+                 "lerobot.policies.utils", "lerobot.utils.constants"):  # fmt: skip
+        sys.modules[name] = _StandIn(name)
+    spec = importlib.util.spec_from_file_location("peer", package / "policies" / "diffusion" / "modeling_diffusion.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.DiffusionConditionalUnet1d
+
+
+class Peer(torch.nn.Module):
+    """What FDP is with the parts at hand: K networks in a ModuleList, a router, a weighted sum."""
+
+    def __init__(self, unet_class, request: dict):
+        super().__init__()
+        self.horizon, self.action_dim, condition_dim = request["horizon"], 4, 128
+        config = types.SimpleNamespace(
+            action_feature=types.SimpleNamespace(shape=(self.action_dim,)), down_dims=tuple(request["channels"]),
+            kernel_size=request["kernel"], n_groups=8, diffusion_step_embed_dim=request["step_dim"],
+            use_film_scale_modulation=True,
+        )  # fmt: skip
+        self.encoder = torch.nn.Sequential(
+            torch.nn.Linear(51, 256), torch.nn.SiLU(), torch.nn.Linear(256, 256), torch.nn.SiLU(),
+            torch.nn.Linear(256, condition_dim),
+        )  # fmt: skip
+        self.router = torch.nn.Sequential(
+            torch.nn.Linear(condition_dim, 64), torch.nn.SiLU(), torch.nn.Linear(64, request["components"])
+        )
+        self.components = torch.nn.ModuleList(
+            unet_class(config, condition_dim) for _ in range(request["components"])
+        )  # fmt: skip
+        self.scheduler = DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", clip_sample=True)
+
+    def forward(self, actions, step, condition):
+        weights = self.router(condition).softmax(-1)
+        predictions = [component(actions, step, condition) for component in self.components]
+        return sum(w[:, None, None] * p for w, p in zip(weights.unbind(-1), predictions, strict=True))
+
+    def loss(self, observation, actions):
+        noise = torch.randn_like(actions)
+        step = torch.randint(0, 100, (len(actions),), device=actions.device)
+        noisy = self.scheduler.add_noise(actions, noise, step)
+        return (self(noisy, step, self.encoder(observation)) - noise).square().mean()
+
+    @torch.no_grad()
+    def act(self, observation, steps):
+        self.scheduler.set_timesteps(steps)
+        condition = self.encoder(observation)
+        x = torch.randn(len(observation), self.horizon, self.action_dim, device=observation.device)
+        for t in self.scheduler.timesteps:
+            step = torch.full((len(x),), int(t), dtype=torch.long, device=x.device)
+            x = self.scheduler.step(self(x, step, condition), t, x).prev_sample
+        return x.cpu()
+
+
+def prepare(unet_class, request: dict):
+    """A function to be timed."""
+    device = torch.device(request["device"])
+    torch.manual_seed(0)
+    peer = Peer(unet_class, request).to(device)
+    observation = torch.randn(request["batch"], 51, device=device)
+    if request["what"] == "act":
+        return lambda: peer.act(observation, request["sampling_steps"])
+    actions = torch.rand(request["batch"], request["horizon"], 4, device=device) * 2 - 1
+    optimizer = torch.optim.Adam(peer.parameters(), lr=1e-4)  # LeRobot's choice
+
+    def train():
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = peer.loss(observation, actions)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), 10.0)
+        optimizer.step()
+
+    return train
+
+
+def main():
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    unet_class, ready = load_unet_class(), {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        calls = request.pop("calls")
+        key = json.dumps(request, sort_keys=True)
+        if key not in ready:
+            ready[key] = prepare(unet_class, request)
+            for _ in range(3):
+                ready[key]()
+        cuda = request["device"].startswith("cuda")
+        begin = time.perf_counter()
+        for _ in range(calls):
+            ready[key]()
+        if cuda:
+            torch.cuda.synchronize()
+        print(json.dumps({"seconds": (time.perf_counter() - begin) / calls}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
