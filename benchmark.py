@@ -11,7 +11,6 @@ Candidates take turns, so that a machine that slows down slows all of them; each
 import functools
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -252,11 +251,14 @@ def start_up_row(turns: int) -> dict:
 def process(words: list[str]) -> tuple[float, float]:
     """Run Python with these words. -> seconds, and its peak memory in megabytes (without its simulators')."""
     begin = time.perf_counter()
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    seconds = time.perf_counter() - begin
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)}: {done.stderr[-500:]}")
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    with tempfile.TemporaryFile("w+") as output:
+        child = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=output, stderr=output)
+        _, status, usage = os.wait4(child.pid, 0)  # this child's own usage, not the largest of all so far
+        seconds = time.perf_counter() - begin
+        if status:
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(words)}: {output.read()[-500:]}")
+    return seconds, usage.ru_maxrss / 1024
 
 
 def table(result: dict) -> str:

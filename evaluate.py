@@ -85,7 +85,9 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
     check_request(policy, tasks, episodes, seed, sampler, steps)
     steps = resolve_steps(sampler, steps, policy.config.diffusion_steps)
     first = FIRST_EVALUATION_SEED + 10_000 * seed
-    todo = [Episode(t, first + i, render_every=4 if video and i == 0 else 0) for t in tasks for i in range(episodes)]
+    # All tasks at the same time, not one after the other: simulators are used again instead of built again, and the
+    # tasks that take long do not all end last.
+    todo = [Episode(t, first + i, render_every=4 if video and i == 0 else 0) for i in range(episodes) for t in tasks]
     generator = torch.Generator(device=policy.alpha_bar_32.device).manual_seed(seed)  # used by stochastic samplers only
     weights: dict[tuple[str, int], list[np.ndarray]] = {}
     policy_seconds, started = 0.0, time.perf_counter()

@@ -54,7 +54,7 @@ def test_rgb_array_rendering():
     assert done.returncode == 0, done.stderr
 
 
-def play(env: MetaWorldEnv, seed: int, steps: int = 25) -> np.ndarray:
+def play(env: MetaWorldEnv, seed: int, steps: int = 12) -> np.ndarray:
     policy, rows = expert(env.task), [env.reset(seed=seed)[0]]
     for _ in range(steps):
         before = rows[-1].copy()
