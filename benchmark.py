@@ -53,9 +53,12 @@ class Peer:
             raise BadInput(f"--peer {python} cannot be started: {error.strerror}") from error
 
     def seconds(self, **request) -> float:
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
         if not answer:
             raise BadInput("--peer: its process has ended; what it printed is above")
         return json.loads(answer)["seconds"]
