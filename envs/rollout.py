@@ -58,13 +58,14 @@ class Roller:
 
     Args:
         workers: processes; by default one per core, at most 8.
-        slots: episodes in flight at once. Which ones does not depend on the number of workers, and neither does the
-            batch that the policy sees: two machines with different core counts play the same evaluation.
+        slots: episodes in flight at once, each with a simulator of 40 MB. Which ones does not depend on the number of
+            workers, and neither does the batch that the policy sees: two machines with different core counts play the
+            same evaluation.
     """
 
     MOST_DEATHS = 5  # one may be the out-of-memory killer's bad luck; five are a broken installation
 
-    def __init__(self, workers: int | None = None, slots: int = 100):
+    def __init__(self, workers: int | None = None, slots: int = 32):
         self.slots = slots
         self.deaths = 0
         self.workers: dict[Connection, subprocess.Popen] = {}
