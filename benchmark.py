@@ -169,7 +169,7 @@ def training_rows(peer: Peer | None, device: torch.device, turns: int) -> list[d
             candidates["LeRobot"] = lambda request=request: peer.seconds(**request)
         seconds = take_turns(candidates, turns)
         rows.append({
-            "what": f"training, {size}, K = 4, batch {batch}", "batch": batch, "flops": flops(ours),
+            "what": f"training, {size}, K = 4, batch {batch}", "gflops": flops(ours) / seconds["ours"] / 1e9,
             "samples_per_second": {name: batch / s for name, s in seconds.items()},
             "ratio": {name: s / seconds["ours"] for name, s in seconds.items()},
         })  # fmt: skip
@@ -198,7 +198,7 @@ def acting_rows(peer: Peer | None, device: torch.device, turns: int) -> list[dic
         seconds = take_turns(candidates, turns)
         rows.append({
             "what": f"one action chunk, K = 4, B = {batch}",
-            "flops": flops(functools.partial(policy.act, observation, tasks)),
+            "gflops": flops(functools.partial(policy.act, observation, tasks)) / seconds["ours"] / 1e9,
             "milliseconds": {name: 1000 * s for name, s in seconds.items()},
             "ratio": {name: s / seconds["ours"] for name, s in seconds.items()},
         })  # fmt: skip
@@ -221,7 +221,7 @@ def scaling_rows(device: torch.device, turns: int) -> list[dict]:
 
 
 def evaluation_row(folder: Path, episodes: int, device: str) -> dict:
-    """evaluate.py as a process, from start to end, beside the physics of its episodes on the same two cores."""
+    """evaluate.py as a process, from start to end, beside the physics of its episodes on as many processes."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "e.json"
         command = ["evaluate.py", "--run", folder, "--episodes", episodes, "--out", path, "--device", device]
@@ -252,7 +252,7 @@ def start_up_row(turns: int) -> dict:
 
 
 def process(words: list[str]) -> tuple[float, float]:
-    """Run Python with these words. -> seconds, and its peak memory in megabytes (without its simulators')."""
+    """Run Python with these words. -> seconds; peak memory, in megabytes, of its largest process."""
     begin = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         child = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=output, stderr=output)
@@ -292,10 +292,8 @@ def main(config: BenchmarkConfig) -> dict:
     ]
     for measure in measurements:
         for row in measure():
-            first = next(iter(row.get("samples_per_second", row.get("milliseconds", {})).items()), None)
-            if "flops" in row:  # of ours, in the seconds of ours
-                seconds = row["batch"] / first[1] if "samples_per_second" in row else first[1] / 1000
-                row["share_of_peak"] = row["flops"] / seconds / (1e9 * result["peak_gflops"])
+            if "gflops" in row:
+                row["share_of_peak"] = row["gflops"] / result["peak_gflops"]
             result["rows"].append(row)
             say(table({**result, "rows": [row]}).splitlines()[1])
     result.update(provenance(0, str(device)))

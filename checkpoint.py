@@ -67,9 +67,10 @@ def free_folder(wanted: Path) -> Path:
 def claim_folder(folder: Path, overwrite: bool) -> None:
     """Create the run folder. BadInput if it is taken (unless by a run, and asked to overwrite) or cannot be written."""
     try:
-        if _taken(folder) and not overwrite:
+        taken = _taken(folder)
+        if taken and not overwrite:
             raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
-        if _taken(folder):
+        if taken:
             read_config(folder)  # raises for anything but a run: --overwrite is no licence to empty other folders
         (folder / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -119,9 +119,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
             "mean_steps_to_success": float(np.mean(steps_to_success)) if steps_to_success else None,
             "seeds": [first, first + episodes - 1],
             "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
-            "router_weights": {f.__name__: f(w, axis=0).round(4).tolist() for f in (np.mean, np.std)}
-            if len(w)
-            else None,
+            "router_weights": _mean_and_spread(w) if len(w) else None,
         }
     rates = [r["success"] for r in result["tasks"].values() if r["n"]]
     result["mean_success"] = float(np.mean(rates)) if rates else None
@@ -144,6 +142,10 @@ def _count(episodes: list[Episode]) -> dict:
         "lost": {str(e.seed): e.lost for e in episodes if e.lost},
         "simulation_seconds": round(sum(e.seconds for e in episodes), 2),
     }
+
+
+def _mean_and_spread(weights: np.ndarray) -> dict:
+    return {"mean": weights.mean(0).round(4).tolist(), "std": weights.std(0).round(4).tolist()}
 
 
 def _latency(policy, task: str, sampler: str, steps: int) -> float:

@@ -159,17 +159,17 @@ def main(config: TrainConfig) -> dict:
             optimizer.load_state_dict(saved["optimizer"])
             average, start, before = saved["average"], saved["step"], saved["seconds"]
             running, since = saved["running"].to(device), saved["since"]
-            if saved["data"] != data:
-                raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
+            same_data = saved["data"] == data
             torch.set_rng_state(saved["rng"].cpu())
             if device.type == "cuda":
                 torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error
+        if not same_data:
+            raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
         checkpoint.note_resuming(folder, start, provenance(config.seed, str(device)))
     else:
         _try_once(config, loss_function, observations, task_ids, actions)
-        optimizer.zero_grad()
         checkpoint.begin_run(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
     say(
         f"{sum(p.numel() for p in parameters):,} parameters, {config.components} components, {len(observations):,} "

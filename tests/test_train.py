@@ -338,7 +338,7 @@ def test_resuming_is_recorded_and_refuses_other_demonstrations(tiny, tiny_run, t
     assert [line["step"] for line in checkpoint.training_record(run)["resumed"]] == [30]
     saved = torch.load(run / "resume.pt", weights_only=True)
     torch.save({**saved, "data": [saved["data"][0], saved["data"][1] + 1]}, run / "resume.pt")
-    with pytest.raises(BadInput, match="the demonstrations are not those"):
+    with pytest.raises(BadInput, match="^--resume: the demonstrations are not those"):
         command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
 
 

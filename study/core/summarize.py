@@ -37,7 +37,7 @@ def rows(results: list[dict]):
 
 
 def expert(results: list[dict]) -> float:
-    rates = [r["expert"]["successes"] / r["expert"]["n"] for r in results[0]["tasks"].values()]
+    rates = [r["expert"]["success"] for r in results[0]["tasks"].values()]
     return sum(rates) / len(rates)
 
 
@@ -59,13 +59,12 @@ for i, (task, *_) in enumerate(rows(next(iter(mt6.values())))):
     print(f"| {task} | " + " | ".join(f"{s}/{n}" for _, s, n in counts) + f" | {ceiling:.3f} |")
 
 for name, results in groups.items():
-    if weights := next(iter(results[0]["tasks"].values()))["router_weights"]:
-        mean = np.mean([[row["router_weights"]["mean"] for row in r["tasks"].values()] for r in results], (0, 1))
-        spread = [row["router_weights"]["mean"] for r in results for row in r["tasks"].values()]
-        if len(weights["mean"]) > 1:
-            print(
-                f"{name}: router weights {mean.round(2)}, task means from {np.min(spread):.2f} to {np.max(spread):.2f}"
-            )
+    means = np.array(
+        [[row["router_weights"]["mean"] for row in r["tasks"].values()] for r in results]
+    )  # (seed, task, K)
+    if means.shape[-1] > 1:
+        overall = means.mean((0, 1)).round(2)
+        print(f"{name}: router weights {overall}, task means from {means.min():.2f} to {means.max():.2f}")
 
 # mt6: the factorized policy beside a single network of the same size, with the expert as the ceiling.
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), sharey=True)
