@@ -52,13 +52,20 @@ class Linear(nn.Module):
         return torch.baddbmm(self.bias, x.expand(len(self.weight), -1, -1), self.weight)
 
 
+def shift(x: Tensor, s: int) -> Tensor:
+    """(K, H, B, C), moved by s steps in time; zeros enter at the end that it leaves."""
+    if abs(s) >= x.shape[1]:
+        return torch.zeros_like(x)
+    return F.pad(x, (0, 0, 0, 0, s, -s)) if s else x  # a negative pad crops
+
+
 class Conv(nn.Module):
     """K independent convolutions over time, "same" padding: (K, H, B, in) -> (K, H, B, out).
 
-    A convolution is a sum over kernel taps: output[h] = sum_j input[h + j - pad] @ weight[j]. With time as
-    the axis *before* the batch, the input shifted by j is a contiguous slice, so that every tap is one
-    matrix product on a view; only the zero padding copies. (With the batch first, as nn.Conv1d wants it, the
-    shifted windows have to be written out, and on a CPU that costs more than the arithmetic.)
+    A convolution is a sum over kernel taps: output[h] = sum_j input[h + j - pad] @ weight[j]. So write the shifted
+    inputs side by side, as channels, and the sum becomes one matrix product. With time as the axis *before* the
+    batch, shifting moves whole blocks of memory. (nn.Conv1d has no K axis but by groups=K, and wants time last; the
+    products around it would then have to transpose.)
     """
 
     def __init__(self, components: int, inputs: int, outputs: int, kernel: int):
@@ -69,13 +76,10 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         components, horizon, batch, _ = x.shape
-        taps = self.weight.shape[1]
-        if taps > 1:  # zeros before the first and after the last action
-            x = F.pad(x, (0, 0, 0, 0, taps // 2, taps // 2))
-        out = self.bias
-        for j in range(taps):
-            shifted = x[:, j : j + horizon].flatten(1, 2)  # (K, H*B, in), a view
-            out = torch.baddbmm(out, shifted, self.weight[:, j])
+        half = self.weight.shape[1] // 2
+        if half:
+            x = torch.cat([shift(x, s) for s in range(half, -half - 1, -1)], dim=-1)
+        out = torch.baddbmm(self.bias, x.flatten(1, 2), self.weight.flatten(1, 2))
         return out.view(components, horizon, batch, -1)
 
 

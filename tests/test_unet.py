@@ -47,15 +47,21 @@ def test_components_do_not_touch_each_other(inputs):
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_convolution_equals_pytorch(kernel):
+@pytest.mark.parametrize("horizon", [8, 2, 1])  # down to where the kernel reaches past both ends
+def test_convolution_and_its_gradients_equal_pytorch(kernel, horizon):
     torch.manual_seed(0)
-    conv, x = Conv(K, 6, 7, kernel), torch.randn(K, H, B, 6)
-    ours = conv(x)
-    for k in range(K):
-        reference = F.conv1d(
-            x[k].permute(1, 2, 0), conv.weight[k].permute(2, 1, 0), conv.bias[k, 0], padding=kernel // 2
-        )
-        assert torch.allclose(ours[k].permute(1, 2, 0), reference, atol=1e-5)
+    conv, x = Conv(K, 6, 7, kernel), torch.randn(K, horizon, B, 6, requires_grad=True)
+    ours, seen_from_above = conv(x), torch.randn(K, horizon, B, 7)
+    variables = (x, conv.weight, conv.bias)
+    gradients = torch.autograd.grad((ours * seen_from_above).sum(), variables)
+    reference = torch.stack([
+        F.conv1d(x[k].permute(1, 2, 0), conv.weight[k].permute(2, 1, 0), conv.bias[k, 0], padding=kernel // 2)
+        for k in range(K)
+    ]).permute(0, 3, 1, 2)  # fmt: skip
+    assert torch.allclose(ours, reference, atol=1e-5)
+    expected = torch.autograd.grad((reference * seen_from_above).sum(), variables)
+    for one, other in zip(gradients, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_linear_shares_an_input_without_the_component_axis():

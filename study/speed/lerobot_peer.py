@@ -3,57 +3,27 @@
     python3 -m venv peer && peer/bin/pip install torch==2.13.0 einops diffusers==0.42.1
     peer/bin/pip install --no-deps lerobot==0.4.4
 
-lerobot 0.4.4 asks for an older torch, and its package imports torchvision and much else that the U-Net never uses. So
-its file is loaded as it is, with empty stand-ins for those imports; the class that is measured is untouched.
-
 Reads one JSON request per line, answers with the mean seconds per call as one JSON line.
 """
 
-import importlib.util
 import json
 import sys
 import time
-import types
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler
 
-
-class _StandIn(types.ModuleType):
-    """A module in which every name is an empty class."""
-
-    __path__: list = []
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return torch.nn.Module
-
-
-def load_unet_class():
-    """LeRobot's DiffusionConditionalUnet1d, from the installed package's own file."""
-    package = Path(importlib.util.find_spec("lerobot").origin).parent
-    for name in ("torchvision", "lerobot.policies.diffusion.configuration_diffusion", "lerobot.policies.pretrained",
-                 "lerobot.policies.utils", "lerobot.utils.constants"):  # fmt: skip
-        sys.modules[name] = _StandIn(name)
-    spec = importlib.util.spec_from_file_location("peer", package / "policies" / "diffusion" / "modeling_diffusion.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.DiffusionConditionalUnet1d
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from variants.lerobot import LeRobotUNets  # noqa: E402  (the same class that --policy lerobot trains)
 
 
 class Peer(torch.nn.Module):
     """What FDP is with the parts at hand: K networks in a ModuleList, a router, a weighted sum."""
 
-    def __init__(self, unet_class, request: dict):
+    def __init__(self, request: dict):
         super().__init__()
         self.horizon, self.action_dim, condition_dim = request["horizon"], 4, 128
-        config = types.SimpleNamespace(
-            action_feature=types.SimpleNamespace(shape=(self.action_dim,)), down_dims=tuple(request["channels"]),
-            kernel_size=request["kernel"], n_groups=8, diffusion_step_embed_dim=request["step_dim"],
-            use_film_scale_modulation=True,
-        )  # fmt: skip
         self.encoder = torch.nn.Sequential(  # the same as ours; 51 is the state with its differences of positions
             torch.nn.Linear(51, 256), torch.nn.SiLU(), torch.nn.Linear(256, 256), torch.nn.SiLU(),
             torch.nn.Linear(256, condition_dim),
@@ -61,15 +31,14 @@ class Peer(torch.nn.Module):
         self.router = torch.nn.Sequential(
             torch.nn.Linear(condition_dim, 64), torch.nn.SiLU(), torch.nn.Linear(64, request["components"])
         )
-        self.components = torch.nn.ModuleList(
-            unet_class(config, condition_dim) for _ in range(request["components"])
-        )  # fmt: skip
+        self.components = LeRobotUNets(
+            request["components"], self.action_dim, condition_dim, tuple(request["channels"]), request["kernel"]
+        )
         self.scheduler = DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", clip_sample=True)
 
     def forward(self, actions, step, condition):
         weights = self.router(condition).softmax(-1)
-        predictions = [component(actions, step, condition) for component in self.components]
-        return sum(w[:, None, None] * p for w, p in zip(weights.unbind(-1), predictions, strict=True))
+        return (weights.T[:, :, None, None] * self.components(actions, step, condition)).sum(0)
 
     def loss(self, observation, actions):
         noise = torch.randn_like(actions)
@@ -88,11 +57,11 @@ class Peer(torch.nn.Module):
         return x.cpu()
 
 
-def prepare(unet_class, request: dict):
+def prepare(request: dict):
     """A function to be timed."""
     device = torch.device(request["device"])
     torch.manual_seed(0)
-    peer = Peer(unet_class, request).to(device)
+    peer = Peer(request).to(device)
     observation = torch.randn(request["batch"], 51, device=device)
     if request["what"] == "act":
         return lambda: peer.act(observation, request["sampling_steps"])
@@ -111,13 +80,13 @@ def prepare(unet_class, request: dict):
 
 
 def main():
-    unet_class, ready = load_unet_class(), {}
+    ready = {}
     for line in sys.stdin:
         request = json.loads(line)
         calls = request.pop("calls")
         key = json.dumps(request, sort_keys=True)
         if key not in ready:
-            ready[key] = prepare(unet_class, request)
+            ready[key] = prepare(request)
             for _ in range(3):
                 ready[key]()
         cuda = request["device"].startswith("cuda")
