@@ -38,6 +38,9 @@ def load_unet_class():
     found = importlib.util.find_spec("lerobot")
     if found is None:
         raise ValueError("--policy lerobot needs the lerobot package; variants/lerobot.py says how to install it")
+    # What that file needs of diffusers, before the stand-ins: diffusers asks which other packages are there.
+    from diffusers.schedulers import scheduling_ddim, scheduling_ddpm  # noqa: F401
+
     folder = Path(found.origin).parent / "policies" / "diffusion"
     stand_ins = {name: _StandIn(name) for name in (
         "torchvision", "lerobot.policies.diffusion.configuration_diffusion", "lerobot.policies.pretrained",
