@@ -3,14 +3,14 @@
     python benchmark.py --peer peer/bin/python      # how to make that environment: study/speed/lerobot_peer.py
     python benchmark.py --run study/core/mt6        # evaluation speed of this run
 
-Compared with: (a) a Python loop over K of LeRobot's diffusion-policy U-Net with diffusers' DDIM, as its users use it;
-(b) our own components one by one; and two limits, the fastest matrix product of this device and the bare simulator.
+Compared with: (a) a Python loop over K of LeRobot's diffusion-policy U-Net with diffusers' DDIM, as its users use it,
+once beside our default and once beside ours made as deep as theirs; (b) our own components one by one; and two limits,
+the fastest matrix product of this device and the bare simulator.
 Candidates take turns, so that a machine that slows down slows all of them; each row is the median over the turns.
 """
 
 import functools
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,11 +23,16 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import evaluate
+import figures
 from checkpoint import choose_device, load_policy
 from cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json
 from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, POSITION_PAIRS
+from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
 from fdp import Policy, PolicyConfig
+from sampler import resolve_steps
 from train import SIZES
+from unet import Linear, ResidualBlock
 
 
 @dataclass
@@ -39,7 +44,7 @@ class BenchmarkConfig:
     device: str = "auto"  # auto | cpu | cuda
     turns: int = 7  # how often each candidate is measured
     episodes: int = 50  # per task, in the timed evaluation
-    out: str = "study/speed/cpu.json"  # the JSON file
+    out: str = ""  # the JSON file, with a figure beside it; default study/speed/DEVICE.json
 
 
 class Peer:
@@ -90,6 +95,33 @@ def training_step(policy: Policy, batch: int, device: torch.device) -> Callable[
             torch._foreach_lerp_(average, parameters, 1e-3)
 
     return step
+
+
+class Pair(torch.nn.Module):
+    """Two residual blocks where ours has one, as in LeRobot's U-Net; to what is around it, one block with more FiLM."""
+
+    def __init__(self, first: ResidualBlock):
+        super().__init__()
+        components, kernel, _, width = first.conv2.weight.shape
+        self.first, self.second = first, ResidualBlock(components, width, width, kernel)
+        self.channels = 2 * width
+
+    def forward(self, x, film):
+        first, second = film.chunk(2, dim=-1)
+        return self.second(self.first(x, first), second)
+
+
+def as_deep_as_lerobot(policy: Policy) -> Policy:
+    """Its U-Net with LeRobot's widths, kernel and number of blocks: eight for two levels instead of four."""
+    unet = policy.components
+    for level in [*unet.down, *unet.up]:
+        place = 0 if isinstance(level[0], ResidualBlock) else 1
+        level[place] = Pair(level[place])
+    unet.middle = torch.nn.ModuleList(Pair(block) for block in unet.middle)
+    unet.film_sizes = [2 * block.channels for block in unet.blocks()]
+    components, inputs, _ = unet.film_out.weight.shape
+    unet.film_out = Linear(components, inputs, sum(unet.film_sizes))
+    return policy.to(policy.alpha_bar_32.device)
 
 
 class OneByOne(torch.nn.Module):
@@ -154,13 +186,14 @@ def training_rows(peer: Peer | None, device: torch.device, turns: int) -> list[d
     """K = 4 at the default batch: ours, ours one by one, LeRobot's."""
     rows = []
     for size in ("small", "base"):
-        policy, separate = make_policy(4, size, device), make_policy(4, size, device)
+        policy, deep, separate = (make_policy(4, size, device) for _ in range(3))
+        as_deep_as_lerobot(deep)
         separate.components = OneByOne(separate).to(device)
-        batch = 64 if size == "small" or device.type == "cuda" else 16
-        calls = 10 if size == "small" else 1
+        batch, calls = 64, 10 if size == "small" else 1
         ours = training_step(policy, batch, device)
         candidates = {
             "ours": timer(ours, calls, device),
+            "ours, as deep as LeRobot's": timer(training_step(deep, batch, device), calls, device),
             "one by one": timer(training_step(separate, batch, device), calls, device),
         }
         if peer:
@@ -178,7 +211,8 @@ def training_rows(peer: Peer | None, device: torch.device, turns: int) -> list[d
 
 def acting_rows(peer: Peer | None, device: torch.device, turns: int) -> list[dict]:
     """One action chunk for B robots: ours with its default sampler and with DDIM in 10 steps, LeRobot's with DDIM."""
-    rows, policy, separate = [], make_policy(4, "small", device), make_policy(4, "small", device)
+    rows, (policy, deep, separate) = [], (make_policy(4, "small", device) for _ in range(3))
+    as_deep_as_lerobot(deep)
     separate.components = OneByOne(separate).to(device)
     for batch in (1, 64):
         observation, tasks, calls = np.zeros((batch, OBSERVATION_DIM)), ["reach"] * batch, 20 if batch == 1 else 5
@@ -189,6 +223,7 @@ def acting_rows(peer: Peer | None, device: torch.device, turns: int) -> list[dic
         candidates = {
             "ours": act(policy, "dpm", 5),
             "ours, DDIM 10": act(policy, "ddim", 10),
+            "ours, as deep as LeRobot's, DDIM 10": act(deep, "ddim", 10),
             "one by one": act(separate, "dpm", 5),
         }
         if peer:
@@ -220,55 +255,143 @@ def scaling_rows(device: torch.device, turns: int) -> list[dict]:
     return rows
 
 
-def evaluation_row(folder: Path, episodes: int, device: str) -> dict:
-    """evaluate.py as a process, from start to end, beside the physics of its episodes on as many processes."""
+def evaluation_rows(folder: Path, episodes: int, device: torch.device) -> list[dict]:
+    """evaluate.py beside the physics of the very same episodes: its stepping alone, and the whole process.
+
+    The bare simulator plays the recorded actions again, on as many processes, with no policy.
+    """
+    policy, recorded = load_policy(folder, device), {}
+    steps = resolve_steps("dpm", None, policy.config.diffusion_steps)
+
+    def act(observations, playing, chunks):
+        noise = evaluate.starting_noise(policy, playing, chunks)
+        actions, _ = policy.act(observations, [e.task for e in playing], "dpm", steps, noise)
+        for episode, chunk, row in zip(playing, chunks, actions[:, : policy.config.executed], strict=True):
+            recorded[episode.task, episode.seed, chunk] = row
+        return actions[:, : policy.config.executed]
+
+    def replay(_, playing, chunks):
+        return np.stack([recorded[e.task, e.seed, c] for e, c in zip(playing, chunks, strict=True)])
+
+    def todo(**kind) -> list[Episode]:
+        seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + episodes)
+        return [Episode(task, seed, **kind) for seed in seeds for task in policy.config.tasks]
+
+    with Roller() as roller:
+        workers = len(roller.workers)
+        roller.play(act, todo())  # builds the simulators, and records
+        begin = time.perf_counter()
+        played = roller.play(act, todo())
+        with_policy = time.perf_counter() - begin
+        physics = sum(e.seconds for e in roller.play(replay, todo())) / workers
+        expert = sum(e.seconds for e in roller.play_expert(todo(expert=True))) / workers
+    count = sum(e.steps for e in played)
     with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "e.json"
-        command = ["evaluate.py", "--run", folder, "--episodes", episodes, "--out", path, "--device", device]
-        seconds, memory = process([str(word) for word in command])
-        result = json.loads(path.read_text())
-    physics = sum(r["simulation_seconds"] for r in result["tasks"].values())
-    expert = sum(r["expert"]["simulation_seconds"] for r in result["tasks"].values())
-    workers = min(os.cpu_count() or 1, 8)
-    return {
-        "what": f"evaluate.py --run {folder.name} --episodes {episodes}", "seconds": {
-            "whole process": seconds, "physics, policy's episodes": physics / workers,
-            "physics, expert's episodes": expert / workers, "policy": result["policy_seconds"],
-        },
-        "ratio": {"whole / physics": seconds * workers / (physics + expert)},
-        "peak_memory_mb": memory,
-    }  # fmt: skip
+        words = ["evaluate.py", "--run", folder, "--episodes", episodes, "--device", device]
+        whole = process([*words, "--out", Path(temporary) / "e.json"])
+        return [
+            {
+                "what": f"environment steps of {folder.name}, policy included",
+                "steps_per_second": {"with policy": count / with_policy, "physics alone": count / physics},
+                "ratio": {"with policy / physics alone": physics / with_policy},
+            },
+            {
+                "what": f"evaluate.py --run {folder.name} --episodes {episodes}",
+                "seconds": {"whole process": whole, "physics, policy": physics, "physics, expert": expert},
+                "ratio": {"whole / physics": whole / (physics + expert)},
+            },
+        ]
 
 
-def start_up_row(turns: int) -> dict:
-    """train.py --help beside importing torch alone."""
+def memory_rows(folder: Path, device: torch.device) -> list[dict]:
+    """Peak of the default job's training, and of evaluating 100 and 400 episodes; all processes together."""
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        train = ["train.py", "--steps", 200, "--eval-episodes", 0, "--device", device]
+        process([*train, "--out", Path(temporary) / "before"])  # makes demonstrations where there are none yet
+        training = process([*train, "--out", Path(temporary) / "run"], watch_memory=True)
+        rows.append({"what": "memory, training the default job", "megabytes": training, "ratio": {}})
+        tasks = ",".join(load_policy(folder, device).config.tasks[:2])
+        evaluation = ["evaluate.py", "--run", folder, "--tasks", tasks, "--device", device]
+        peaks = [
+            process([*evaluation, "--episodes", n, "--out", Path(temporary) / f"{n}.json"], watch_memory=True)
+            for n in (50, 200)
+        ]
+        rows.append({
+            "what": "memory, evaluating 100 episodes", "megabytes": peaks[0],
+            "ratio": {"400 episodes / 100 episodes": peaks[1] / peaks[0]},
+        })  # fmt: skip
+    return rows
+
+
+def start_up_rows(turns: int) -> list[dict]:
+    """train.py --help beside importing torch alone, and how long the default job takes to its first step."""
     candidates = {
-        "train.py --help": lambda: process(["train.py", "--help"])[0],
-        "import torch": lambda: process(["-c", "import torch"])[0],
+        "train.py --help": lambda: process(["train.py", "--help"]),
+        "import torch": lambda: process(["-c", "import torch"]),
+        "first training step": first_step,
     }
     seconds = take_turns(candidates, turns)
-    ratio = seconds["train.py --help"] / seconds["import torch"]
-    return {"what": "start-up", "seconds": seconds, "ratio": {"help / import torch": ratio}}
+    ratio = {f"{name} / import torch": s / seconds["import torch"] for name, s in seconds.items()}
+    return [{"what": "start-up", "seconds": seconds, "ratio": ratio}]
 
 
-def process(words: list[str]) -> tuple[float, float]:
-    """Run Python with these words. -> seconds; peak memory, in megabytes, of its largest process."""
-    begin = time.perf_counter()
+def first_step() -> float:
+    """Seconds from starting train.py to the first line of its log, demonstrations being there already."""
+    with tempfile.TemporaryDirectory() as temporary:
+        log, begin = Path(temporary) / "run" / "log.jsonl", time.perf_counter()
+        command = [sys.executable, "train.py", "--log-every", "1", "--out", str(log.parent)]
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while not (log.exists() and log.stat().st_size):
+                if child.poll() is not None:
+                    raise RuntimeError(f"train.py has ended with exit code {child.returncode} before its first step")
+                time.sleep(0.01)
+            return time.perf_counter() - begin
+        finally:
+            child.kill()
+            child.wait()
+
+
+def process(words: list, watch_memory: bool = False) -> float:
+    """Run Python with these words. -> seconds, or the most megabytes that it and its children held at once."""
+    begin, peak = time.perf_counter(), 0.0
     with tempfile.TemporaryFile("w+") as output:
-        child = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=output, stderr=output)
-        _, status, usage = os.wait4(child.pid, 0)  # this child's own usage, not the largest of all so far
+        child = subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, stdout=output, stderr=output)
+        while watch_memory and child.poll() is None:
+            peak = max(peak, memory(child.pid))
+            time.sleep(0.2)
+        child.wait()
         seconds = time.perf_counter() - begin
-        if status:
+        if child.returncode:
             output.seek(0)
-            raise RuntimeError(f"{' '.join(words)}: {output.read()[-500:]}")
-    return seconds, usage.ru_maxrss / 1024
+            raise RuntimeError(f"{' '.join(map(str, words))}: {output.read()[-500:]}")
+    return peak if watch_memory else seconds
+
+
+def memory(root: int) -> float:
+    """Megabytes of a process and its descendants (Linux); pages that several of them share count once."""
+    parents, own = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            lines = (folder / "smaps_rollup").read_text().splitlines()
+            own[int(folder.name)] = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+        except OSError:  # it has just ended, or is somebody else's
+            continue
+
+    def below(pid: int) -> bool:
+        return pid == root or (pid in parents and below(parents[pid]))
+
+    return sum(megabytes for pid, megabytes in own.items() if below(pid))
 
 
 def table(result: dict) -> str:
     """One line per row: what, and how many times as long as ours each other thing takes."""
     lines = [f"fastest matrix product: {result['peak_gflops']:.0f} GFLOP/s"]
     for row in result["rows"]:
-        ratios = ", ".join(f"{name} {value:.2f}" for name, value in row["ratio"].items() if name != "ours")
+        ratios = ", ".join(f"{name} {value:.2f}" for name, value in row["ratio"].items() if value != 1)
+        ratios += f"{row['megabytes']:.0f} MB" if "megabytes" in row else ""
         share = f"; {row['share_of_peak']:.0%} of the matrix product's speed" if "share_of_peak" in row else ""
         lines.append(f"{row['what']:<44} {ratios}{share}")
     return "\n".join(lines)
@@ -276,7 +399,8 @@ def table(result: dict) -> str:
 
 def main(config: BenchmarkConfig) -> dict:
     """Measure everything. Returns what the command's last line says: the path written and the ratios."""
-    device, path, folder = choose_device(config.device), Path(config.out), Path(config.run)
+    device, folder = choose_device(config.device), Path(config.run)
+    path = Path(config.out or ROOT / "study" / "speed" / f"{device.type}.json")
     if config.turns < 1 or config.episodes < 1:
         raise BadInput("--turns and --episodes must be at least 1")
     load_policy(folder, device)  # refuses what is no run, before minutes of measuring
@@ -287,8 +411,9 @@ def main(config: BenchmarkConfig) -> dict:
         lambda: training_rows(peer, device, config.turns),
         lambda: acting_rows(peer, device, config.turns),
         lambda: scaling_rows(device, config.turns),
-        lambda: [evaluation_row(folder, config.episodes, str(device))],
-        lambda: [start_up_row(config.turns)],
+        lambda: evaluation_rows(folder, config.episodes, device),
+        lambda: memory_rows(folder, device),
+        lambda: start_up_rows(config.turns),
     ]
     for measure in measurements:
         for row in measure():
@@ -299,7 +424,8 @@ def main(config: BenchmarkConfig) -> dict:
     result.update(provenance(0, str(device)))
     write_json(path, result)
     say(table(result))
-    return {"ratios": {row["what"]: row["ratio"] for row in result["rows"]}, "wrote": [str(path)]}
+    figure = figures.speed(result["rows"], path.with_suffix(".png"))
+    return {"ratios": {row["what"]: row["ratio"] for row in result["rows"]}, "wrote": [str(path), str(figure)]}
 
 
 if __name__ == "__main__":

@@ -104,9 +104,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
 
     with Roller(workers) as roller, tqdm(total=2 * len(todo), unit="episode", desc="evaluation") as bar:
         played = roller.play(act, todo, on_done=lambda _: bar.update())
-        experts = roller.play_expert(
-            [Episode(e.task, e.seed, expert=True) for e in todo], on_done=lambda _: bar.update()
-        )
+        experts = _play_experts(roller, todo, bar)
 
     result = {"tasks": {}, "mean_success": None, "sampler": sampler, "sampling_steps": steps}
     for task in tasks:
@@ -128,6 +126,24 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
     result["seconds"] = round(time.perf_counter() - started, 2)
     complete = [next((e for e in played if e.task == task and not e.lost), None) for task in tasks]
     return result, [(e, np.stack(weights[e.task, e.seed])) for e in complete if e]
+
+
+_experts: dict[tuple[str, int], Episode] = {}  # by task and seed: the expert's episode is the same beside every policy
+
+
+def _play_experts(roller: Roller, todo: list[Episode], bar) -> list[Episode]:
+    """The scripted expert on the same episodes, each played once in the life of this process."""
+
+    def forget_records(episode: Episode) -> None:  # 50 kB each, which nobody asks for here
+        for record in (episode.observations, episode.actions, episode.executed, episode.rewards, episode.phases):
+            record.clear()
+        bar.update()
+
+    new = [Episode(e.task, e.seed, expert=True) for e in todo if (e.task, e.seed) not in _experts]
+    bar.update(len(todo) - len(new))
+    played = {(e.task, e.seed): e for e in roller.play_expert(new, on_done=forget_records)}
+    _experts.update({key: e for key, e in played.items() if not e.lost})
+    return [played.get(key) or _experts[key] for key in ((e.task, e.seed) for e in todo)]
 
 
 def _count(episodes: list[Episode]) -> dict:

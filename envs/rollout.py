@@ -1,11 +1,11 @@
 """Play many episodes at once: a few worker processes simulate, the main process runs one batched policy.
 
-A policy call costs nearly the same for 1 and for 50 observations, and a message between processes costs as much as a
-simulation step. So a whole action chunk travels per message, and all running episodes wait for the same policy call:
+A policy call costs far less than twice as much for twice the observations, and a message between processes costs as
+much as a simulation step. So a whole action chunk travels per message, many episodes share a policy call, and they form
+two groups that take turns: while the policy thinks for one group, the workers simulate the other.
 
-    main      [policy for all] ------> [policy for all] ------>
-    worker 1           [H steps, its episodes]  [H steps ...]
-    worker 2           [H steps, its episodes]  [H steps ...]
+    main      [policy for A] [policy for B] [policy for A] [policy for B]
+    workers   [H steps of B] [H steps of A] [H steps of B] [H steps of A]
 
 Workers are plain Python processes without torch: they start in a second and share no thread pool with the policy.
 """
@@ -42,7 +42,7 @@ class Episode:
     render_every: int = 0  # keep a picture of every n-th step; 0 renders nothing
     success: bool = False
     steps: int = 0  # until the first success, or until the end
-    seconds: float = 0.0  # of simulation, in the worker, resetting included
+    seconds: float = 0.0  # of simulation, resetting included: processor time, so waiting for a busy core is not in it
     lost: str = ""  # why it could not be played to its end: then it counts neither as success nor as failure
     # Recorded, (steps, ...) each; observations have one more row. Policy episodes keep only `phases` and `frames`.
     phases: list = field(default_factory=list)  # per step: near object 0..1, grasped 0..1, success 0..1
@@ -58,9 +58,9 @@ class Roller:
 
     Args:
         workers: processes; by default one per core, at most 8.
-        slots: episodes in flight at once, each with a simulator of 40 MB. Which ones does not depend on the number of
-            workers, and neither does the batch that the policy sees: two machines with different core counts play the
-            same evaluation.
+        slots: episodes in flight at once, half of them in each group, each with a simulator of 40 MB. Which ones does
+            not depend on the number of workers, and neither does the batch that the policy sees: two machines with
+            different core counts play the same evaluation.
     """
 
     MOST_DEATHS = 5  # one may be the out-of-memory killer's bad luck; five are a broken installation
@@ -140,46 +140,59 @@ class Roller:
         """
         done: dict[int, Episode] = {}
         waiting = list(range(len(episodes)))[::-1]
-        running: dict[int, tuple[Connection, np.ndarray, int]] = {}  # index -> worker, observation, chunk number
-        while waiting or running:
-            # Fill free slots, each with the worker that has least to do, and reset those episodes.
-            load = {connection: 0 for connection in self.workers}
-            for connection, _, _ in running.values():
-                load[connection] += 1
-            orders: dict[Connection, list] = defaultdict(list)
-            while waiting and len(running) + sum(map(len, orders.values())) < self.slots:
-                index, connection = waiting.pop(), min(load, key=load.get)
-                load[connection] += 1
-                orders[connection].append((index, episodes[index], None))
-            # All observations of running episodes in one batch, in a fixed order; one policy call.
-            indices = sorted(running)
-            if indices:
-                observations = np.stack([running[i][1] for i in indices])
-                chunks = act(observations, [episodes[i] for i in indices], [running[i][2] for i in indices])
-                for i, chunk in zip(indices, chunks, strict=True):
-                    orders[running[i][0]].append((i, None, np.asarray(chunk)))
-            for connection, order in orders.items():
-                _send(connection, ("chunk", order))
-            for connection, order in orders.items():
+        room = max(1, min(self.slots, len(episodes) + 1) // 2)  # in each group; few episodes are halved as well
+        # For each group: running episode -> its worker, observation, chunk number; and worker -> what it was sent last.
+        running: list[dict[int, tuple[Connection, np.ndarray, int]]] = [{}, {}]
+        sent: list[dict[Connection, list[int]]] = [{}, {}]
+
+        def finish(index: int, episode: Episode) -> None:
+            for group in running:
+                group.pop(index, None)
+            done[index] = episode
+            on_done(episode)
+
+        def receive(group: int) -> None:
+            """The answers to what this group was sent. A worker answers in order, so they come before the others'."""
+            for connection in list(sent[group]):
                 try:
                     reply = connection.recv()
                 except (EOFError, OSError):  # OSError: it died in the middle of a message
-                    held = [index for index, _, _ in order]
-                    for index in held:
-                        running.pop(index, None)
-                        done[index] = episodes[index]
+                    held = [index for orders in sent for index in orders.pop(connection, [])]  # of both groups
                     self._bury(connection, [episodes[index] for index in held])
                     for index in held:
-                        on_done(episodes[index])
+                        finish(index, episodes[index])
                     continue
                 for index, observation, finished in reply:
                     if finished is None:
-                        chunk_number = running[index][2] + 1 if index in running else 0
-                        running[index] = (connection, observation, chunk_number)
+                        chunk_number = running[group][index][2] + 1 if index in running[group] else 0
+                        running[group][index] = (connection, observation, chunk_number)
                     else:
-                        running.pop(index, None)
-                        done[index] = finished
-                        on_done(finished)
+                        finish(index, finished)
+
+        def order(group: int) -> None:
+            """Ask the policy for this group's next chunks, start new episodes in its free slots, and send both."""
+            orders: dict[Connection, list] = defaultdict(list)
+            # All observations in one batch, in a fixed order; one policy call.
+            indices = sorted(running[group])
+            if indices:
+                observations = np.stack([running[group][i][1] for i in indices])
+                chunks = act(observations, [episodes[i] for i in indices], [running[group][i][2] for i in indices])
+                for i, chunk in zip(indices, chunks, strict=True):
+                    orders[running[group][i][0]].append((i, None, np.asarray(chunk)))
+            other = sent[1 - group]
+            for _ in range(min(room - len(indices), len(waiting))):
+                # To the worker that has least to do in this group, and of these to the one with least in the other.
+                connection = min(self.workers, key=lambda c: (len(orders[c]), len(other.get(c, ()))))
+                index = waiting.pop()
+                orders[connection].append((index, episodes[index], None))
+            sent[group] = {connection: [index for index, _, _ in o] for connection, o in orders.items() if o}
+            for connection in sent[group]:
+                _send(connection, ("chunk", orders[connection]))
+
+        while len(done) < len(episodes):
+            for group in (0, 1):
+                receive(group)
+                order(group)
         return [done[i] for i in range(len(episodes))]
 
 
@@ -259,17 +272,17 @@ class _Worker:
 
 def _reset(episode: Episode, env: MetaWorldEnv) -> np.ndarray:
     """MetaWorld moves the hand to its place by simulating a hundred steps, so resetting counts as simulation."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     observation, _ = env.reset(seed=episode.seed)
-    episode.seconds += time.perf_counter() - begin
+    episode.seconds += time.process_time() - begin
     return observation
 
 
 def _step(episode: Episode, env: MetaWorldEnv, action: np.ndarray):
     """One step, and the bookkeeping that policy and expert episodes share."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     observation, reward, _, truncated, info = env.step(action)
-    episode.seconds += time.perf_counter() - begin
+    episode.seconds += time.process_time() - begin
     episode.steps += not episode.success
     episode.success = episode.success or info["success"]
     episode.phases.append([float(info["near_object"]), float(info["grasp_success"]), float(info["success"])])
