@@ -36,14 +36,16 @@ def draw(rows: list[dict], path: Path) -> Path:
     plt = figures._pyplot()
     figure, axis = plt.subplots(figsize=(7, 3.5))
     for i, sampler in enumerate(SETTINGS):
-        settings = sorted({r["steps"] for r in rows if r["sampler"] == sampler})
-        counts = [
-            [(r["successes"], r["n"]) for r in rows if (r["sampler"], r["steps"]) == (sampler, s)] for s in settings
-        ]
-        pooled = [tuple(map(sum, zip(*c, strict=True))) for c in counts]
-        rates = [s / n for s, n in pooled]
-        low, high = zip(*(wilson_interval(s, n) for s, n in pooled), strict=True)
-        errors = [[r - a for r, a in zip(rates, low, strict=True)], [b - r for r, b in zip(rates, high, strict=True)]]
+        counts: dict[int, list[int]] = {}  # steps -> successes, episodes, over all runs
+        for r in rows:
+            if r["sampler"] == sampler:
+                successes, n = counts.get(r["steps"], (0, 0))
+                counts[r["steps"]] = [successes + r["successes"], n + r["n"]]
+        settings = sorted(counts)
+        rates = [counts[s][0] / counts[s][1] for s in settings]
+        ends = [wilson_interval(*counts[s]) for s in settings]
+        errors = [[rate - low for rate, (low, _) in zip(rates, ends, strict=True)],
+                  [high - rate for rate, (_, high) in zip(rates, ends, strict=True)]]  # fmt: skip
         axis.errorbar(settings, rates, yerr=errors, marker="o", capsize=3, color=figures.COLORS[i], label=sampler)
     experts = [(r["expert_successes"], r["n"]) for r in rows]
     axis.axhline(sum(s for s, _ in experts) / sum(n for _, n in experts), color="black", label="scripted expert")
