@@ -51,7 +51,7 @@ def build_policy(variant: str, settings: dict):
         raise BadInput(str(error)) from error
 
 
-def _taken(folder: Path) -> bool:
+def taken(folder: Path) -> bool:
     """Whether anything is there. Empty folders are free: they are what an interrupted command leaves behind."""
     return folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*")))
 
@@ -59,7 +59,7 @@ def _taken(folder: Path) -> bool:
 def free_folder(wanted: Path) -> Path:
     """runs/x, or runs/x-2, runs/x-3, ... : the first that is not taken yet."""
     candidate, number = wanted, 2
-    while _taken(candidate):
+    while taken(candidate):
         candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
     return candidate
 
@@ -67,10 +67,10 @@ def free_folder(wanted: Path) -> Path:
 def claim_folder(folder: Path, overwrite: bool) -> None:
     """Create the run folder. BadInput if it is taken (unless by a run, and asked to overwrite) or cannot be written."""
     try:
-        taken = _taken(folder)
-        if taken and not overwrite:
+        full = taken(folder)
+        if full and not overwrite:
             raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
-        if taken:
+        if full:
             read_config(folder)  # raises for anything but a run: --overwrite is no licence to empty other folders
         (folder / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+import adapt
 import evaluate
 import train
 
@@ -20,7 +21,7 @@ def data_dir(tmp_path_factory) -> Path:
 
 def command(module, *arguments: object) -> dict:
     """Run a script's main() as its command line would, minus the process. Returns what its last line would say."""
-    config = {train: train.TrainConfig, evaluate: evaluate.EvaluateConfig}[module]
+    config = {train: train.TrainConfig, evaluate: evaluate.EvaluateConfig, adapt: adapt.AdaptConfig}[module]
     result = module.main(tyro.cli(config, args=[str(a) for a in arguments]))
     return json.loads(json.dumps(result))  # it must survive the way to stdout
 

@@ -1,0 +1,301 @@
+"""Teach a trained policy new tasks, by adding components, and measure what it forgets.
+
+    python adapt.py --run runs/mt6 --tasks door-close                         # one new task, or several together
+    python adapt.py --run runs/mt6 --sequence door-close,drawer-close         # one after another
+
+| mode          | what trains                                               | source                                   |
+|---------------|-----------------------------------------------------------|------------------------------------------|
+| add-component | new components, which start as copies, and the router     | FDP, arXiv 2512.21898                    |
+| router        | the router                                                | the paper's router-only adaptation       |
+| components    | some of the existing components, and the router           | the paper's fine-tuning of a subset      |
+| full          | everything                                                | the baseline that forgets                |
+| scratch       | a fresh policy, on the new tasks alone                    | the lower line of every plot             |
+
+With every mode the new tasks' embeddings train too: they are what a name means. The encoder is frozen (the frozen
+components see through it), except with full, scratch and --train-encoder. The normaliser is never fitted again.
+
+| retain | how old tasks are kept                                                   | what it costs                   |
+|--------|--------------------------------------------------------------------------|---------------------------------|
+| exact  | each keeps its router and its components: the same actions, bit for bit  | a router per stage; task names  |
+| replay | a few old observations, on which the router imitates the old router      | 10 kB per old task, kept        |
+| paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch.nn.utils import parametrize
+from tqdm import tqdm
+
+import checkpoint
+import continual
+import evaluate
+import figures
+from cli import BadInput, parse, provenance, run, say, write_json
+from envs.demos import demonstrations, make_windows
+from envs.metaworld import resolve_tasks
+from grow import count, grow, most_used, release, train_only
+from train import learning_rate
+
+REPLAYED = 64  # observations kept per old task; 39 numbers each
+REPLAY_WEIGHT = 10.0  # of the router's squared error on them, beside the new tasks' loss
+
+
+@dataclass
+class AdaptConfig:
+    """Learn new tasks from a trained run, into a new run; evaluate.py plays it like any other."""
+
+    run: str  # the run to start from; it is only read
+    tasks: str = ""  # new tasks, learned together
+    sequence: str = ""  # or: new tasks, learned one after another, all known tasks evaluated after each
+    mode: Literal["add-component", "router", "components", "full", "scratch"] = "add-component"  # what trains
+    retain: Literal["exact", "replay", "paper"] | None = (
+        None  # default exact; paper where the mode permits nothing else
+    )
+    new_components: int = 1  # how many add-component adds, at each stage
+    start_from: str = (
+        "most-used"  # what they copy: most-used (on the new demonstrations) | random | a component's number
+    )
+    train_components: str = ""  # mode components: which, such as 0,2
+    train_encoder: bool = False  # the authors' setting; it moves what old components see
+    demos_per_task: int = 25  # the paper's number
+    steps: int | None = None  # optimiser steps of a stage; default 2000 for each new task
+    batch_size: int = 64
+    lr: float = 1e-3  # schedule, weight decay, clipping and averaging are train.py's
+    eval_episodes: int = 50  # per task, old and new, after each stage; 0 trains only
+    seed: int = 0
+    device: str = "auto"  # auto | cpu | cuda
+    data_dir: str = "data"
+    out: str = ""  # run folder; default runs/NAME-TASKS-MODE. A sequence has a folder per stage in it
+
+
+def check(config: AdaptConfig) -> list[str]:
+    """Refuse what cannot work before anything is made; fill in defaults. Returns the new tasks."""
+    if bool(config.tasks) == bool(config.sequence):
+        raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
+    least = {"new_components": 1, "demos_per_task": 1, "steps": 1, "batch_size": 1, "eval_episodes": 0, "seed": 0}
+    for name, minimum in least.items():
+        if getattr(config, name) is not None and not minimum <= getattr(config, name) < 2**31:
+            raise BadInput(f"--{name.replace('_', '-')} must be at least {minimum}, got {getattr(config, name)}")
+    if not config.lr > 0:
+        raise BadInput(f"--lr must be greater than 0, got {config.lr}")
+    moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
+    config.retain = config.retain or ("paper" if moves_old else "exact")
+    if config.retain == "exact" and moves_old:
+        raise BadInput("--retain exact needs old components and the encoder frozen: use mode router or add-component")
+    if config.retain == "replay" and config.mode in ("full", "scratch"):
+        raise BadInput(f"--retain replay keeps the router, and mode {config.mode} moves everything: leave it out")
+    if (config.mode == "components") != bool(config.train_components):
+        raise BadInput("--train-components, such as 0,2, goes with --mode components, and is needed there")
+    return resolve_tasks(config.tasks or config.sequence)
+
+
+def numbers(text: str, K: int, flag: str) -> list[int]:
+    """'0,2' -> [0, 2], each a component of the run."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) < K for part in parts):
+        raise BadInput(f"{flag} must name components of this run, 0 to {K - 1}, got '{text}'")
+    return sorted({int(part) for part in parts})
+
+
+def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], observations) -> tuple:
+    """Grow the policy and freeze what the mode leaves alone. -> (variant, policy, {part: (parameters, trained)})."""
+    known, K = len(policy.config.tasks), policy.config.components
+    if config.mode == "scratch":
+        variant = "fdp" if variant == "staged" else variant
+        settings = {k: v for k, v in asdict(policy.config).items() if k != "stages"} | {"tasks": tasks}
+        grown = checkpoint.build_policy(variant, settings)
+    else:
+        if config.mode != "full" and not hasattr(policy, "router"):
+            raise BadInput(f"policy '{variant}' has no router: use mode full or scratch")
+        start = config.start_from
+        if start == "most-used":
+            start = str(most_used(policy, observations))
+        elif start != "random":
+            numbers(start, K, "--start-from (besides most-used and random)")
+        new = config.new_components if config.mode == "add-component" else 0
+        variant, grown = grow(variant, policy, tasks, new, start, config.retain == "exact")
+        if new:
+            say(f"new components start {'at random' if start == 'random' else f'as copies of component {start}'}")
+    if config.mode in ("full", "scratch"):
+        return (
+            variant,
+            grown,
+            {name: (count(part), count(part)) for name, part in grown.named_children() if count(part)},
+        )
+    subset = list(range(K, grown.config.components))
+    if config.mode == "components":
+        subset = numbers(config.train_components, K, "--train-components")
+    rows = list(range(known, known + len(tasks)))
+    return variant, grown, train_only(grown, subset, rows, config.train_encoder)
+
+
+def report_range(policy, observations, task: str) -> None:
+    """Say where a new task leaves what the normaliser was fitted to: there the policy sees clipped numbers."""
+    n = policy.normalizer
+    beyond = ((n.add_differences(observations) - n.observation_mean) / n.observation_scale).abs() - n.CLIP
+    share, most = (beyond > 0).float().mean().item(), beyond.max().item()
+    if share:
+        say(
+            f"{task}: {share:.1%} of its observed numbers are clipped, up to {most:.1f} scales outside the normaliser's"
+        )
+
+
+def replay_data(config: AdaptConfig, origin: Path, policy, device) -> tuple[dict, tuple]:
+    """Old observations by task, and for training: observations, task indices, the old router's weights on them."""
+    path = origin / "replay.safetensors"
+    kept = safetensors.torch.load_file(path) if path.exists() else {}
+    missing = [task for task in policy.config.tasks if task not in kept]
+    for task, episodes in (demonstrations(missing, 5, Path(config.data_dir)) if missing else {}).items():
+        kept[task] = pick(make_windows(episodes, 1)[0])
+    observations = torch.cat([kept[task] for task in policy.config.tasks]).to(device)
+    index = policy.task_index([task for task in policy.config.tasks for _ in kept[task]]).to(device)
+    with torch.no_grad():
+        return kept, (observations, index, policy.weigh(policy.encode(observations, index)))
+
+
+def pick(observations) -> torch.Tensor:
+    """REPLAYED of them, spread evenly."""
+    return observations[np.linspace(0, len(observations) - 1, REPLAYED).astype(int)].clone()
+
+
+def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> None:
+    """One stage: from the run in `origin`, which is only read, to one in `folder` that knows `tasks` too."""
+    clock, device = time.perf_counter, checkpoint.choose_device(config.device)
+    source, policy = checkpoint.read_config(origin), checkpoint.load_policy(origin, device)
+    demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir))
+    windows = [make_windows(demos[task], policy.config.horizon) for task in tasks]
+    observations, actions = (torch.cat(parts).to(device) for parts in zip(*windows, strict=True))
+
+    # ---- Grow, freeze, and say what learns.
+    begin = clock()
+    torch.manual_seed(config.seed)
+    variant, grown, parts = prepare(config, source["policy"], policy, tasks, observations)
+    grown.to(device)
+    if config.mode == "scratch":
+        grown.normalizer.fit(observations, actions[:, 0])
+    for task, (o, _) in zip(tasks, windows, strict=True):
+        report_range(grown, o.to(device), task)
+    index = grown.task_index([t for t, (o, _) in zip(tasks, windows, strict=True) for _ in o]).to(device)
+    say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
+    for name, numbers_of in parts.items():
+        say(f"{name:<16}{numbers_of[0]:>12,}{numbers_of[1]:>12,}")
+    kept, replay = replay_data(config, origin, policy, device) if config.retain == "replay" else ({}, None)
+    stage = {"tasks": tasks, "mode": config.mode, "retain": config.retain, "components": grown.config.components,
+             "trained_parameters": sum(trained for _, trained in parts.values())}  # fmt: skip
+    if config.sequence and config.eval_episodes and config.mode != "scratch":  # for forward transfer
+        with torch.no_grad(), parametrize.cached():
+            result, _ = evaluate.evaluate(grown, tasks, config.eval_episodes)
+        stage["success_before_learning"] = {task: result["tasks"][task]["success"] for task in tasks}
+    checkpoint.claim_folder(folder, overwrite=True)
+    about = {**provenance(config.seed, str(device)), "adapted": [*source.get("adapted", []), stage]}
+    checkpoint.begin_run(folder, asdict(config) | {"policy": variant, "run": str(origin)}, asdict(grown.config), about)
+
+    # ---- The loop: train.py's, over fewer parameters.
+    parameters = [p for p in grown.parameters() if p.requires_grad]
+    average = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=1e-4, fused=True)
+    log = (folder / "log.jsonl").open("w")
+    for step in tqdm(range(config.steps), unit="step", desc=", ".join(tasks), mininterval=0.5):
+        rows = torch.randint(0, len(observations), (config.batch_size,), device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), parametrize.cached():
+            loss = grown.loss(observations[rows], index[rows], actions[rows]).mean()
+            if replay:
+                old, old_index, weights = replay
+                drift = grown.weigh(grown.encode(old, old_index))  # a new component should have no weight there, and
+                drift = torch.cat([drift[:, : weights.shape[1]] - weights, drift[:, weights.shape[1] :]], dim=1)
+                loss = loss + REPLAY_WEIGHT * drift.square().sum(1).mean()  # the old ones what they had
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(average, parameters, 1 - min(1 - (1 + step) ** -0.75, 0.9999))
+        if (step + 1) % 50 == 0 or step == config.steps - 1:
+            if not math.isfinite(loss.item()):
+                raise BadInput(f"the loss is {loss.item()} by step {step + 1}: lower --lr (now {config.lr})")
+            log.write(json.dumps({"step": step + 1, "loss": loss.item(), "lr": learning_rate(config, step)}) + "\n")
+    log.close()
+    with torch.no_grad():
+        for p, mean in zip(parameters, average, strict=True):
+            p.copy_(mean)
+    release(grown)
+    stage["seconds"] = round(clock() - begin, 1)
+
+    # ---- Save. The weights come last: a folder that has them holds a finished stage.
+    if kept:
+        kept |= {task: pick(o) for task, (o, _) in zip(tasks, windows, strict=True)}
+        safetensors.torch.save_file(kept, folder / "replay.safetensors")
+    figures.training_curve(figures.read_log(folder / "log.jsonl"), folder / "figures" / "training.png")
+    write_json(folder / "config.json", checkpoint.read_config(folder) | {"adapted": about["adapted"]})
+    checkpoint.save_weights(folder, grown.state_dict(), config.steps, stage["seconds"])
+
+
+def unfinished(config: AdaptConfig, origin: Path, folder: Path) -> bool:
+    """Whether a stage is still to be made. BadInput if the folder holds something else."""
+    if not checkpoint.taken(folder):
+        return True
+    if not config.sequence:
+        raise BadInput(f"{folder} exists: choose another --out")
+    before, now = checkpoint.read_config(folder)["train"], asdict(config) | {"run": str(origin)}
+    for name in now:
+        if name not in ("out", "device", "data_dir", "eval_episodes") and before.get(name) != now[name]:
+            raise BadInput(f"{folder} was made with {name} = {before.get(name)}, not {now[name]}: choose another --out")
+    return not (folder / "model.safetensors").exists()
+
+
+def main(config: AdaptConfig) -> dict:
+    """Learn, stage by stage, and evaluate. Returns what the command's last line says: success, seconds, paths."""
+    tasks, origin, device = check(config), Path(config.run), checkpoint.choose_device(config.device)
+    source = checkpoint.read_config(origin)
+    for task in tasks:
+        if task in source["policy_config"]["tasks"]:
+            knows = ", ".join(source["policy_config"]["tasks"])
+            raise BadInput(f"the run in {origin} knows '{task}' already; it knows {knows}")
+    if source["policy"] == "staged" and config.retain != "exact" and config.mode != "scratch":
+        raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
+    stages = [[task] for task in tasks] if config.sequence else [tasks]
+    config.steps = config.steps or 2000 * len(stages[0])
+    name = f"{origin.name}-{(config.tasks or config.sequence).replace(',', '-')[:100]}-{config.mode}-{config.retain}"
+    default = Path("runs") / name
+    out = Path(config.out) if config.out else default if config.sequence else checkpoint.free_folder(default)
+    success, history, experts, written = [], [], {}, []
+
+    def measure(run: Path, path: Path) -> None:
+        result = continual.evaluated(run, path, config.eval_episodes, device)
+        say(evaluate.table(result))
+        success.append({task: r["success"] for task, r in result["tasks"].items()})
+        experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})
+
+    for i, new in enumerate(stages, 1):
+        folder = out / f"{i}-{'-'.join(new)}" if config.sequence else out
+        if unfinished(config, origin, folder):
+            learn(config, origin, new, folder)
+        if config.eval_episodes and i == 1 and config.mode != "scratch":
+            measure(origin, out / "before" / "evaluation.json")
+        if config.eval_episodes:
+            measure(folder, folder / "evaluation.json")
+        origin = folder
+        history.append(checkpoint.read_config(folder)["adapted"][-1] | {"bytes": continual.size(folder)})
+        written.append(str(folder))
+    summary = {"run": str(origin), "seconds": sum(stage["seconds"] for stage in history), "wrote": written}
+    if config.eval_episodes:
+        measured = continual.metrics(success, history)
+        result = {"success": success, "expert": experts, "stages": history, **measured}
+        write_json(out / "adaptation.json", result | provenance(config.seed, str(device)))
+        written += [str(out / "adaptation.json"), str(figures.success_matrix(result, out / "figures" / "matrix.png"))]
+        summary |= measured
+    return summary
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse(AdaptConfig)))

@@ -1,0 +1,318 @@
+"""Adaptation: what must not move does not, to the last bit; what grows begins as what it was; bad input is refused."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import command
+
+import adapt
+import continual
+from checkpoint import load_policy, read_config
+from cli import BadInput
+from fdp import Policy, PolicyConfig
+from grow import count, grow, most_used, newest_router, only_rows, release, train_only
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def flags(data_dir):
+    return ["--steps", 6, "--demos-per-task", 2, "--data-dir", data_dir, "--eval-episodes", 0, "--device", "cpu"]
+
+
+def fingerprint(folder) -> dict:
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def chunks(policy, tasks, seed=0):
+    random = np.random.default_rng(seed)
+    noise = torch.tensor(random.standard_normal((len(tasks), 8, 4)), dtype=torch.float32)
+    return policy.act(random.standard_normal((len(tasks), 39)) * 0.2, tasks, noise=noise)
+
+
+def make_policy(router="softmax", target="velocity", conditioning="name", K=3) -> Policy:
+    torch.manual_seed(0)
+    config = PolicyConfig(39, 4, ["reach", "push"], K, channels=(8, 16), router=router, target=target,
+                          task_conditioning=conditioning)  # fmt: skip
+    return Policy(config).eval()
+
+
+# ------------------------------------------------------------------------------------------------ growing
+
+
+@pytest.mark.parametrize("router,target", [("softmax", "velocity"), ("raw", "noise")])
+@pytest.mark.parametrize("new", [1, 3])
+def test_a_grown_policy_does_what_it_did(router, target, new):
+    policy = make_policy(router, target)
+    before, _ = chunks(policy, ["reach", "push"] * 4)
+    variant, grown = grow("fdp", policy, ["drawer-open"], new, "1", exact=False)
+    after, weights = chunks(grown, ["reach", "push"] * 4)
+    assert variant == "fdp" and weights.shape[1] == 3 + new and np.allclose(before, after, atol=1e-4)
+    # A copy of another component without sharing its weight is another function: the check above can fail.
+    newest_router(grown).net[-1].bias.data[3] += 1
+    assert not np.allclose(before, chunks(grown, ["reach", "push"] * 4)[0], atol=1e-3)
+
+
+def test_new_components_copy_the_one_named_or_nothing():
+    policy = make_policy()
+    for start, copied in (("0", 0), ("2", 2), ("random", None)):
+        _, grown = grow("fdp", policy, ["drawer-open"], 2, start, exact=False)
+        for name, p in grown.components.named_parameters():
+            assert torch.equal(p[:3], policy.components.get_parameter(name)), name
+            for k in (3, 4):
+                assert torch.equal(p[k], p[copied]) if copied is not None else (p[k] != p[:3]).any(), name
+
+
+def test_most_used_is_measured_on_the_observations():
+    policy = make_policy()
+    observations = torch.randn(50, 39)
+    condition = policy.encoder(policy.normalizer.observation(observations)) + policy.task_embedding.weight.mean(0)
+    winner = int(policy.router(condition).mean(0).argmax())
+    assert most_used(policy, observations) == winner
+    with torch.no_grad():  # turn the router to another component, and the answer follows
+        policy.router.net[-1].bias[(winner + 1) % 3] += 10
+    assert most_used(policy, observations) == (winner + 1) % 3
+
+
+# ------------------------------------------------------------------------------------------------ freezing
+
+
+def test_rows_that_do_not_learn_stay_bit_equal_under_weight_decay_and_momentum():
+    policy = make_policy()
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    train_only(policy, [1], [1], encoder=False)
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=0.1, weight_decay=1.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        policy.loss(torch.randn(8, 39), torch.ones(8, dtype=torch.long), torch.rand(8, 8, 4)).mean().backward()
+        optimizer.step()
+    release(policy)
+    for name, value in policy.state_dict().items():
+        rows = [1] if name.startswith(("components", "task_embedding")) else range(len(value))
+        learns = name.startswith(("components", "task_embedding", "router"))
+        for row in range(len(value)):
+            same = torch.equal(value[row], before[name][row])
+            assert same != (learns and row in rows), (name, row)
+
+
+def test_zeroed_gradients_would_not_have_been_enough():
+    """The trap that `only_rows` is for: AdamW moves a parameter whose gradient is zero."""
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=1.0)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert not torch.equal(weight, torch.ones(2, 3))
+
+
+def test_rows_put_back_are_what_was_learned():
+    layer = torch.nn.Linear(3, 4)
+    whole = layer.weight.detach().clone()
+    only_rows(layer, [3, 1])
+    assert torch.equal(layer.weight, whole) and count(layer, learning=True) == 2 * 3 + 2
+    with torch.no_grad():
+        layer.parametrizations.weight.original.add_(1)
+    release(layer)
+    assert torch.equal(layer.weight, whole + torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None])
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"] or len(list(layer.parameters())) == 2
+
+
+MOVES = {  # which parts of the source's tensors an adaptation may move; None: everything
+    "add-component": {"router"}, "router": {"router"}, "components": {"router", "components"}, "full": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MOVES)
+def test_each_mode_moves_what_its_row_of_the_table_says(tiny_run, flags, tmp_path, mode):
+    more = ["--train-components", "1,3"] if mode == "components" else []
+    retain = [] if mode == "full" else ["--retain", "paper"]
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--mode", mode, *more, *retain, *flags, "--out",
+            tmp_path / "run")  # fmt: skip
+    old, new = load_policy(tiny_run, CPU), load_policy(tmp_path / "run", CPU)
+    assert new.config.tasks == ["reach", "push", "drawer-open"]
+    assert new.config.components == 4 + (mode == "add-component")
+    changed = set()
+    for name, value in old.state_dict().items():
+        now = new.state_dict()[name]
+        if mode == "components" and name.startswith("components"):
+            assert torch.equal(now[[0, 2]], value[[0, 2]]) and not torch.equal(now[[1, 3]], value[[1, 3]]), name
+        if not torch.equal(now[: len(value)], value):
+            changed.add(name.split(".")[0])
+    assert changed == (MOVES[mode] or {"encoder", "task_embedding", "components", "router"})
+    stage = read_config(tmp_path / "run")["adapted"][-1]
+    parts = {"router": count(new.router), "task_embedding": 128, "components": count(new.components) // 5}
+    if mode == "add-component":
+        assert stage["trained_parameters"] == sum(parts.values())
+    if mode == "full":
+        assert stage["trained_parameters"] == count(new)
+
+
+def test_train_encoder_moves_the_encoder_and_only_then(tiny_run, flags, tmp_path):
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--train-encoder", *flags, "--out", tmp_path / "run")
+    old, new = load_policy(tiny_run, CPU), load_policy(tmp_path / "run", CPU)
+    assert not torch.equal(old.encoder[0].weight, new.encoder[0].weight)
+    assert torch.equal(old.normalizer.observation_mean, new.normalizer.observation_mean)
+
+
+# ------------------------------------------------------------------------------------------------ retention
+
+
+def test_exact_keeps_every_old_action_bit_for_bit_over_several_stages(tiny_run, flags, tmp_path):
+    old = load_policy(tiny_run, CPU)
+    expected = chunks(old, ["reach", "push", "push"])
+    learned, origin = {}, tiny_run
+    for stage, (task, mode) in enumerate((("drawer-open", "add-component"), ("window-close", "router"),
+                                          ("drawer-close", "add-component"))):  # fmt: skip
+        command(adapt, "--run", origin, "--tasks", task, "--mode", mode, *flags, "--out", tmp_path / str(stage))
+        origin = tmp_path / str(stage)
+        policy = load_policy(origin, CPU)
+        assert type(policy).__module__ == "variants.staged"
+        for tasks, (actions, weights) in {("reach", "push", "push"): expected, **learned}.items():
+            now, now_weights = chunks(policy, list(tasks))
+            assert np.array_equal(now, actions), (task, tasks)
+            assert np.array_equal(now_weights[:, : weights.shape[1]], weights)
+            assert (now_weights[:, weights.shape[1] :] == 0).all()
+        learned[task, task] = chunks(policy, [task, task])
+    assert policy.config.components == 6 and [k for k, _ in policy.config.stages] == [4, 5, 5, 6]
+    # The same in one batch with other tasks: each gets the rows of its own stage.
+    mixed, _ = chunks(policy, ["push", "drawer-close", "reach"])
+    swapped = np.random.default_rng(0).standard_normal((3, 8, 4))
+    alone, _ = policy.act(_observations(3)[[0, 2]], ["push", "reach"], noise=torch.tensor(swapped[[0, 2]]).float())
+    assert np.array_equal(mixed[[0, 2]], alone)
+
+
+def _observations(n):
+    random = np.random.default_rng(0)
+    random.standard_normal((n, 8, 4))
+    return random.standard_normal((n, 39)) * 0.2
+
+
+def test_the_new_component_learns_and_serves_the_new_task(tiny_run, flags, tmp_path):
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *flags, "--out", tmp_path / "run")
+    policy = load_policy(tmp_path / "run", CPU)
+    _, weights = chunks(policy, ["drawer-open"] * 3)
+    assert (weights[:, 4] > 0).all()
+    source = read_config(tmp_path / "run")["adapted"]
+    assert source[0]["tasks"] == ["drawer-open"] and source[0]["components"] == 5
+
+
+def test_replay_holds_the_router_where_paper_lets_it_go(trained_run, flags, tmp_path):
+    drift, old = {}, load_policy(trained_run, CPU)
+    observations = _observations(40)
+    tasks = ["reach", "drawer-open"] * 20
+    _, before = old.act(observations, tasks, "dpm", 1)
+    for retain in ("paper", "replay"):
+        command(adapt, "--run", trained_run, "--tasks", "drawer-close", "--retain", retain, *flags, "--steps", 150,
+                "--out", tmp_path / retain)  # fmt: skip
+        _, after = load_policy(tmp_path / retain, CPU).act(observations, tasks, "dpm", 1)
+        drift[retain] = np.abs(np.pad(before, ((0, 0), (0, 1))) - after).mean()
+    assert drift["replay"] < 0.5 * drift["paper"], drift
+    kept = (tmp_path / "replay" / "replay.safetensors").stat().st_size
+    assert 3 * 64 * 39 * 4 < kept < 3 * 64 * 39 * 4 + 1000  # three tasks, the new one for the stages to come
+    assert not (tmp_path / "paper" / "replay.safetensors").exists()
+
+
+# ------------------------------------------------------------------------------------------------ sequences
+
+
+def test_metrics_of_a_matrix_worked_out_by_hand():
+    success = [{"a": 0.8}, {"a": 0.9, "b": 0.5}, {"a": 0.6, "b": 0.5, "c": 1.0}]
+    stages = [{"success_before_learning": {"b": 0.1}}, {"success_before_learning": {"c": 0.3}}]
+    result = continual.metrics(success, stages)
+    expected = {"average_success": 0.7, "backward_transfer": -0.1, "forgetting": 0.15, "forward_transfer": 0.2}
+    assert result == pytest.approx(expected)
+    assert continual.metrics([{"a": 1.0}], [{}])["forgetting"] is None  # nothing was there to be forgotten
+
+
+def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flags, tmp_path):
+    before = fingerprint(tiny_run)
+    line = ["--run", tiny_run, "--sequence", "drawer-open,drawer-close", *flags, "--eval-episodes", 1, "--out",
+            tmp_path / "s"]  # fmt: skip
+    result = command(adapt, *line)
+    whole = fingerprint(tmp_path / "s")
+    matrix = json.loads((tmp_path / "s" / "adaptation.json").read_text())
+    assert [list(row) for row in matrix["success"]] == [
+        ["reach", "push"], ["reach", "push", "drawer-open"], ["reach", "push", "drawer-open", "drawer-close"],
+    ]  # fmt: skip
+    assert matrix["forgetting"] == 0 and result["forgetting"] == 0  # exact is the default
+    assert all("success_before_learning" in stage for stage in matrix["stages"])
+    assert fingerprint(tiny_run) == before
+
+    first, second = (tmp_path / "s" / name for name in ("1-drawer-open", "2-drawer-close"))
+    learned = load_policy(second, CPU).state_dict()
+    for name in ("model.safetensors", "evaluation.json"):  # as a crash in the second stage leaves it
+        (second / name).unlink()
+    kept = (first / "model.safetensors").stat().st_mtime_ns
+    command(adapt, *line)
+    assert (first / "model.safetensors").stat().st_mtime_ns == kept and set(fingerprint(tmp_path / "s")) == set(whole)
+    again = load_policy(second, CPU).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in learned.items())
+    with pytest.raises(BadInput, match="steps = 6, not 7: choose another --out"):
+        command(adapt, *line, "--steps", 7)
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ([], "give either --tasks"),
+        (["--tasks", "reach", "--sequence", "push"], "give either --tasks"),
+        (["--tasks", "reach"], "knows 'reach' already"),
+        (["--sequence", "drawer-open,push"], "knows 'push' already"),
+        (["--tasks", "drawer-opn"], "drawer-open"),
+        (["--tasks", "drawer-open", "--mode", "full", "--retain", "exact"], "--retain exact needs"),
+        (["--tasks", "drawer-open", "--train-encoder", "--retain", "exact"], "--retain exact needs"),
+        (["--tasks", "drawer-open", "--mode", "scratch", "--retain", "replay"], "leave it out"),
+        (["--tasks", "drawer-open", "--mode", "components"], "--train-components"),
+        (["--tasks", "drawer-open", "--mode", "components", "--train-components", "4"], "0 to 3, got '4'"),
+        (["--tasks", "drawer-open", "--start-from", "best"], "0 to 3, got 'best'"),
+        (["--tasks", "drawer-open", "--new-components", "0"], "--new-components must be at least 1"),
+        (["--tasks", "drawer-open", "--new-components", "2000000000"], "do not fit into this machine's memory"),
+        (["--tasks", "drawer-open", "--steps", "0"], "--steps must be at least 1"),
+        (["--tasks", "drawer-open", "--lr", "nan"], "--lr must be greater than 0"),
+        (["--tasks", "drawer-open", "--device", "tpu"], "device 'tpu'"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_written(tiny_run, flags, tmp_path, arguments, message):
+    before = fingerprint(tiny_run)
+    with pytest.raises(BadInput, match=message):
+        command(adapt, "--run", tiny_run, *flags, "--out", tmp_path / "run", *arguments)
+    assert fingerprint(tiny_run) == before and not list(tmp_path.rglob("*"))
+
+
+def test_runs_that_are_missing_or_damaged_are_refused(tiny_run, flags, tmp_path):
+    with pytest.raises(BadInput, match="no run in"):
+        command(adapt, "--run", tmp_path / "nowhere", "--tasks", "drawer-open", *flags)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text((tiny_run / "config.json").read_text())
+    (damaged / "model.safetensors").write_bytes((tiny_run / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(BadInput, match="damaged"):
+        command(adapt, "--run", damaged, "--tasks", "drawer-open", *flags)
+
+
+def test_an_existing_folder_is_never_written_to(tiny_run, flags, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInput, match="exists: choose another --out"):
+        command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *flags, "--out", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_staged_run_goes_on_exactly_or_not_at_all(tiny_run, flags, tmp_path):
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *flags, "--out", tmp_path / "a")
+    with pytest.raises(BadInput, match="go on with --retain exact"):
+        command(adapt, "--run", tmp_path / "a", "--tasks", "drawer-close", "--retain", "paper", *flags)
+
+
+def test_a_staged_policy_asks_for_the_task_even_where_the_network_does_not():
+    policy = make_policy(conditioning="none")
+    before, _ = chunks(policy, ["reach", "push"])
+    _, grown = grow("fdp", policy, ["drawer-open"], 1, "0", exact=True)
+    assert np.array_equal(chunks(grown, ["reach", "push"])[0], before)
+    with pytest.raises(ValueError, match="does not know task 'hammer'"):
+        chunks(grown, ["hammer"])
