@@ -28,8 +28,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import safetensors.torch
 import torch
 from torch.nn.utils import parametrize
 from tqdm import tqdm
@@ -41,11 +39,10 @@ import figures
 from cli import BadInput, parse, provenance, run, say, write_json
 from envs.demos import demonstrations, make_windows
 from envs.metaworld import resolve_tasks
-from grow import count, grow, most_used, release, train_only
+from grow import count, grow, most_used, outside, release, train_only
 from train import learning_rate
 
-REPLAYED = 64  # observations kept per old task; 39 numbers each
-REPLAY_WEIGHT = 10.0  # of the router's squared error on them, beside the new tasks' loss
+REPLAY_WEIGHT = 10.0  # of the router's squared error on old observations, beside the new tasks' loss
 
 
 @dataclass
@@ -56,13 +53,9 @@ class AdaptConfig:
     tasks: str = ""  # new tasks, learned together
     sequence: str = ""  # or: new tasks, learned one after another, all known tasks evaluated after each
     mode: Literal["add-component", "router", "components", "full", "scratch"] = "add-component"  # what trains
-    retain: Literal["exact", "replay", "paper"] | None = (
-        None  # default exact; paper where the mode permits nothing else
-    )
+    retain: Literal["exact", "replay", "paper"] | None = None  # default exact; paper where old parts may move
     new_components: int = 1  # how many add-component adds, at each stage
-    start_from: str = (
-        "most-used"  # what they copy: most-used (on the new demonstrations) | random | a component's number
-    )
+    start_from: str = "most-used"  # what they copy: most-used on the new demonstrations | random | a number
     train_components: str = ""  # mode components: which, such as 0,2
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
@@ -125,71 +118,37 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], observa
         if new:
             say(f"new components start {'at random' if start == 'random' else f'as copies of component {start}'}")
     if config.mode in ("full", "scratch"):
-        return (
-            variant,
-            grown,
-            {name: (count(part), count(part)) for name, part in grown.named_children() if count(part)},
-        )
+        return variant, grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}
     subset = list(range(K, grown.config.components))
     if config.mode == "components":
         subset = numbers(config.train_components, K, "--train-components")
-    rows = list(range(known, known + len(tasks)))
-    return variant, grown, train_only(grown, subset, rows, config.train_encoder)
-
-
-def report_range(policy, observations, task: str) -> None:
-    """Say where a new task leaves what the normaliser was fitted to: there the policy sees clipped numbers."""
-    n = policy.normalizer
-    beyond = ((n.add_differences(observations) - n.observation_mean) / n.observation_scale).abs() - n.CLIP
-    share, most = (beyond > 0).float().mean().item(), beyond.max().item()
-    if share:
-        say(
-            f"{task}: {share:.1%} of its observed numbers are clipped, up to {most:.1f} scales outside the normaliser's"
-        )
-
-
-def replay_data(config: AdaptConfig, origin: Path, policy, device) -> tuple[dict, tuple]:
-    """Old observations by task, and for training: observations, task indices, the old router's weights on them."""
-    path = origin / "replay.safetensors"
-    kept = safetensors.torch.load_file(path) if path.exists() else {}
-    missing = [task for task in policy.config.tasks if task not in kept]
-    for task, episodes in (demonstrations(missing, 5, Path(config.data_dir)) if missing else {}).items():
-        kept[task] = pick(make_windows(episodes, 1)[0])
-    observations = torch.cat([kept[task] for task in policy.config.tasks]).to(device)
-    index = policy.task_index([task for task in policy.config.tasks for _ in kept[task]]).to(device)
-    with torch.no_grad():
-        return kept, (observations, index, policy.weigh(policy.encode(observations, index)))
-
-
-def pick(observations) -> torch.Tensor:
-    """REPLAYED of them, spread evenly."""
-    return observations[np.linspace(0, len(observations) - 1, REPLAYED).astype(int)].clone()
+    return variant, grown, train_only(grown, subset, list(range(known, known + len(tasks))), config.train_encoder)
 
 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> None:
     """One stage: from the run in `origin`, which is only read, to one in `folder` that knows `tasks` too."""
-    clock, device = time.perf_counter, checkpoint.choose_device(config.device)
+    device = checkpoint.choose_device(config.device)
     source, policy = checkpoint.read_config(origin), checkpoint.load_policy(origin, device)
     demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir))
     windows = [make_windows(demos[task], policy.config.horizon) for task in tasks]
     observations, actions = (torch.cat(parts).to(device) for parts in zip(*windows, strict=True))
 
     # ---- Grow, freeze, and say what learns.
-    begin = clock()
+    begin = time.perf_counter()
     torch.manual_seed(config.seed)
     variant, grown, parts = prepare(config, source["policy"], policy, tasks, observations)
     grown.to(device)
     if config.mode == "scratch":
         grown.normalizer.fit(observations, actions[:, 0])
     for task, (o, _) in zip(tasks, windows, strict=True):
-        report_range(grown, o.to(device), task)
+        say(f"{task}: {outside(grown.normalizer, o.to(device))}")
     index = grown.task_index([t for t, (o, _) in zip(tasks, windows, strict=True) for _ in o]).to(device)
     say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
-    for name, numbers_of in parts.items():
-        say(f"{name:<16}{numbers_of[0]:>12,}{numbers_of[1]:>12,}")
-    kept, replay = replay_data(config, origin, policy, device) if config.retain == "replay" else ({}, None)
+    for name, (total, learns) in parts.items():
+        say(f"{name:<16}{total:>12,}{learns:>12,}")
+    memory = continual.Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     stage = {"tasks": tasks, "mode": config.mode, "retain": config.retain, "components": grown.config.components,
-             "trained_parameters": sum(trained for _, trained in parts.values())}  # fmt: skip
+             "trained_parameters": sum(learns for _, learns in parts.values())}  # fmt: skip
     if config.sequence and config.eval_episodes and config.mode != "scratch":  # for forward transfer
         with torch.no_grad(), parametrize.cached():
             result, _ = evaluate.evaluate(grown, tasks, config.eval_episodes)
@@ -199,6 +158,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     checkpoint.begin_run(folder, asdict(config) | {"policy": variant, "run": str(origin)}, asdict(grown.config), about)
 
     # ---- The loop: train.py's, over fewer parameters.
+    torch.manual_seed(config.seed)  # again: what was evaluated before must not decide what is drawn
     parameters = [p for p in grown.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=1e-4, fused=True)
@@ -207,11 +167,8 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
         rows = torch.randint(0, len(observations), (config.batch_size,), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), parametrize.cached():
             loss = grown.loss(observations[rows], index[rows], actions[rows]).mean()
-            if replay:
-                old, old_index, weights = replay
-                drift = grown.weigh(grown.encode(old, old_index))  # a new component should have no weight there, and
-                drift = torch.cat([drift[:, : weights.shape[1]] - weights, drift[:, weights.shape[1] :]], dim=1)
-                loss = loss + REPLAY_WEIGHT * drift.square().sum(1).mean()  # the old ones what they had
+            if memory:
+                loss = loss + REPLAY_WEIGHT * memory.drift(grown)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -221,20 +178,19 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
         with torch.no_grad():
             torch._foreach_lerp_(average, parameters, 1 - min(1 - (1 + step) ** -0.75, 0.9999))
         if (step + 1) % 50 == 0 or step == config.steps - 1:
-            if not math.isfinite(loss.item()):
-                raise BadInput(f"the loss is {loss.item()} by step {step + 1}: lower --lr (now {config.lr})")
-            log.write(json.dumps({"step": step + 1, "loss": loss.item(), "lr": learning_rate(config, step)}) + "\n")
+            line = {"step": step + 1, "loss": loss.item(), "lr": learning_rate(config, step)}
+            log.write(json.dumps(line) + "\n")
+            if not math.isfinite(line["loss"]):
+                raise BadInput(f"the loss is {line['loss']} by step {step + 1}: lower --lr (now {config.lr})")
     log.close()
     with torch.no_grad():
-        for p, mean in zip(parameters, average, strict=True):
-            p.copy_(mean)
+        torch._foreach_copy_(parameters, average)
     release(grown)
-    stage["seconds"] = round(clock() - begin, 1)
+    stage["seconds"] = round(time.perf_counter() - begin, 1)
 
     # ---- Save. The weights come last: a folder that has them holds a finished stage.
-    if kept:
-        kept |= {task: pick(o) for task, (o, _) in zip(tasks, windows, strict=True)}
-        safetensors.torch.save_file(kept, folder / "replay.safetensors")
+    if memory:
+        memory.save(folder, {task: o for task, (o, _) in zip(tasks, windows, strict=True)})
     figures.training_curve(figures.read_log(folder / "log.jsonl"), folder / "figures" / "training.png")
     write_json(folder / "config.json", checkpoint.read_config(folder) | {"adapted": about["adapted"]})
     checkpoint.save_weights(folder, grown.state_dict(), config.steps, stage["seconds"])
@@ -246,10 +202,9 @@ def unfinished(config: AdaptConfig, origin: Path, folder: Path) -> bool:
         return True
     if not config.sequence:
         raise BadInput(f"{folder} exists: choose another --out")
-    before, now = checkpoint.read_config(folder)["train"], asdict(config) | {"run": str(origin)}
-    for name in now:
-        if name not in ("out", "device", "data_dir", "eval_episodes") and before.get(name) != now[name]:
-            raise BadInput(f"{folder} was made with {name} = {before.get(name)}, not {now[name]}: choose another --out")
+    free = ("out", "device", "data_dir", "eval_episodes")
+    if other := checkpoint.difference(folder, asdict(config) | {"run": str(origin)}, free):
+        raise BadInput(f"the run in {folder} has {other}: choose another --out")
     return not (folder / "model.safetensors").exists()
 
 
@@ -257,21 +212,20 @@ def main(config: AdaptConfig) -> dict:
     """Learn, stage by stage, and evaluate. Returns what the command's last line says: success, seconds, paths."""
     tasks, origin, device = check(config), Path(config.run), checkpoint.choose_device(config.device)
     source = checkpoint.read_config(origin)
-    for task in tasks:
-        if task in source["policy_config"]["tasks"]:
-            knows = ", ".join(source["policy_config"]["tasks"])
-            raise BadInput(f"the run in {origin} knows '{task}' already; it knows {knows}")
+    if again := [task for task in tasks if task in source["policy_config"]["tasks"]]:
+        raise BadInput(f"the run in {origin} knows '{', '.join(again)}' already")
     if source["policy"] == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
     stages = [[task] for task in tasks] if config.sequence else [tasks]
     config.steps = config.steps or 2000 * len(stages[0])
     name = f"{origin.name}-{(config.tasks or config.sequence).replace(',', '-')[:100]}-{config.mode}-{config.retain}"
-    default = Path("runs") / name
-    out = Path(config.out) if config.out else default if config.sequence else checkpoint.free_folder(default)
+    out = Path(config.out or Path("runs") / name)
+    if not (config.out or config.sequence):
+        out = checkpoint.free_folder(out)
     success, history, experts, written = [], [], {}, []
 
-    def measure(run: Path, path: Path) -> None:
-        result = continual.evaluated(run, path, config.eval_episodes, device)
+    def measure(run: Path, into: Path) -> None:
+        result = continual.evaluated(run, into / "evaluation.json", config.eval_episodes, device)
         say(evaluate.table(result))
         success.append({task: r["success"] for task, r in result["tasks"].items()})
         experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})
@@ -281,9 +235,9 @@ def main(config: AdaptConfig) -> dict:
         if unfinished(config, origin, folder):
             learn(config, origin, new, folder)
         if config.eval_episodes and i == 1 and config.mode != "scratch":
-            measure(origin, out / "before" / "evaluation.json")
+            measure(origin, out / "before")
         if config.eval_episodes:
-            measure(folder, folder / "evaluation.json")
+            measure(folder, folder)
         origin = folder
         history.append(checkpoint.read_config(folder)["adapted"][-1] | {"bytes": continual.size(folder)})
         written.append(str(folder))

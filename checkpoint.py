@@ -117,6 +117,15 @@ def read_config(folder: Path) -> dict:
     return config
 
 
+def difference(folder: Path, flags: dict, free: tuple[str, ...]) -> str | None:
+    """The first flag, not among the free ones, that the run in this folder was not made with: 'steps = 6, not 7'."""
+    before, now = read_config(folder)["train"], json.loads(json.dumps(flags))
+    for name in now:
+        if name not in free and before.get(name) != now[name]:
+            return f"{name} = {before.get(name)}, not {now[name]}"
+    return None
+
+
 def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict) -> None:
     """Write config.json. Only now, with nothing left that could be refused, does an overwritten run lose its files."""
     for name in ("model.safetensors", "resume.pt", "log.jsonl"):

@@ -1,4 +1,4 @@
-"""What was learned and what was forgotten: the success matrix of a sequence of tasks, and its summary.
+"""What is kept of old tasks, and what was forgotten: a small memory, the success matrix of a sequence, its summary.
 
     success[stage][task]: after the stage, on unseen episodes; a task's column begins with the stage that learned it
 
@@ -9,11 +9,50 @@ import json
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
+import torch
 
 import checkpoint
 import evaluate
 from cli import provenance
+from envs.demos import demonstrations, make_windows
 from envs.rollout import FIRST_EVALUATION_SEED
+
+REPLAYED = 64  # observations kept per task, of 39 numbers: 10 kB
+
+
+class Memory:
+    """A few observations of every task that a run knows, and what its router answered there (--retain replay).
+
+    They are read from the run, or, where it keeps none yet, taken from the demonstrations of its tasks.
+    """
+
+    def __init__(self, run: Path, policy, data_dir: Path):
+        path, device = run / "replay.safetensors", policy.alpha_bar_32.device
+        self.observations = safetensors.torch.load_file(path) if path.exists() else {}
+        if missing := [task for task in policy.config.tasks if task not in self.observations]:
+            for task, episodes in demonstrations(missing, 5, data_dir).items():
+                self.add(task, make_windows(episodes, 1)[0])
+        self.old = torch.cat([self.observations[task] for task in policy.config.tasks]).to(device)
+        self.index = policy.task_index([task for task in policy.config.tasks for _ in range(REPLAYED)]).to(device)
+        with torch.no_grad():
+            self.weights = policy.weigh(policy.encode(self.old, self.index))  # (R, K)
+
+    def add(self, task: str, observations: torch.Tensor) -> None:
+        """Keep REPLAYED of these (N, O), spread evenly."""
+        self.observations[task] = observations[np.linspace(0, len(observations) - 1, REPLAYED).astype(int)].clone()
+
+    def drift(self, grown) -> torch.Tensor:
+        """How far the grown router is from the old one there: squared error, components added since should have 0."""
+        difference = grown.weigh(grown.encode(self.old, self.index))
+        K = self.weights.shape[1]
+        return torch.cat([difference[:, :K] - self.weights, difference[:, K:]], dim=1).square().sum(1).mean()
+
+    def save(self, run: Path, new: dict[str, torch.Tensor]) -> None:
+        """With the tasks learned meanwhile: task -> observations (N, O)."""
+        for task, observations in new.items():
+            self.add(task, observations)
+        safetensors.torch.save_file(self.observations, run / "replay.safetensors")
 
 
 def evaluated(run: Path, path: Path, episodes: int, device) -> dict:
@@ -23,10 +62,14 @@ def evaluated(run: Path, path: Path, episodes: int, device) -> dict:
     """
     block = [FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + episodes - 1]
     policy = checkpoint.load_policy(run, device)
-    for result in (json.loads(p.read_text()) for p in (run / "evaluation.json", path) if p.exists()):
-        same_tasks = list(result["tasks"]) == policy.config.tasks
-        if same_tasks and result["sampler"] == "dpm" and all(r["seeds"] == block for r in result["tasks"].values()):
-            return result
+    for made in (run / "evaluation.json", path):
+        try:
+            result = json.loads(made.read_text())
+            wanted = list(result["tasks"]) == policy.config.tasks and result["sampler"] == "dpm"
+            if wanted and all(r["seeds"] == block for r in result["tasks"].values()):
+                return result
+        except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is made again
+            continue
     result, traces = evaluate.evaluate(policy, policy.config.tasks, episodes)
     result.update(provenance(0, str(device)), training=checkpoint.training_record(run))
     path.parent.mkdir(parents=True, exist_ok=True)

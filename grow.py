@@ -153,3 +153,11 @@ def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -
 def count(module: nn.Module, learning: bool = False) -> int:
     """Its parameters; or only those that learn."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not learning)
+
+
+def outside(normalizer, observations: Tensor) -> str:
+    """How far new observations (N, O) leave the range that the normaliser was fitted to, in words."""
+    scaled = (normalizer.add_differences(observations) - normalizer.observation_mean) / normalizer.observation_scale
+    beyond = (scaled.abs() - normalizer.CLIP).clamp(min=0)
+    share, most = (beyond > 0).float().mean().item(), beyond.max().item()
+    return f"{share:.1%} of its numbers are outside the normaliser's range, by up to {most:.1f} scales, and clipped"

@@ -90,11 +90,9 @@ def check(config: TrainConfig) -> None:
 
 def check_same_run(folder: Path, config: TrainConfig) -> None:
     """Resuming with other flags would make a run that no command describes."""
-    before, now = checkpoint.read_config(folder)["train"], json.loads(json.dumps(asdict(config)))
     free = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")
-    for name in now:
-        if name not in free and before.get(name) != now[name]:
-            raise BadInput(f"--resume: the run in {folder} has {name} = {before.get(name)}, not {now[name]}")
+    if other := checkpoint.difference(folder, asdict(config), free):
+        raise BadInput(f"--resume: the run in {folder} has {other}")
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
