@@ -198,7 +198,7 @@ def training_rows(peer: Peer | None, device: torch.device, turns: int) -> list[d
         }
         if peer:
             request = {"what": "train", "components": 4, "horizon": 8, "batch": batch, "device": str(device),
-                       "step_dim": 64, "calls": calls, **SIZES[size]}  # fmt: skip
+                       "threads": torch.get_num_threads(), "calls": calls, **SIZES[size]}  # fmt: skip
             candidates["LeRobot"] = lambda request=request: peer.seconds(**request)
         seconds = take_turns(candidates, turns)
         rows.append({
@@ -214,7 +214,11 @@ def acting_rows(peer: Peer | None, device: torch.device, turns: int) -> list[dic
     rows, (policy, deep, separate) = [], (make_policy(4, "small", device) for _ in range(3))
     as_deep_as_lerobot(deep)
     separate.components = OneByOne(separate).to(device)
-    for batch in (1, 64):
+    every = torch.get_num_threads()
+    for batch, threads in ((1, every), (1, 1), (64, every)):
+        if device.type == "cuda" and (batch, threads) == (1, 1):
+            continue
+        torch.set_num_threads(threads)  # for one robot, several threads wait for each other longer than they work
         observation, tasks, calls = np.zeros((batch, OBSERVATION_DIM)), ["reach"] * batch, 20 if batch == 1 else 5
 
         def act(p: Policy, sampler: str, steps: int, observation=observation, tasks=tasks, calls=calls):
@@ -222,21 +226,24 @@ def acting_rows(peer: Peer | None, device: torch.device, turns: int) -> list[dic
 
         candidates = {
             "ours": act(policy, "dpm", 5),
+            "ours, DPM 3": act(policy, "dpm", 3),
             "ours, DDIM 10": act(policy, "ddim", 10),
             "ours, as deep as LeRobot's, DDIM 10": act(deep, "ddim", 10),
             "one by one": act(separate, "dpm", 5),
         }
         if peer:
             request = {"what": "act", "components": 4, "horizon": 8, "batch": batch, "device": str(device),
-                       "step_dim": 64, "sampling_steps": 10, "calls": max(1, calls // 5), **SIZES["small"]}  # fmt: skip
+                       "threads": threads, "sampling_steps": 10, "calls": max(1, calls // 5),
+                       **SIZES["small"]}  # fmt: skip
             candidates["LeRobot, DDIM 10"] = lambda request=request: peer.seconds(**request)
         seconds = take_turns(candidates, turns)
         rows.append({
-            "what": f"one action chunk, K = 4, B = {batch}",
+            "what": f"one action chunk, K = 4, B = {batch}" + (", one thread" if threads < every else ""),
             "gflops": flops(functools.partial(policy.act, observation, tasks)) / seconds["ours"] / 1e9,
             "milliseconds": {name: 1000 * s for name, s in seconds.items()},
             "ratio": {name: s / seconds["ours"] for name, s in seconds.items()},
         })  # fmt: skip
+    torch.set_num_threads(every)
     return rows
 
 

@@ -9,6 +9,7 @@ a demonstration came from. No choice is made here: the weights are always the la
 
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
             weights.setdefault((episode.task, episode.seed), []).append(row)
         return actions[:, : policy.config.executed]
 
-    with Roller(workers) as roller, tqdm(total=2 * len(todo), unit="episode", desc="evaluation") as bar:
+    with _one_thread(), Roller(workers) as roller, tqdm(total=2 * len(todo), unit="episode", desc="evaluation") as bar:
         played = roller.play(act, todo, on_done=lambda _: bar.update())
         experts = _play_experts(roller, todo, bar)
 
@@ -126,6 +127,17 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
     result["seconds"] = round(time.perf_counter() - started, 2)
     complete = [next((e for e in played if e.task == task and not e.lost), None) for task in tasks]
     return result, [(e, np.stack(weights[e.task, e.seed])) for e in complete if e]
+
+
+@contextmanager
+def _one_thread():
+    """The simulators have the other cores, and threads that wait for each other on busy cores are slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _experts: dict[tuple[str, int], Episode] = {}  # by task and seed: the expert's episode is the same beside every policy

@@ -65,7 +65,7 @@ class Roller:
 
     MOST_DEATHS = 5  # one may be the out-of-memory killer's bad luck; five are a broken installation
 
-    def __init__(self, workers: int | None = None, slots: int = 32):
+    def __init__(self, workers: int | None = None, slots: int = 48):
         self.slots = slots
         self.deaths = 0
         self.workers: dict[Connection, subprocess.Popen] = {}
@@ -292,6 +292,7 @@ def _step(episode: Episode, env: MetaWorldEnv, action: np.ndarray):
 
 
 def _serve(connection: Connection) -> None:
+    os.nice(5)  # the policy goes first: while it waits for a core, all episodes of its group wait
     worker = _Worker()
     while True:
         try:

@@ -89,6 +89,7 @@ def main():
             ready[key] = prepare(request)
             for _ in range(3):
                 ready[key]()
+        torch.set_num_threads(request["threads"])
         cuda = request["device"].startswith("cuda")
         begin = time.perf_counter()
         for _ in range(calls):
