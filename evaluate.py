@@ -103,7 +103,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
             weights.setdefault((episode.task, episode.seed), []).append(row)
         return actions[:, : policy.config.executed]
 
-    with _one_thread(), Roller(workers) as roller, tqdm(total=2 * len(todo), unit="episode", desc="evaluation") as bar:
+    with one_thread(), Roller(workers) as roller, tqdm(total=2 * len(todo), unit="episode", desc="evaluation") as bar:
         played = roller.play(act, todo, on_done=lambda _: bar.update())
         experts = _play_experts(roller, todo, bar)
 
@@ -130,7 +130,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
 
 
 @contextmanager
-def _one_thread():
+def one_thread():
     """The simulators have the other cores, and threads that wait for each other on busy cores are slower than one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
