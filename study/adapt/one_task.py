@@ -1,0 +1,92 @@
+"""What each way of adapting learns of one new task, and what it costs the old ones: every mode, task by task.
+
+    python study/adapt/one_task.py --tasks door-close,drawer-close --seeds 0      # any number of these at a time
+    python study/adapt/summarize.py
+
+From study/core/mt6 (K = 4, six tasks), 25 demonstrations, 2000 steps; evaluated on block 3, 50 episodes per task. One
+JSON per run in study/adapt/; those that are there are not made again. A process plays every expert episode once.
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import adapt  # noqa: E402
+import checkpoint  # noqa: E402
+from cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
+from envs.metaworld import resolve_tasks  # noqa: E402
+from evaluate import evaluate  # noqa: E402
+
+WAYS = {
+    "add-exact": {},
+    "full": {"mode": "full"},
+    "add-paper": {"retain": "paper"},
+    "add-replay": {"retain": "replay"},
+    "scratch": {"mode": "scratch"},
+    "router": {"mode": "router"},
+    "components": {"mode": "components", "train_components": "0,1"},
+    "add-encoder": {"train_encoder": True},
+    "start-random": {"start_from": "random"},
+    "start-0": {"start_from": "0"},
+}
+
+
+@dataclass
+class OneTaskConfig:
+    """Adapt a run to one new task at a time, in every way."""
+
+    tasks: str = "mt4"
+    ways: str = ",".join(WAYS)
+    seeds: str = "0"
+    run: str = "study/core/mt6"
+    episodes: int = 50
+    steps: int = 2000
+    block: int = 3  # of evaluation episodes
+    out: str = "study/adapt"
+
+
+def same_actions(old, new) -> bool:
+    """Whether two policies act the same to the last bit, on every task of the old one."""
+    random = np.random.default_rng(0)
+    names = [task for task in old.config.tasks for _ in range(20)]
+    observation = random.standard_normal((len(names), 39)) * 0.2
+    noise = torch.tensor(random.standard_normal((len(names), old.config.horizon, 4)), dtype=torch.float32)
+    return np.array_equal(old.act(observation, names, noise=noise)[0], new.act(observation, names, noise=noise)[0])
+
+
+def main(config: OneTaskConfig) -> dict:
+    device, out = checkpoint.choose_device("auto"), ROOT / config.out
+    old, written = checkpoint.load_policy(ROOT / config.run, device), []
+    if not (out / "before.json").exists():
+        result, _ = evaluate(old, old.config.tasks, config.episodes, config.block)
+        write_json(out / "before.json", result | provenance(config.block, str(device)))
+    for seed in (int(s) for s in config.seeds.split(",")):
+        for way in config.ways.split(","):
+            for task in resolve_tasks(config.tasks):
+                path = out / f"{way}-{task}-s{seed}.json"
+                if path.exists():
+                    continue
+                folder = f"runs/adapt/{path.stem}"
+                flags = adapt.AdaptConfig(run=config.run, tasks=task, steps=config.steps, eval_episodes=0, seed=seed,
+                                          out=folder, **WAYS[way])  # fmt: skip
+                if not (ROOT / folder / "model.safetensors").exists():
+                    adapt.main(flags)
+                new = checkpoint.load_policy(ROOT / folder, device)
+                # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
+                same = way != "scratch" and same_actions(old, new)
+                tasks = [task] if same or way == "scratch" else new.config.tasks
+                result, _ = evaluate(new, tasks, config.episodes, config.block)
+                stage = checkpoint.read_config(ROOT / folder)["adapted"][-1]
+                about = {"way": way, "task": task, "old_actions_bit_equal": same, "flags": asdict(flags), "stage": stage}
+                write_json(path, result | about | provenance(seed, str(device)))
+                say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {same}")
+                written.append(str(path))
+    return {"wrote": written}
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse(OneTaskConfig)))
