@@ -222,7 +222,7 @@ def main(config: AdaptConfig) -> dict:
     out = Path(config.out or Path("runs") / name)
     if not (config.out or config.sequence):
         out = checkpoint.free_folder(out)
-    success, history, experts, written = [], [], {}, []
+    success, history, experts = [], [], {}
 
     def measure(run: Path, into: Path) -> None:
         result = continual.evaluated(run, into / "evaluation.json", config.eval_episodes, device)
@@ -239,8 +239,9 @@ def main(config: AdaptConfig) -> dict:
         if config.eval_episodes:
             measure(folder, folder)
         origin = folder
-        history.append(checkpoint.read_config(folder)["adapted"][-1] | {"bytes": continual.size(folder)})
-        written.append(str(folder))
+        about = {"run": str(folder), "bytes": continual.size(folder)}
+        history.append(checkpoint.read_config(folder)["adapted"][-1] | about)
+    written = [stage["run"] for stage in history]
     summary = {"run": str(origin), "seconds": sum(stage["seconds"] for stage in history), "wrote": written}
     if config.eval_episodes:
         measured = continual.metrics(success, history)

@@ -6,6 +6,7 @@ import shlex
 import pytest
 from conftest import ROOT, command
 
+import adapt
 import evaluate
 import train
 
@@ -21,6 +22,7 @@ SHRINK = {
     "train.py": ["--steps", 2, "--batch-size", 4, "--demos-per-task", 2, "--eval-episodes", 1, "--device", "cpu",
                  "--executed", 8],
     "evaluate.py": ["--episodes", 1, "--device", "cpu"],
+    "adapt.py": ["--steps", 2, "--batch-size", 4, "--demos-per-task", 2, "--eval-episodes", 0, "--device", "cpu"],
 }  # fmt: skip
 
 
@@ -28,7 +30,7 @@ def test_every_command_of_the_readme_runs(tmp_path, monkeypatch, data_dir):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(data_dir)  # demonstrations that other tests made already
     (tmp_path / "study").symlink_to(ROOT / "study")  # the trained run that comes with the code
-    scripts = {"train.py": train, "evaluate.py": evaluate}
+    scripts = {"train.py": train, "evaluate.py": evaluate, "adapt.py": adapt}
     assert {words[0] for words in COMMANDS} == set(scripts), "a command of the README that this test cannot run"
     for script, *flags in COMMANDS:
         flags = [flag for flag in flags if flag != "--compile"]  # minutes of warm-up on a CPU

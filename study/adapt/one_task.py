@@ -81,8 +81,8 @@ def main(config: OneTaskConfig) -> dict:
                 tasks = [task] if same or way == "scratch" else new.config.tasks
                 result, _ = evaluate(new, tasks, config.episodes, config.block)
                 stage = checkpoint.read_config(ROOT / folder)["adapted"][-1]
-                about = {"way": way, "task": task, "old_actions_bit_equal": same, "flags": asdict(flags), "stage": stage}
-                write_json(path, result | about | provenance(seed, str(device)))
+                about = {"way": way, "task": task, "old_actions_bit_equal": same, "stage": stage}
+                write_json(path, result | about | {"flags": asdict(flags)} | provenance(seed, str(device)))
                 say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {same}")
                 written.append(str(path))
     return {"wrote": written}
