@@ -12,7 +12,7 @@
 | scratch       | a fresh policy, on the new tasks alone                    | the lower line of every plot             |
 
 With every mode the new tasks' embeddings train too: they are what a name means. The encoder is frozen (the frozen
-components see through it), except with full, scratch and --train-encoder. The normaliser is never fitted again.
+components see through it), except with full, scratch and --train-encoder. A trained normaliser is never fitted again.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
@@ -39,7 +39,7 @@ import figures
 from cli import BadInput, parse, provenance, run, say, write_json
 from envs.demos import demonstrations, make_windows
 from envs.metaworld import resolve_tasks
-from grow import count, grow, most_used, outside, release, train_only
+from grow import numbers, outside, prepare, release
 from train import learning_rate
 
 REPLAY_WEIGHT = 10.0  # of the router's squared error on old observations, beside the new tasks' loss
@@ -66,17 +66,19 @@ class AdaptConfig:
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
     data_dir: str = "data"
-    out: str = ""  # run folder; default runs/NAME-TASKS-MODE. A sequence has a folder per stage in it
+    out: str = ""  # run folder; default runs/NAME-TASKS-MODE-RETAIN. A sequence has a folder per stage in it
 
 
 def check(config: AdaptConfig) -> list[str]:
     """Refuse what cannot work before anything is made; fill in defaults. Returns the new tasks."""
     if bool(config.tasks) == bool(config.sequence):
         raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
-    least = {"new_components": 1, "demos_per_task": 1, "steps": 1, "batch_size": 1, "eval_episodes": 0, "seed": 0}
-    for name, minimum in least.items():
-        if getattr(config, name) is not None and not minimum <= getattr(config, name) < 2**31:
-            raise BadInput(f"--{name.replace('_', '-')} must be at least {minimum}, got {getattr(config, name)}")
+    limits = {"new_components": (1, 2**31), "demos_per_task": (1, 10_000), "steps": (1, 2**31), "seed": (0, 2**31 - 1),
+              "batch_size": (1, 2**31), "eval_episodes": (0, 10_000)}  # fmt: skip
+    for name, (least, most) in limits.items():
+        value = getattr(config, name)
+        if value is not None and not least <= value <= most:
+            raise BadInput(f"--{name.replace('_', '-')} must be at least {least} and at most {most}, got {value}")
     if not config.lr > 0:
         raise BadInput(f"--lr must be greater than 0, got {config.lr}")
     moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
@@ -87,42 +89,13 @@ def check(config: AdaptConfig) -> list[str]:
         raise BadInput(f"--retain replay keeps the router, and mode {config.mode} moves everything: leave it out")
     if (config.mode == "components") != bool(config.train_components):
         raise BadInput("--train-components, such as 0,2, goes with --mode components, and is needed there")
+    if config.mode != "add-component" and (config.new_components, config.start_from) != (1, "most-used"):
+        raise BadInput(f"--new-components and --start-from go with --mode add-component, not {config.mode}")
+    if config.mode in ("full", "scratch") and config.train_encoder:
+        raise BadInput(f"--mode {config.mode} trains everything: leave out --train-encoder")
+    if config.mode == "scratch" and config.sequence:
+        raise BadInput("--mode scratch learns the new tasks alone, so there is no sequence: use --tasks")
     return resolve_tasks(config.tasks or config.sequence)
-
-
-def numbers(text: str, K: int, flag: str) -> list[int]:
-    """'0,2' -> [0, 2], each a component of the run."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) < K for part in parts):
-        raise BadInput(f"{flag} must name components of this run, 0 to {K - 1}, got '{text}'")
-    return sorted({int(part) for part in parts})
-
-
-def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], observations) -> tuple:
-    """Grow the policy and freeze what the mode leaves alone. -> (variant, policy, {part: (parameters, trained)})."""
-    known, K = len(policy.config.tasks), policy.config.components
-    if config.mode == "scratch":
-        variant = "fdp" if variant == "staged" else variant
-        settings = {k: v for k, v in asdict(policy.config).items() if k != "stages"} | {"tasks": tasks}
-        grown = checkpoint.build_policy(variant, settings)
-    else:
-        if config.mode != "full" and not hasattr(policy, "router"):
-            raise BadInput(f"policy '{variant}' has no router: use mode full or scratch")
-        start = config.start_from
-        if start == "most-used":
-            start = str(most_used(policy, observations))
-        elif start != "random":
-            numbers(start, K, "--start-from (besides most-used and random)")
-        new = config.new_components if config.mode == "add-component" else 0
-        variant, grown = grow(variant, policy, tasks, new, start, config.retain == "exact")
-        if new:
-            say(f"new components start {'at random' if start == 'random' else f'as copies of component {start}'}")
-    if config.mode in ("full", "scratch"):
-        return variant, grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}
-    subset = list(range(K, grown.config.components))
-    if config.mode == "components":
-        subset = numbers(config.train_components, K, "--train-components")
-    return variant, grown, train_only(grown, subset, list(range(known, known + len(tasks))), config.train_encoder)
 
 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> None:
@@ -134,7 +107,6 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     observations, actions = (torch.cat(parts).to(device) for parts in zip(*windows, strict=True))
 
     # ---- Grow, freeze, and say what learns.
-    begin = time.perf_counter()
     torch.manual_seed(config.seed)
     variant, grown, parts = prepare(config, source["policy"], policy, tasks, observations)
     grown.to(device)
@@ -159,6 +131,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
 
     # ---- The loop: train.py's, over fewer parameters.
     torch.manual_seed(config.seed)  # again: what was evaluated before must not decide what is drawn
+    begin = time.perf_counter()
     parameters = [p for p in grown.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=1e-4, fused=True)
@@ -196,13 +169,27 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     checkpoint.save_weights(folder, grown.state_dict(), config.steps, stage["seconds"])
 
 
+def check_source(config: AdaptConfig, origin: Path, variant: str, K: int, device) -> None:
+    """Refuse what this run cannot do, before demonstrations are made."""
+    policy = checkpoint.load_policy(origin, device)
+    if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
+        raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
+    if config.retain == "exact" and variant not in ("fdp", "staged"):
+        raise BadInput(f"--retain exact is made for policy fdp, and this run has policy '{variant}'; use replay")
+    if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
+        raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
+    if config.mode == "components":
+        numbers(config.train_components, K, "--train-components")
+    if config.start_from not in ("most-used", "random"):
+        if len(numbers(config.start_from, K, "--start-from, if not most-used or random,")) != 1:
+            raise BadInput(f"--start-from takes one component, got '{config.start_from}'")
+
+
 def unfinished(config: AdaptConfig, origin: Path, folder: Path) -> bool:
-    """Whether a stage is still to be made. BadInput if the folder holds something else."""
+    """Whether a stage is still to be made. BadInput if the folder holds one made with other flags."""
     if not checkpoint.taken(folder):
         return True
-    if not config.sequence:
-        raise BadInput(f"{folder} exists: choose another --out")
-    free = ("out", "device", "data_dir", "eval_episodes")
+    free = ("out", "device", "data_dir")
     if other := checkpoint.difference(folder, asdict(config) | {"run": str(origin)}, free):
         raise BadInput(f"the run in {folder} has {other}: choose another --out")
     return not (folder / "model.safetensors").exists()
@@ -214,14 +201,16 @@ def main(config: AdaptConfig) -> dict:
     source = checkpoint.read_config(origin)
     if again := [task for task in tasks if task in source["policy_config"]["tasks"]]:
         raise BadInput(f"the run in {origin} knows '{', '.join(again)}' already")
-    if source["policy"] == "staged" and config.retain != "exact" and config.mode != "scratch":
-        raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
+    check_source(config, origin, source["policy"], source["policy_config"]["components"], device)
     stages = [[task] for task in tasks] if config.sequence else [tasks]
     config.steps = config.steps or 2000 * len(stages[0])
     name = f"{origin.name}-{(config.tasks or config.sequence).replace(',', '-')[:100]}-{config.mode}-{config.retain}"
     out = Path(config.out or Path("runs") / name)
     if not (config.out or config.sequence):
         out = checkpoint.free_folder(out)
+    first = out / f"1-{stages[0][0]}" / "config.json"
+    if checkpoint.taken(out) and not (config.sequence and first.exists()):
+        raise BadInput(f"{out} exists: choose another --out")
     success, history, experts = [], [], {}
 
     def measure(run: Path, into: Path) -> None:

@@ -14,9 +14,10 @@ import torch
 
 import checkpoint
 import evaluate
-from cli import provenance
-from envs.demos import demonstrations, make_windows
+from cli import BadInput, provenance
+from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.rollout import FIRST_EVALUATION_SEED
+from sampler import resolve_steps
 
 REPLAYED = 64  # observations kept per task, of 39 numbers: 10 kB
 
@@ -29,9 +30,16 @@ class Memory:
 
     def __init__(self, run: Path, policy, data_dir: Path):
         path, device = run / "replay.safetensors", policy.alpha_bar_32.device
-        self.observations = safetensors.torch.load_file(path) if path.exists() else {}
+        self.observations = {}
+        if path.exists():
+            try:
+                self.observations = safetensors.torch.load_file(path)
+                torch.stack([o.reshape(REPLAYED, policy.config.observation_dim) for o in self.observations.values()])
+            except Exception as error:  # truncated, or with other shapes
+                raise BadInput(f"{path} is damaged: {error}") from error
         if missing := [task for task in policy.config.tasks if task not in self.observations]:
-            for task, episodes in demonstrations(missing, 5, data_dir).items():
+            dataset_id = checkpoint.read_config(run)["train"].get("dataset_id", DATASET_ID)
+            for task, episodes in demonstrations(missing, 5, data_dir, dataset_id).items():
                 self.add(task, make_windows(episodes, 1)[0])
         self.old = torch.cat([self.observations[task] for task in policy.config.tasks]).to(device)
         self.index = policy.task_index([task for task in policy.config.tasks for _ in range(REPLAYED)]).to(device)
@@ -62,11 +70,13 @@ def evaluated(run: Path, path: Path, episodes: int, device) -> dict:
     """
     block = [FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + episodes - 1]
     policy = checkpoint.load_policy(run, device)
+    how = {"sampler": "dpm", "sampling_steps": resolve_steps("dpm", None, policy.config.diffusion_steps)}
+    how["training"] = checkpoint.training_record(run)  # of these weights, not of an earlier checkpoint
     for made in (run / "evaluation.json", path):
         try:
             result = json.loads(made.read_text())
-            wanted = list(result["tasks"]) == policy.config.tasks and result["sampler"] == "dpm"
-            if wanted and all(r["seeds"] == block for r in result["tasks"].values()):
+            same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)
+            if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):
                 return result
         except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is made again
             continue
@@ -97,12 +107,14 @@ def metrics(success: list[dict[str, float]], stages: list[dict]) -> dict:
         values = list(values)
         return float(np.mean(values)) if values else None
 
-    last = success[-1]
-    seen = {task: [row[task] for row in success if task in row] for task in last}
+    # A task whose episodes were all lost has no success at that stage.
+    last = {task: rate for task, rate in success[-1].items() if rate is not None}
+    seen = {task: [row[task] for row in success if row.get(task) is not None] for task in last}
+    before = [rate for stage in stages for rate in stage.get("success_before_learning", {}).values()]
     old = {task: rates for task, rates in seen.items() if len(rates) > 1}
     return {
         "average_success": mean(last.values()),
         "backward_transfer": mean(rates[-1] - rates[0] for rates in old.values()),
         "forgetting": mean(max(rates[:-1]) - rates[-1] for rates in old.values()),
-        "forward_transfer": mean(s for stage in stages for s in stage.get("success_before_learning", {}).values()),
+        "forward_transfer": mean(rate for rate in before if rate is not None),
     }

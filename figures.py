@@ -170,9 +170,10 @@ def success_matrix(result: dict, path: Path) -> Path:
     names = ["start", *(f"+ {', '.join(stage['tasks'])}" for stage in result["stages"])]
     axis.set_yticks(range(len(rows)), names[-len(rows) :], fontsize=8)
     axis.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", fontsize=8)
-    axis.set_title(
-        f"average success {result['average_success']:.3f}, forgetting {result['forgetting']:.3f}", fontsize=9
-    )
+    title = f"average success {result['average_success']:.3f}"
+    if result["forgetting"] is not None:
+        title += f", forgetting {result['forgetting']:.3f}"
+    axis.set_title(title, fontsize=9)
     return _save(figure, path)
 
 

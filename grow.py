@@ -4,7 +4,8 @@
 
 A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn what
 is different. If its row of the router is a copy too, with log 2 taken off both (softmax), the two share what the one
-had, and the grown policy does exactly what the old one did: learning begins where the old policy ends.
+had, and the grown policy does what the old one did, up to rounding: learning begins where the old policy ends. (With
+the affine router, or a random start, it begins elsewhere.)
 
 Frozen means out of the optimiser. Setting gradients to zero is not enough: AdamW's weight decay moves a parameter
 whose gradient is zero, and so does its momentum. But K components share one tensor with a leading K axis, of which
@@ -23,11 +24,11 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from checkpoint import build_policy
-from cli import BadInput
+from cli import BadInput, say
 
 
 def grow(variant: str, policy, tasks: list[str], count: int, start: str, exact: bool):
-    """A larger policy that does the same. -> (the variant that it is, the policy).
+    """A larger policy that begins as the same function. -> (the variant that it is, the policy).
 
     Args:
         variant, policy: the policy's file ("fdp", "staged", or a fork) and the policy.
@@ -44,8 +45,6 @@ def grow(variant: str, policy, tasks: list[str], count: int, start: str, exact: 
     size = sum(p[0].numel() for p in policy.components.parameters())
     if 32 * size * count > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):  # with gradient, moments, average
         raise BadInput(f"{count} new components of {size:,} parameters do not fit into this machine's memory")
-    if exact and variant not in ("fdp", "staged"):
-        raise BadInput(f"--retain exact is made for policy fdp, and this run has policy '{variant}'; use replay")
     settings = asdict(old) | {"tasks": [*old.tasks, *tasks], "components": old.components + count}
     state = dict(policy.state_dict())
     if exact:
@@ -161,3 +160,32 @@ def outside(normalizer, observations: Tensor) -> str:
     beyond = (scaled.abs() - normalizer.CLIP).clamp(min=0)
     share, most = (beyond > 0).float().mean().item(), beyond.max().item()
     return f"{share:.1%} of its numbers are outside the normaliser's range, by up to {most:.1f} scales, and clipped"
+
+
+def prepare(config, variant: str, policy, tasks: list[str], observations) -> tuple:
+    """Grow the policy and freeze what the mode leaves alone. -> (variant, policy, {part: (parameters, trained)})."""
+    known, K = len(policy.config.tasks), policy.config.components
+    if config.mode == "scratch":
+        variant = "fdp" if variant == "staged" else variant
+        settings = {k: v for k, v in asdict(policy.config).items() if k != "stages"} | {"tasks": tasks}
+        grown = build_policy(variant, settings)
+    else:
+        start = str(most_used(policy, observations)) if config.start_from == "most-used" else config.start_from
+        new = config.new_components if config.mode == "add-component" else 0
+        variant, grown = grow(variant, policy, tasks, new, start, config.retain == "exact")
+        if new:
+            say(f"new components start {'at random' if start == 'random' else f'as copies of component {start}'}")
+    if config.mode in ("full", "scratch"):
+        return variant, grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}
+    subset = list(range(K, grown.config.components))
+    if config.mode == "components":
+        subset = numbers(config.train_components, K, "--train-components")
+    return variant, grown, train_only(grown, subset, list(range(known, known + len(tasks))), config.train_encoder)
+
+
+def numbers(text: str, K: int, flag: str) -> list[int]:
+    """'0,2' -> [0, 2], each a component of the run."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) < K for part in parts):
+        raise BadInput(f"{flag} must name components of this run, 0 to {K - 1}, got '{text}'")
+    return sorted({int(part) for part in parts})

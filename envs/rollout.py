@@ -299,7 +299,11 @@ def _serve(connection: Connection) -> None:
             what, content = connection.recv()
         except (EOFError, OSError):
             return  # the main process has closed its end
-        connection.send(worker.chunk(content) if what == "chunk" else worker.expert(content))
+        answer = worker.chunk(content) if what == "chunk" else worker.expert(content)
+        try:
+            connection.send(answer)
+        except OSError:
+            return  # it has closed meanwhile, and says itself why
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -271,6 +272,11 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flag
         (["--tasks", "drawer-open", "--mode", "components"], "--train-components"),
         (["--tasks", "drawer-open", "--mode", "components", "--train-components", "4"], "0 to 3, got '4'"),
         (["--tasks", "drawer-open", "--start-from", "best"], "0 to 3, got 'best'"),
+        (["--tasks", "drawer-open", "--start-from", "0,2"], "one component, got '0,2'"),
+        (["--tasks", "drawer-open", "--mode", "router", "--start-from", "0"], "go with --mode add-component"),
+        (["--tasks", "drawer-open", "--mode", "full", "--train-encoder"], "leave out --train-encoder"),
+        (["--sequence", "drawer-open", "--mode", "scratch"], "use --tasks"),
+        (["--tasks", "drawer-open", "--eval-episodes", "20000"], "--eval-episodes must be .* at most 10000"),
         (["--tasks", "drawer-open", "--new-components", "0"], "--new-components must be at least 1"),
         (["--tasks", "drawer-open", "--new-components", "2000000000"], "do not fit into this machine's memory"),
         (["--tasks", "drawer-open", "--steps", "0"], "--steps must be at least 1"),
@@ -296,11 +302,44 @@ def test_runs_that_are_missing_or_damaged_are_refused(tiny_run, flags, tmp_path)
         command(adapt, "--run", damaged, "--tasks", "drawer-open", *flags)
 
 
-def test_an_existing_folder_is_never_written_to(tiny_run, flags, tmp_path):
+@pytest.mark.parametrize("how", ["--tasks", "--sequence"])
+def test_an_existing_folder_is_never_written_to(tiny_run, flags, tmp_path, how):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadInput, match="exists: choose another --out"):
-        command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *flags, "--out", tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    before = fingerprint(tiny_run)
+    for out in (tmp_path, tiny_run):
+        with pytest.raises(BadInput, match="exists: choose another --out"):
+            command(adapt, "--run", tiny_run, how, "drawer-open", *flags, "--out", out)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"] and fingerprint(tiny_run) == before
+
+
+def test_a_damaged_memory_is_refused(tiny_run, flags, tmp_path):
+    line = ["--retain", "replay", *flags]
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *line, "--out", tmp_path / "a")
+    path = tmp_path / "a" / "replay.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(BadInput, match="replay.safetensors is damaged"):
+        command(adapt, "--run", tmp_path / "a", "--tasks", "drawer-close", *line, "--out", tmp_path / "b")
+
+
+def test_scratch_knows_the_new_task_alone_and_is_evaluated(tiny_run, flags, tmp_path):
+    result = command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--mode", "scratch", *flags,
+                     "--eval-episodes", 1, "--out", tmp_path / "run")  # fmt: skip
+    policy, old = load_policy(tmp_path / "run", CPU), load_policy(tiny_run, CPU)
+    assert policy.config.tasks == ["drawer-open"] and result["forgetting"] is None
+    assert not torch.equal(policy.normalizer.observation_mean, old.normalizer.observation_mean)
+
+
+def test_an_evaluation_of_other_weights_or_steps_is_not_taken_for_this_one(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    made = json.loads((run / "evaluation.json").read_text())
+    assert continual.evaluated(run, tmp_path / "none" / "e.json", 2, CPU)["tasks"] == made["tasks"]
+    assert not (tmp_path / "none").exists()  # it was found, not made
+    for change in ({"sampling_steps": 1}, {"training": {**made["training"], "steps": 5}}):
+        (run / "evaluation.json").write_text(json.dumps(made | change))
+        assert continual.evaluated(run, tmp_path / "new" / "e.json", 2, CPU)["sampling_steps"] == 5
+        assert (tmp_path / "new" / "e.json").exists()
+        (tmp_path / "new" / "e.json").unlink()
 
 
 def test_a_staged_run_goes_on_exactly_or_not_at_all(tiny_run, flags, tmp_path):

@@ -36,10 +36,14 @@ class _StandIn(types.ModuleType):
 def load_unet_class():
     """LeRobot's DiffusionConditionalUnet1d, from the installed package's own file. ValueError where there is none."""
     found = importlib.util.find_spec("lerobot")
+    try:
+        # What that file needs of diffusers, before the stand-ins: diffusers asks which other packages are there.
+        import einops  # noqa: F401
+        from diffusers.schedulers import scheduling_ddim, scheduling_ddpm  # noqa: F401
+    except ImportError:
+        found = None
     if found is None:
         raise ValueError("--policy lerobot needs the lerobot package; variants/lerobot.py says how to install it")
-    # What that file needs of diffusers, before the stand-ins: diffusers asks which other packages are there.
-    from diffusers.schedulers import scheduling_ddim, scheduling_ddpm  # noqa: F401
 
     folder = Path(found.origin).parent / "policies" / "diffusion"
     stand_ins = {name: _StandIn(name) for name in (

@@ -7,6 +7,7 @@ From study/core/mt6 (K = 4, six tasks), 25 demonstrations, 2000 steps; evaluated
 JSON per run in study/adapt/; those that are there are not made again. A process plays every expert episode once.
 """
 
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,7 +75,10 @@ def main(config: OneTaskConfig) -> dict:
                 flags = adapt.AdaptConfig(run=config.run, tasks=task, steps=config.steps, eval_episodes=0, seed=seed,
                                           out=folder, **WAYS[way])  # fmt: skip
                 if not (ROOT / folder / "model.safetensors").exists():
+                    shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
                     adapt.main(flags)
+                made = checkpoint.difference(ROOT / folder, asdict(flags), ("out", "device", "retain"))
+                assert made is None, f"{folder} has {made}: remove it"
                 new = checkpoint.load_policy(ROOT / folder, device)
                 # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
                 same = way != "scratch" and same_actions(old, new)
