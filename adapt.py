@@ -36,11 +36,11 @@ import checkpoint
 import continual
 import evaluate
 import figures
-from cli import BadInput, parse, provenance, run, say, write_json
+from cli import BadInput, check_limits, numbers, parse, provenance, run, say, write_json
 from envs.demos import demonstrations, make_windows
 from envs.metaworld import resolve_tasks
-from grow import numbers, outside, prepare, release
-from train import learning_rate
+from grow import outside, prepare, release
+from train import average_decay, learning_rate
 
 REPLAY_WEIGHT = 10.0  # of the router's squared error on old observations, beside the new tasks' loss
 
@@ -73,12 +73,10 @@ def check(config: AdaptConfig) -> list[str]:
     """Refuse what cannot work before anything is made; fill in defaults. Returns the new tasks."""
     if bool(config.tasks) == bool(config.sequence):
         raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
-    limits = {"new_components": (1, 2**31), "demos_per_task": (1, 10_000), "steps": (1, 2**31), "seed": (0, 2**31 - 1),
-              "batch_size": (1, 2**31), "eval_episodes": (0, 10_000)}  # fmt: skip
-    for name, (least, most) in limits.items():
-        value = getattr(config, name)
-        if value is not None and not least <= value <= most:
-            raise BadInput(f"--{name.replace('_', '-')} must be at least {least} and at most {most}, got {value}")
+    check_limits(config, {
+        "new_components": (1, math.inf), "steps": (1, math.inf), "batch_size": (1, math.inf), "seed": (0, 2**31 - 1),
+        "demos_per_task": (1, 10_000), "eval_episodes": (0, 10_000),
+    })  # fmt: skip
     if not config.lr > 0:
         raise BadInput(f"--lr must be greater than 0, got {config.lr}")
     moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
@@ -121,7 +119,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     memory = continual.Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     stage = {"tasks": tasks, "mode": config.mode, "retain": config.retain, "components": grown.config.components,
              "trained_parameters": sum(learns for _, learns in parts.values())}  # fmt: skip
-    if config.sequence and config.eval_episodes and config.mode != "scratch":  # for forward transfer
+    if config.sequence and config.eval_episodes:  # for forward transfer
         with torch.no_grad(), parametrize.cached():
             result, _ = evaluate.evaluate(grown, tasks, config.eval_episodes)
         stage["success_before_learning"] = {task: result["tasks"][task]["success"] for task in tasks}
@@ -149,7 +147,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
             group["lr"] = learning_rate(config, step)
         optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1 - min(1 - (1 + step) ** -0.75, 0.9999))
+            torch._foreach_lerp_(average, parameters, 1 - average_decay(step))
         if (step + 1) % 50 == 0 or step == config.steps - 1:
             line = {"step": step + 1, "loss": loss.item(), "lr": learning_rate(config, step)}
             log.write(json.dumps(line) + "\n")
@@ -169,9 +167,11 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     checkpoint.save_weights(folder, grown.state_dict(), config.steps, stage["seconds"])
 
 
-def check_source(config: AdaptConfig, origin: Path, variant: str, K: int, device) -> None:
+def check_source(config: AdaptConfig, origin: Path, tasks: list[str], device) -> None:
     """Refuse what this run cannot do, before demonstrations are made."""
-    policy = checkpoint.load_policy(origin, device)
+    variant, policy = checkpoint.read_config(origin)["policy"], checkpoint.load_policy(origin, device)
+    if again := [task for task in tasks if task in policy.config.tasks]:
+        raise BadInput(f"the run in {origin} knows '{', '.join(again)}' already")
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
     if config.retain == "exact" and variant not in ("fdp", "staged"):
@@ -179,9 +179,10 @@ def check_source(config: AdaptConfig, origin: Path, variant: str, K: int, device
     if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
         raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
     if config.mode == "components":
-        numbers(config.train_components, K, "--train-components")
+        numbers(config.train_components, policy.config.components, "--train-components")
     if config.start_from not in ("most-used", "random"):
-        if len(numbers(config.start_from, K, "--start-from, if not most-used or random,")) != 1:
+        flag = "--start-from, if not most-used or random,"
+        if len(numbers(config.start_from, policy.config.components, flag)) != 1:
             raise BadInput(f"--start-from takes one component, got '{config.start_from}'")
 
 
@@ -198,10 +199,7 @@ def unfinished(config: AdaptConfig, origin: Path, folder: Path) -> bool:
 def main(config: AdaptConfig) -> dict:
     """Learn, stage by stage, and evaluate. Returns what the command's last line says: success, seconds, paths."""
     tasks, origin, device = check(config), Path(config.run), checkpoint.choose_device(config.device)
-    source = checkpoint.read_config(origin)
-    if again := [task for task in tasks if task in source["policy_config"]["tasks"]]:
-        raise BadInput(f"the run in {origin} knows '{', '.join(again)}' already")
-    check_source(config, origin, source["policy"], source["policy_config"]["components"], device)
+    check_source(config, origin, tasks, device)
     stages = [[task] for task in tasks] if config.sequence else [tasks]
     config.steps = config.steps or 2000 * len(stages[0])
     name = f"{origin.name}-{(config.tasks or config.sequence).replace(',', '-')[:100]}-{config.mode}-{config.retain}"
@@ -227,8 +225,8 @@ def main(config: AdaptConfig) -> dict:
             measure(origin, out / "before")
         if config.eval_episodes:
             measure(folder, folder)
+        about = {"run": str(folder), "bytes_added": continual.size(folder) - continual.size(origin)}
         origin = folder
-        about = {"run": str(folder), "bytes": continual.size(folder)}
         history.append(checkpoint.read_config(folder)["adapted"][-1] | about)
     written = [stage["run"] for stage in history]
     summary = {"run": str(origin), "seconds": sum(stage["seconds"] for stage in history), "wrote": written}

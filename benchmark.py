@@ -423,7 +423,9 @@ def main(config: BenchmarkConfig) -> dict:
         lambda: start_up_rows(config.turns),
     ]
     for measure in measurements:
-        result["rows"] += measure()
+        rows = measure()
+        result["rows"] += rows
+        say(*table({**result, "rows": rows}).splitlines()[1:], sep="\n")
         result["peak_gflops"] = max(result["peak_gflops"], matrix_peak(device) / 1e9)  # the machine's speed varies
     for row in result["rows"]:
         if "gflops" in row:

@@ -55,9 +55,27 @@ def parse(config_class, arguments: list[str] | None = None):
         raise BadInput(re.sub(r"[─╭╮╰╯│]|-{4,}", " ", box.getvalue())) from None
 
 
-def say(*words: object) -> None:
+def numbers(text: str, K: int, flag: str) -> list[int]:
+    """A flag's '0,2' -> [0, 2], each one of a run's K components."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) < K for part in parts):
+        raise BadInput(f"{flag} must name components of this run, 0 to {K - 1}, got '{text}'")
+    return sorted({int(part) for part in parts})
+
+
+def check_limits(config: object, limits: dict[str, tuple[float, float]]) -> None:
+    """BadInput for a number of the config outside its (least, most). None stands for a default, which is filled in."""
+    for name, (least, most) in limits.items():
+        value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
+        if value is not None and value < least:
+            raise BadInput(f"{flag} must be at least {least}, got {value}")
+        if value is not None and value > most:
+            raise BadInput(f"{flag} must be at most {most}, got {value}")
+
+
+def say(*words: object, sep: str = " ") -> None:
     """Text for people goes to stderr; stdout belongs to the JSON line."""
-    print(*words, file=sys.stderr, flush=True)
+    print(*words, sep=sep, file=sys.stderr, flush=True)
 
 
 def write_json(path: Path, content: object) -> None:

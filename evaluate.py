@@ -202,32 +202,6 @@ def table(result: dict) -> str:
     return "\n".join([*lines, f"{'mean over tasks':<24}{rate(result['mean_success']):>8}"])
 
 
-class Agent:
-    """The policy as MetaWorld's own `metaworld.evaluation.evaluation` wants it: one action per environment and step.
-
-    It keeps each environment's action chunk and asks the policy for a new one where it has run out.
-    """
-
-    def __init__(self, policy, tasks: list[str], sampler="dpm", steps=None):
-        self.policy, self.tasks, self.sampler = policy, tasks, sampler
-        self.steps = resolve_steps(sampler, steps, policy.config.diffusion_steps)
-        self.queues: list[list[np.ndarray]] = [[] for _ in tasks]
-
-    def reset(self, env_mask: np.ndarray) -> None:
-        """Forget the chunks of the environments in the mask (n,)."""
-        for i in np.flatnonzero(env_mask):
-            self.queues[i].clear()  # a chunk planned in the old episode means nothing in the new one
-
-    def eval_action(self, observations: np.ndarray) -> np.ndarray:
-        """observations (n, O) -> the next action of each environment (n, A)."""
-        empty = [i for i, queue in enumerate(self.queues) if not queue]
-        if empty:
-            chunks, _ = self.policy.act(observations[empty], [self.tasks[i] for i in empty], self.sampler, self.steps)
-            for i, chunk in zip(empty, chunks, strict=True):
-                self.queues[i] = list(chunk[: self.policy.config.executed])
-        return np.stack([queue.pop(0) for queue in self.queues])
-
-
 def write_evaluation(path: Path, policy, result: dict, traces: list, video: bool) -> list[str]:
     """evaluation.json, its figures and videos, beside each other. Returns the paths written."""
     write_json(path, result)

@@ -160,14 +160,14 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
 
 def success_matrix(result: dict, path: Path) -> Path:
     """A sequence of adaptations: success of every task (columns) after every stage (rows)."""
-    tasks, rows = list(result["success"][-1]), result["success"]
+    tasks, rows = list(result["success"][-1]), [*result["success"], result["expert"]]
     values = np.array([[row.get(task, np.nan) for task in tasks] for row in rows], dtype=float)
     figure, axis = _pyplot().subplots(figsize=(0.8 * len(tasks) + 2.5, 0.45 * len(rows) + 1.8))
     axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
             axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.6 else "black")
-    names = ["start", *(f"+ {', '.join(stage['tasks'])}" for stage in result["stages"])]
+    names = ["start", *(f"+ {', '.join(stage['tasks'])}" for stage in result["stages"]), "scripted expert"]
     axis.set_yticks(range(len(rows)), names[-len(rows) :], fontsize=8)
     axis.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", fontsize=8)
     title = f"average success {result['average_success']:.3f}"

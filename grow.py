@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from checkpoint import build_policy
-from cli import BadInput, say
+from cli import BadInput, numbers, say
 
 
 def grow(variant: str, policy, tasks: list[str], count: int, start: str, exact: bool):
@@ -37,7 +37,7 @@ def grow(variant: str, policy, tasks: list[str], count: int, start: str, exact: 
         start: "random", or the number of the component that the new ones copy.
         exact: as a new stage with a router of its own (variants/staged.py).
 
-    Raises BadInput for a policy without K components and a router, which cannot grow.
+    Raises BadInput for components whose parameters have no leading K axis, and for more than fit into memory.
     """
     old = policy.config
     if count and not all(len(p) == old.components for p in policy.components.parameters()):
@@ -61,7 +61,7 @@ def grow(variant: str, policy, tasks: list[str], count: int, start: str, exact: 
     with torch.no_grad():
         for name, value in grown.state_dict().items():
             value[: len(state[name])].copy_(state[name])  # new rows keep what `build` drew for them
-        if tasks and old.task_conditioning == "name":
+        if old.task_conditioning == "name":
             known = grown.task_embedding.weight[: len(old.tasks)]
             grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
         if count and start != "random":
@@ -181,11 +181,3 @@ def prepare(config, variant: str, policy, tasks: list[str], observations) -> tup
     if config.mode == "components":
         subset = numbers(config.train_components, K, "--train-components")
     return variant, grown, train_only(grown, subset, list(range(known, known + len(tasks))), config.train_encoder)
-
-
-def numbers(text: str, K: int, flag: str) -> list[int]:
-    """'0,2' -> [0, 2], each a component of the run."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) < K for part in parts):
-        raise BadInput(f"{flag} must name components of this run, 0 to {K - 1}, got '{text}'")
-    return sorted({int(part) for part in parts})

@@ -22,7 +22,7 @@ from tqdm import tqdm
 import checkpoint
 import evaluate
 import figures
-from cli import BadInput, parse, provenance, run, say
+from cli import BadInput, check_limits, parse, provenance, run, say
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.metaworld import ACTION_DIM, OBSERVATION_DIM, POSITION_PAIRS, resolve_tasks
 
@@ -68,18 +68,14 @@ class TrainConfig:
 
 def check(config: TrainConfig) -> None:
     """Refuse impossible numbers before anything is made. What concerns shapes is checked by the policy itself."""
-    least = {"components": 1, "steps": 1, "batch_size": 1, "demos_per_task": 1, "eval_episodes": 0,
-             "seed": 0, "log_every": 1, "save_every": 1}  # fmt: skip
-    for name, minimum in least.items():
-        if getattr(config, name) is not None and getattr(config, name) < minimum:
-            raise BadInput(f"--{name.replace('_', '-')} must be at least {minimum}, got {getattr(config, name)}")
+    any_number = (1, math.inf)
+    check_limits(config, {
+        "components": any_number, "steps": any_number, "batch_size": any_number, "log_every": any_number,
+        "save_every": any_number, "demos_per_task": (1, 10_000), "eval_episodes": (0, 10_000), "seed": (0, 2**31 - 1),
+    })  # fmt: skip
     for name in ("lr", "grad_clip"):
         if not getattr(config, name) > 0:
             raise BadInput(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(config, name)}")
-    most = {"eval_episodes": 10_000, "demos_per_task": 10_000, "seed": 2**31 - 1}
-    for name, maximum in most.items():
-        if getattr(config, name) > maximum:
-            raise BadInput(f"--{name.replace('_', '-')} must be at most {maximum}, got {getattr(config, name)}")
     if not config.weight_decay >= 0:
         raise BadInput(f"--weight-decay must be at least 0, got {config.weight_decay}")
     if (config.resume or config.overwrite) and not config.out:
@@ -100,6 +96,13 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     averages out what is left of the noise. Positive at step 0 and at the last step."""
     warm_up = min(100, max(1, config.steps // 10))
     return config.lr * min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def average_decay(step: int) -> float:
+    """How much of the old average of the weights is kept. The averaging window grows with training (Diffusion Policy's
+    power 0.75): 1 step at the start, when old weights are worthless; the last ~400 steps of 3000. A fixed 0.999 would
+    still contain the random initialisation."""
+    return min(1 - (1 + step) ** -0.75, 0.9999)
 
 
 def main(config: TrainConfig) -> dict:
@@ -191,12 +194,8 @@ def main(config: TrainConfig) -> dict:
             group["lr"] = learning_rate(config, step)
         optimizer.step()
 
-        # The averaging window grows with training (Diffusion Policy's power 0.75): 1 step at the start, when old
-        # weights are worthless; the last ~400 steps of 3000. A fixed 0.999 would still contain the random
-        # initialisation.
-        decay = min(1 - (1 + step) ** -0.75, 0.9999)
         with torch.no_grad():  # or the average would carry the graph of every step so far with it
-            torch._foreach_lerp_(average, parameters, 1 - decay)
+            torch._foreach_lerp_(average, parameters, 1 - average_decay(step))
 
         running, since = running + loss.detach(), since + 1
         last = step == config.steps - 1

@@ -28,10 +28,15 @@ def fingerprint(folder) -> dict:
     return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def chunks(policy, tasks, seed=0):
+def inputs(n, seed=0):
+    """Observations (n, O) and starting noise (n, H, A)."""
     random = np.random.default_rng(seed)
-    noise = torch.tensor(random.standard_normal((len(tasks), 8, 4)), dtype=torch.float32)
-    return policy.act(random.standard_normal((len(tasks), 39)) * 0.2, tasks, noise=noise)
+    return random.standard_normal((n, 39)) * 0.2, torch.tensor(random.standard_normal((n, 8, 4))).float()
+
+
+def chunks(policy, tasks):
+    observations, noise = inputs(len(tasks))
+    return policy.act(observations, tasks, noise=noise)
 
 
 def make_policy(router="softmax", target="velocity", conditioning="name", K=3) -> Policy:
@@ -118,7 +123,7 @@ def test_rows_put_back_are_what_was_learned():
         layer.parametrizations.weight.original.add_(1)
     release(layer)
     assert torch.equal(layer.weight, whole + torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None])
-    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"] or len(list(layer.parameters())) == 2
+    assert sorted(name for name, _ in layer.named_parameters()) == ["bias", "weight"]
 
 
 MOVES = {  # which parts of the source's tensors an adaptation may move; None: everything
@@ -179,30 +184,23 @@ def test_exact_keeps_every_old_action_bit_for_bit_over_several_stages(tiny_run, 
         learned[task, task] = chunks(policy, [task, task])
     assert policy.config.components == 6 and [k for k, _ in policy.config.stages] == [4, 5, 5, 6]
     # The same in one batch with other tasks: each gets the rows of its own stage.
-    mixed, _ = chunks(policy, ["push", "drawer-close", "reach"])
-    swapped = np.random.default_rng(0).standard_normal((3, 8, 4))
-    alone, _ = policy.act(_observations(3)[[0, 2]], ["push", "reach"], noise=torch.tensor(swapped[[0, 2]]).float())
+    (observations, noise), tasks = inputs(3), ["push", "drawer-close", "reach"]
+    mixed, _ = policy.act(observations, tasks, noise=noise)
+    alone, _ = policy.act(observations[[0, 2]], ["push", "reach"], noise=noise[[0, 2]])
     assert np.array_equal(mixed[[0, 2]], alone)
 
 
-def _observations(n):
-    random = np.random.default_rng(0)
-    random.standard_normal((n, 8, 4))
-    return random.standard_normal((n, 39)) * 0.2
-
-
-def test_the_new_component_learns_and_serves_the_new_task(tiny_run, flags, tmp_path):
-    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *flags, "--out", tmp_path / "run")
-    policy = load_policy(tmp_path / "run", CPU)
-    _, weights = chunks(policy, ["drawer-open"] * 3)
-    assert (weights[:, 4] > 0).all()
-    source = read_config(tmp_path / "run")["adapted"]
-    assert source[0]["tasks"] == ["drawer-open"] and source[0]["components"] == 5
+def test_the_new_component_learns(tiny_run, flags, tmp_path):
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--start-from", "2", *flags, "--out", tmp_path / "run")
+    for name, p in load_policy(tmp_path / "run", CPU).components.named_parameters():
+        assert not torch.equal(p[4], p[2]), name  # what it was a copy of
+    stage = read_config(tmp_path / "run")["adapted"][0]
+    assert stage["tasks"] == ["drawer-open"] and stage["components"] == 5
 
 
 def test_replay_holds_the_router_where_paper_lets_it_go(trained_run, flags, tmp_path):
     drift, old = {}, load_policy(trained_run, CPU)
-    observations = _observations(40)
+    observations, _ = inputs(40)
     tasks = ["reach", "drawer-open"] * 20
     _, before = old.act(observations, tasks, "dpm", 1)
     for retain in ("paper", "replay"):
@@ -276,7 +274,7 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flag
         (["--tasks", "drawer-open", "--mode", "router", "--start-from", "0"], "go with --mode add-component"),
         (["--tasks", "drawer-open", "--mode", "full", "--train-encoder"], "leave out --train-encoder"),
         (["--sequence", "drawer-open", "--mode", "scratch"], "use --tasks"),
-        (["--tasks", "drawer-open", "--eval-episodes", "20000"], "--eval-episodes must be .* at most 10000"),
+        (["--tasks", "drawer-open", "--eval-episodes", "20000"], "--eval-episodes must be at most 10000"),
         (["--tasks", "drawer-open", "--new-components", "0"], "--new-components must be at least 1"),
         (["--tasks", "drawer-open", "--new-components", "2000000000"], "do not fit into this machine's memory"),
         (["--tasks", "drawer-open", "--steps", "0"], "--steps must be at least 1"),

@@ -60,7 +60,7 @@ def test_the_expert_plays_an_episode_once_in_the_life_of_a_process(trained_run, 
 def test_pictures_of_speed_and_of_a_sequence(tmp_path):
     rows = [{"what": "training", "ratio": {"ours": 1.0, "theirs": 7.5}}, {"what": "memory", "ratio": {}}]
     result = {"success": [{"a": 1.0}, {"a": 0.5, "b": 1.0}], "stages": [{"tasks": ["b"]}], "average_success": 0.75,
-              "forgetting": 0.5}  # fmt: skip
+              "forgetting": 0.5, "expert": {"a": 1.0, "b": 0.9}}  # fmt: skip
     for path in (
         figures.speed(rows, tmp_path / "speed.png"),
         figures.success_matrix(json.loads(json.dumps(result)), tmp_path / "figures" / "matrix.png"),

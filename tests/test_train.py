@@ -16,8 +16,9 @@ import evaluate
 import figures
 import train
 from cli import BadInput
+from envs.agent import Agent
 from envs.rollout import FIRST_EVALUATION_SEED, Episode
-from evaluate import Agent, wilson_interval
+from evaluate import wilson_interval
 
 
 def test_train_evaluate_reload(tiny_run):

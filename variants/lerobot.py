@@ -35,17 +35,16 @@ class _StandIn(types.ModuleType):
 
 def load_unet_class():
     """LeRobot's DiffusionConditionalUnet1d, from the installed package's own file. ValueError where there is none."""
-    found = importlib.util.find_spec("lerobot")
     try:
         # What that file needs of diffusers, before the stand-ins: diffusers asks which other packages are there.
         import einops  # noqa: F401
         from diffusers.schedulers import scheduling_ddim, scheduling_ddpm  # noqa: F401
-    except ImportError:
-        found = None
-    if found is None:
-        raise ValueError("--policy lerobot needs the lerobot package; variants/lerobot.py says how to install it")
 
-    folder = Path(found.origin).parent / "policies" / "diffusion"
+        folder = Path(importlib.util.find_spec("lerobot").origin).parent / "policies" / "diffusion"
+    except (ImportError, AttributeError) as error:  # find_spec gives None for a package that is not there
+        raise ValueError(
+            "--policy lerobot needs the lerobot package; variants/lerobot.py says how to install it"
+        ) from error
     stand_ins = {name: _StandIn(name) for name in (
         "torchvision", "lerobot.policies.diffusion.configuration_diffusion", "lerobot.policies.pretrained",
         "lerobot.policies.utils", "lerobot.utils.constants",
