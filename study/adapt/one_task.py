@@ -1,10 +1,12 @@
 """What each way of adapting learns of one new task, and what it costs the old ones: every mode, task by task.
 
     python study/adapt/one_task.py --tasks door-close,drawer-close --seeds 0      # any number of these at a time
+    python study/adapt/one_task.py --demos 5 --new-only --out study/adapt/budget  # learning from less
     python study/adapt/summarize.py
 
 From study/core/mt6 (K = 4, six tasks), 25 demonstrations, 2000 steps; evaluated on block 3, 50 episodes per task. One
 JSON per run in study/adapt/; those that are there are not made again. A process plays every expert episode once.
+study/adapt/run.sh has every command.
 """
 
 import shutil
@@ -45,7 +47,9 @@ class OneTaskConfig:
     seeds: str = "0"
     run: str = "study/core/mt6"
     episodes: int = 50
+    demos: int = 25  # per task
     steps: int = 2000
+    new_only: bool = False  # leave out the old tasks' episodes
     block: int = 3  # of evaluation episodes
     out: str = "study/adapt"
 
@@ -62,18 +66,20 @@ def same_actions(old, new) -> bool:
 def main(config: OneTaskConfig) -> dict:
     device, out = checkpoint.choose_device("auto"), ROOT / config.out
     old, written = checkpoint.load_policy(ROOT / config.run, device), []
-    if not (out / "before.json").exists():
+    before = ROOT / "study/adapt/before.json"
+    if not before.exists():
         result, _ = evaluate(old, old.config.tasks, config.episodes, config.block)
-        write_json(out / "before.json", result | provenance(config.block, str(device)))
+        write_json(before, result | provenance(config.block, str(device)))
     for seed in (int(s) for s in config.seeds.split(",")):
         for way in config.ways.split(","):
             for task in resolve_tasks(config.tasks):
-                path = out / f"{way}-{task}-s{seed}.json"
+                budget = "" if (config.demos, config.steps) == (25, 2000) else f"-d{config.demos}-n{config.steps}"
+                path = out / f"{way}-{task}{budget}-s{seed}.json"
                 if path.exists():
                     continue
                 folder = f"runs/adapt/{path.stem}"
-                flags = adapt.AdaptConfig(run=config.run, tasks=task, steps=config.steps, eval_episodes=0, seed=seed,
-                                          out=folder, **WAYS[way])  # fmt: skip
+                flags = adapt.AdaptConfig(run=config.run, tasks=task, demos_per_task=config.demos, steps=config.steps,
+                                          eval_episodes=0, seed=seed, out=folder, **WAYS[way])  # fmt: skip
                 if not (ROOT / folder / "model.safetensors").exists():
                     shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
                     adapt.main(flags)
@@ -82,7 +88,7 @@ def main(config: OneTaskConfig) -> dict:
                 new = checkpoint.load_policy(ROOT / folder, device)
                 # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
                 same = way != "scratch" and same_actions(old, new)
-                tasks = [task] if same or way == "scratch" else new.config.tasks
+                tasks = [task] if same or way == "scratch" or config.new_only else new.config.tasks
                 result, _ = evaluate(new, tasks, config.episodes, config.block)
                 stage = checkpoint.read_config(ROOT / folder)["adapted"][-1]
                 about = {"way": way, "task": task, "old_actions_bit_equal": same, "stage": stage}

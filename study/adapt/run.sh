@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Every run behind the README's numbers on adaptation, as commands. Resumes where it was stopped: a finished JSON is kept.
+#   study/adapt/run.sh         all of it: about four hours on 2 cores (two at a time, one thread each)
+# Checkpoints go to runs/adapt/ and runs/sequence/, results to study/adapt/; the tables and figures are made at the end.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS=1
+ORDER=door-close,drawer-close,disassemble,window-open
+
+sequence() {  # name, then the flags of adapt.py. Evaluated, like every adaptation, on block 0.
+    local name=$1; shift
+    [ -f "study/adapt/sequence-$name.json" ] && return
+    python adapt.py --run study/core/mt6 --sequence "$ORDER" --out "runs/sequence/$name" "$@" >/dev/null &&
+        cp "runs/sequence/$name/adaptation.json" "study/adapt/sequence-$name.json"
+}
+one_task() { python study/adapt/one_task.py "$@" >/dev/null; }
+export -f sequence one_task
+export ORDER
+
+# Make the demonstrations once: 50 of each task, of which runs with fewer use the first.
+python train.py --tasks mt6,mt4 --steps 1 --eval-episodes 0 --overwrite --out runs/adapt-demonstrations >/dev/null
+{
+    # 1. One new task at a time: success on it, and on the six old ones.
+    for half in door-close,disassemble drawer-close,window-open; do
+        echo "one_task --tasks $half --seeds 0"
+    done
+    for half in door-close,disassemble drawer-close,window-open; do
+        echo "one_task --tasks $half --ways add-exact,full,add-replay,add-paper --seeds 1,2"
+    done
+    # 2. Four tasks in turn.
+    for seed in 0 1 2; do
+        for retain in exact replay paper; do echo "sequence $retain-s$seed --retain $retain --seed $seed"; done
+        echo "sequence full-s$seed --mode full --seed $seed"
+    done
+    # 3. Fewer demonstrations, fewer steps: success on the new task.
+    for half in door-close,disassemble drawer-close,window-open; do
+        for demos in 5 10 50; do
+            echo "one_task --tasks $half --ways add-exact,scratch,full --demos $demos --new-only --out study/adapt/budget"
+        done
+        for steps in 125 250 500 1000; do
+            echo "one_task --tasks $half --ways add-exact,scratch,full,start-0,start-random --steps $steps --new-only --out study/adapt/budget"
+        done
+    done
+} | xargs -P 2 -I{} bash -c '{}'
+# 4. What --retain paper loses, and when.
+python study/adapt/why_paper.py >/dev/null
+python study/adapt/summarize.py
