@@ -234,7 +234,8 @@ def main(config: AdaptConfig) -> dict:
         measured = continual.metrics(success, history)
         result = {"success": success, "expert": experts, "stages": history, **measured}
         write_json(out / "adaptation.json", result | provenance(config.seed, str(device)))
-        written += [str(out / "adaptation.json"), str(figures.success_matrix(result, out / "figures" / "matrix.png"))]
+        matrix = figures.success_matrix({"": result}, out / "figures" / "matrix.png")
+        written += [str(out / "adaptation.json"), str(matrix)]
         summary |= measured
     return summary
 

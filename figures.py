@@ -158,22 +158,32 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
     return path
 
 
-def success_matrix(result: dict, path: Path) -> Path:
-    """A sequence of adaptations: success of every task (columns) after every stage (rows)."""
-    tasks, rows = list(result["success"][-1]), [*result["success"], result["expert"]]
-    values = np.array([[row.get(task, np.nan) for task in tasks] for row in rows], dtype=float)
-    figure, axis = _pyplot().subplots(figsize=(0.8 * len(tasks) + 2.5, 0.45 * len(rows) + 1.8))
-    axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    for (i, j), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.6 else "black")
-    names = ["start", *(f"+ {', '.join(stage['tasks'])}" for stage in result["stages"]), "scripted expert"]
-    axis.set_yticks(range(len(rows)), names[-len(rows) :], fontsize=8)
-    axis.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", fontsize=8)
-    title = f"average success {result['average_success']:.3f}"
-    if result["forgetting"] is not None:
-        title += f", forgetting {result['forgetting']:.3f}"
-    axis.set_title(title, fontsize=9)
+def success_matrix(results: dict[str, dict], path: Path) -> Path:
+    """Sequences of adaptations, side by side: success of every task (columns) after every stage (rows).
+
+    results: name -> what adapt.py wrote to adaptation.json. They have the same tasks and stages.
+    """
+    first = next(iter(results.values()))
+    tasks, rows = list(first["success"][-1]), len(first["success"]) + 1
+    figure, axes = _pyplot().subplots(
+        1, len(results), figsize=((0.55 * len(tasks) + 1) * len(results) + 1.5, 0.45 * rows + 1.8), sharey=True,
+        squeeze=False, gridspec_kw={"wspace": 0.05},
+    )  # fmt: skip
+    for axis, (name, result) in zip(axes[0], results.items(), strict=True):
+        success = [*result["success"], result["expert"]]
+        values = np.array([[row.get(task, np.nan) for task in tasks] for row in success], dtype=float)
+        axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                color = "white" if value < 0.6 else "black"
+                axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+        axis.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", fontsize=8)
+        title = f"{name}\naverage success {result['average_success']:.3f}"
+        if result["forgetting"] is not None:
+            title += f", forgetting {result['forgetting']:.3f}"
+        axis.set_title(title.strip(), fontsize=9)
+    names = ["start", *(f"+ {', '.join(stage['tasks'])}" for stage in first["stages"]), "scripted expert"]
+    axes[0, 0].set_yticks(range(rows), names[-rows:], fontsize=8)
     return _save(figure, path)
 
 

@@ -63,6 +63,7 @@ def test_pictures_of_speed_and_of_a_sequence(tmp_path):
               "forgetting": 0.5, "expert": {"a": 1.0, "b": 0.9}}  # fmt: skip
     for path in (
         figures.speed(rows, tmp_path / "speed.png"),
-        figures.success_matrix(json.loads(json.dumps(result)), tmp_path / "figures" / "matrix.png"),
+        figures.success_matrix({"": json.loads(json.dumps(result))}, tmp_path / "figures" / "matrix.png"),
+        figures.success_matrix({"exact": result, "full": result}, tmp_path / "both.png"),
     ):
         assert path.read_bytes()[:4] == b"\x89PNG"
