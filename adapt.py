@@ -36,13 +36,15 @@ import checkpoint
 import continual
 import evaluate
 import figures
-from cli import BadInput, check_limits, numbers, parse, provenance, run, say, write_json
-from envs.demos import demonstrations, make_windows
+from cli import BadInput, check_limits, parse, provenance, run, say, write_json
+from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.metaworld import resolve_tasks
-from grow import outside, prepare, release
+from grow import check_source, outside, prepare, release
 from train import average_decay, learning_rate
 
-REPLAY_WEIGHT = 10.0  # of the router's squared error on old observations, beside the new tasks' loss
+# Of the router's squared error on old observations, beside the new tasks' loss. Errors of weights (0.1 squared) are
+# small beside errors of predictions; tenfold they count.
+REPLAY_WEIGHT = 10.0
 
 
 @dataclass
@@ -55,7 +57,7 @@ class AdaptConfig:
     mode: Literal["add-component", "router", "components", "full", "scratch"] = "add-component"  # what trains
     retain: Literal["exact", "replay", "paper"] | None = None  # default exact; paper where old parts may move
     new_components: int = 1  # how many add-component adds, at each stage
-    start_from: str = "most-used"  # what they copy: most-used on the new demonstrations | random | a number
+    start_from: str = "most-used"  # what they copy: most-used on the new demonstrations | random | numbers, such as 0,2
     train_components: str = ""  # mode components: which, such as 0,2
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
@@ -66,6 +68,7 @@ class AdaptConfig:
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
     data_dir: str = "data"
+    dataset_id: str = DATASET_ID  # of the new tasks' demonstrations; as in train.py
     out: str = ""  # run folder; default runs/NAME-TASKS-MODE-RETAIN. A sequence has a folder per stage in it
 
 
@@ -77,8 +80,8 @@ def check(config: AdaptConfig) -> list[str]:
         "new_components": (1, math.inf), "steps": (1, math.inf), "batch_size": (1, math.inf), "seed": (0, 2**31 - 1),
         "demos_per_task": (1, 10_000), "eval_episodes": (0, 10_000),
     })  # fmt: skip
-    if not config.lr > 0:
-        raise BadInput(f"--lr must be greater than 0, got {config.lr}")
+    if not 0 < config.lr < math.inf:
+        raise BadInput(f"--lr must be a positive number, got {config.lr}")
     moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
     config.retain = config.retain or ("paper" if moves_old else "exact")
     if config.retain == "exact" and moves_old:
@@ -100,31 +103,31 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     """One stage: from the run in `origin`, which is only read, to one in `folder` that knows `tasks` too."""
     device = checkpoint.choose_device(config.device)
     source, policy = checkpoint.read_config(origin), checkpoint.load_policy(origin, device)
-    demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir))
+    demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id)
     windows = [make_windows(demos[task], policy.config.horizon) for task in tasks]
     observations, actions = (torch.cat(parts).to(device) for parts in zip(*windows, strict=True))
 
     # ---- Grow, freeze, and say what learns.
     torch.manual_seed(config.seed)
-    variant, grown, parts = prepare(config, source["policy"], policy, tasks, observations)
+    variant, grown, parts, copied = prepare(config, source["policy"], policy, tasks, observations)
     grown.to(device)
     if config.mode == "scratch":
         grown.normalizer.fit(observations, actions[:, 0])
-    for task, (o, _) in zip(tasks, windows, strict=True):
-        say(f"{task}: {outside(grown.normalizer, o.to(device))}")
+    for task, (o, a) in zip(tasks, windows, strict=True):
+        say(f"{task}: {outside(grown.normalizer, o.to(device), a.to(device))}")
     index = grown.task_index([t for t, (o, _) in zip(tasks, windows, strict=True) for _ in o]).to(device)
     say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
     for name, (total, learns) in parts.items():
         say(f"{name:<16}{total:>12,}{learns:>12,}")
     memory = continual.Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     stage = {"tasks": tasks, "mode": config.mode, "retain": config.retain, "components": grown.config.components,
-             "trained_parameters": sum(learns for _, learns in parts.values())}  # fmt: skip
-    if config.sequence and config.eval_episodes:  # for forward transfer
-        with torch.no_grad(), parametrize.cached():
-            result, _ = evaluate.evaluate(grown, tasks, config.eval_episodes)
-        stage["success_before_learning"] = {task: result["tasks"][task]["success"] for task in tasks}
+             "copied": copied, "trained_parameters": sum(learns for _, learns in parts.values()),
+             "source_weights": checkpoint.fingerprint(origin)}  # fmt: skip
+    if config.sequence and config.eval_episodes:
+        stage |= continual.before_learning(source["policy"], policy, tasks, config.eval_episodes)
     checkpoint.claim_folder(folder, overwrite=True)
-    about = {**provenance(config.seed, str(device)), "adapted": [*source.get("adapted", []), stage]}
+    about = {**provenance(config.seed, str(device)), "adapted": [*source.get("adapted", []), stage],
+             "datasets": continual.datasets(source) | dict.fromkeys(tasks, config.dataset_id)}  # fmt: skip
     checkpoint.begin_run(folder, asdict(config) | {"policy": variant, "run": str(origin)}, asdict(grown.config), about)
 
     # ---- The loop: train.py's, over fewer parameters.
@@ -136,6 +139,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     log = (folder / "log.jsonl").open("w")
     for step in tqdm(range(config.steps), unit="step", desc=", ".join(tasks), mininterval=0.5):
         rows = torch.randint(0, len(observations), (config.batch_size,), device=device)
+        # cached: the tensors of frozen and learned rows are put together once a step, not at each use
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), parametrize.cached():
             loss = grown.loss(observations[rows], index[rows], actions[rows]).mean()
             if memory:
@@ -154,9 +158,11 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
             if not math.isfinite(line["loss"]):
                 raise BadInput(f"the loss is {line['loss']} by step {step + 1}: lower --lr (now {config.lr})")
     log.close()
+    if not all(p.isfinite().all() for p in average):  # the last step's loss was of the weights before it
+        raise BadInput(f"the weights are not finite after the last step: lower --lr (now {config.lr})")
     with torch.no_grad():
         torch._foreach_copy_(parameters, average)
-    release(grown)
+    release(grown)  # frozen and learned rows back into one tensor, as fdp.py and the checkpoint know it
     stage["seconds"] = round(time.perf_counter() - begin, 1)
 
     # ---- Save. The weights come last: a folder that has them holds a finished stage.
@@ -167,33 +173,17 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     checkpoint.save_weights(folder, grown.state_dict(), config.steps, stage["seconds"])
 
 
-def check_source(config: AdaptConfig, origin: Path, tasks: list[str], device) -> None:
-    """Refuse what this run cannot do, before demonstrations are made."""
-    variant, policy = checkpoint.read_config(origin)["policy"], checkpoint.load_policy(origin, device)
-    if again := [task for task in tasks if task in policy.config.tasks]:
-        raise BadInput(f"the run in {origin} knows '{', '.join(again)}' already")
-    if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
-        raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
-    if config.retain == "exact" and variant not in ("fdp", "staged"):
-        raise BadInput(f"--retain exact is made for policy fdp, and this run has policy '{variant}'; use replay")
-    if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
-        raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
-    if config.mode == "components":
-        numbers(config.train_components, policy.config.components, "--train-components")
-    if config.start_from not in ("most-used", "random"):
-        flag = "--start-from, if not most-used or random,"
-        if len(numbers(config.start_from, policy.config.components, flag)) != 1:
-            raise BadInput(f"--start-from takes one component, got '{config.start_from}'")
-
-
 def unfinished(config: AdaptConfig, origin: Path, folder: Path) -> bool:
     """Whether a stage is still to be made. BadInput if the folder holds one made with other flags."""
     if not checkpoint.taken(folder):
         return True
-    free = ("out", "device", "data_dir")
-    if other := checkpoint.difference(folder, asdict(config) | {"run": str(origin)}, free):
+    if other := checkpoint.difference(folder, asdict(config), ("run", "out", "device", "data_dir")):
         raise BadInput(f"the run in {folder} has {other}: choose another --out")
-    return not (folder / "model.safetensors").exists()
+    if not (folder / "model.safetensors").exists():
+        return True
+    if checkpoint.read_config(folder)["adapted"][-1]["source_weights"] != checkpoint.fingerprint(origin):
+        raise BadInput(f"the run in {folder} was learned from other weights than {origin} holds: choose another --out")
+    return False
 
 
 def main(config: AdaptConfig) -> dict:
@@ -209,6 +199,8 @@ def main(config: AdaptConfig) -> dict:
     first = out / f"1-{stages[0][0]}" / "config.json"
     if checkpoint.taken(out) and not (config.sequence and first.exists()):
         raise BadInput(f"{out} exists: choose another --out")
+    if out.resolve().is_relative_to(origin.resolve()):
+        raise BadInput(f"--out {out} is inside the run that is only read: choose another --out")
     success, history, experts = [], [], {}
 
     def measure(run: Path, into: Path) -> None:
@@ -221,7 +213,7 @@ def main(config: AdaptConfig) -> dict:
         folder = out / f"{i}-{'-'.join(new)}" if config.sequence else out
         if unfinished(config, origin, folder):
             learn(config, origin, new, folder)
-        if config.eval_episodes and i == 1 and config.mode != "scratch":
+        if config.eval_episodes and i == 1 and config.mode != "scratch":  # the same then and now: origin is only read
             measure(origin, out / "before")
         if config.eval_episodes:
             measure(folder, folder)

@@ -10,6 +10,7 @@
 Weights are safetensors: loading somebody else's run executes nothing. resume.pt is read with weights_only=True.
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -158,6 +159,11 @@ def training_record(folder: Path) -> dict:
         header = weights.metadata()  # text only, so the numbers are put back
     record.update(steps=int(header["step"]), seconds=float(header["seconds"]))
     return {**record, "seed": config.get("seed"), "demos_per_task": config["train"]["demos_per_task"]}
+
+
+def fingerprint(folder: Path) -> str:
+    """Which weights a run holds: the SHA-256 of its model.safetensors."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def load_policy(folder: Path, device: torch.device):

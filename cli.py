@@ -58,7 +58,7 @@ def parse(config_class, arguments: list[str] | None = None):
 def numbers(text: str, K: int, flag: str) -> list[int]:
     """A flag's '0,2' -> [0, 2], each one of a run's K components."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) < K for part in parts):
+    if not all(part.isdecimal() and int(part) < K for part in parts):
         raise BadInput(f"{flag} must name components of this run, 0 to {K - 1}, got '{text}'")
     return sorted({int(part) for part in parts})
 

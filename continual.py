@@ -6,6 +6,7 @@ Everything is measured by the one `evaluate()`; here results are only found agai
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import evaluate
 from cli import BadInput, provenance
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.rollout import FIRST_EVALUATION_SEED
+from grow import grow
 from sampler import resolve_steps
 
 REPLAYED = 64  # observations kept per task, of 39 numbers: 10 kB
@@ -38,8 +40,9 @@ class Memory:
             except Exception as error:  # truncated, or with other shapes
                 raise BadInput(f"{path} is damaged: {error}") from error
         if missing := [task for task in policy.config.tasks if task not in self.observations]:
-            dataset_id = checkpoint.read_config(run)["train"].get("dataset_id", DATASET_ID)
-            for task, episodes in demonstrations(missing, 5, data_dir, dataset_id).items():
+            came_from = datasets(checkpoint.read_config(run))
+            for task in missing:
+                episodes = demonstrations([task], 5, data_dir, came_from[task])[task]
                 self.add(task, make_windows(episodes, 1)[0])
         self.old = torch.cat([self.observations[task] for task in policy.config.tasks]).to(device)
         self.index = policy.task_index([task for task in policy.config.tasks for _ in range(REPLAYED)]).to(device)
@@ -52,15 +55,37 @@ class Memory:
 
     def drift(self, grown) -> torch.Tensor:
         """How far the grown router is from the old one there: squared error, components added since should have 0."""
-        difference = grown.weigh(grown.encode(self.old, self.index))
-        K = self.weights.shape[1]
-        return torch.cat([difference[:, :K] - self.weights, difference[:, K:]], dim=1).square().sum(1).mean()
+        now = grown.weigh(grown.encode(self.old, self.index))
+        wanted = torch.nn.functional.pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))
+        return (now - wanted).square().sum(1).mean()
 
     def save(self, run: Path, new: dict[str, torch.Tensor]) -> None:
         """With the tasks learned meanwhile: task -> observations (N, O)."""
         for task, observations in new.items():
             self.add(task, observations)
         safetensors.torch.save_file(self.observations, run / "replay.safetensors")
+
+
+def datasets(config: dict) -> dict[str, str]:
+    """Where the demonstrations of each task that a run knows came from: task -> Minari id with {task}."""
+    tasks = config["policy_config"]["tasks"]
+    return config.get("datasets") or dict.fromkeys(tasks, config["train"].get("dataset_id", DATASET_ID))
+
+
+def before_learning(variant: str, policy, tasks: list[str], episodes: int) -> dict[str, dict[str, float]]:
+    """What forward transfer compares: new tasks' success with a policy that knows their names only, and untrained.
+
+    The name stands at the mean of the known names. The untrained policy sees through the same normaliser.
+    """
+    device = policy.alpha_bar_32.device
+    variant, known = grow(variant, policy, tasks, 0, [], variant == "staged")
+    untrained = checkpoint.build_policy(variant, asdict(known.config))
+    untrained.normalizer.load_state_dict(policy.normalizer.state_dict())
+    measured = {}
+    for name, candidate in (("success_before_learning", known), ("success_untrained", untrained)):
+        result, _ = evaluate.evaluate(candidate.to(device).eval(), tasks, episodes)
+        measured[name] = {task: result["tasks"][task]["success"] for task in tasks}
+    return measured
 
 
 def evaluated(run: Path, path: Path, episodes: int, device) -> dict:
@@ -78,7 +103,7 @@ def evaluated(run: Path, path: Path, episodes: int, device) -> dict:
             same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)
             if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):
                 return result
-        except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is made again
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: it is made again
             continue
     result, traces = evaluate.evaluate(policy, policy.config.tasks, episodes)
     result.update(provenance(0, str(device)), training=checkpoint.training_record(run))
@@ -99,8 +124,8 @@ def metrics(success: list[dict[str, float]], stages: list[dict]) -> dict:
     average success: over all tasks, after the last stage. backward transfer: success at the end minus success right
     after learning, over the tasks learned before the last stage (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, section
     2). forgetting: the best success before the last stage minus that at the end, over the same tasks (Chaudhry et al.
-    2018, arXiv 1801.10112, section 3). forward transfer: success just before a task is learned, when its name still
-    stands at the mean of the known names, minus that of an untrained policy, which is 0 (Lopez-Paz & Ranzato).
+    2018, arXiv 1801.10112, section 3). forward transfer: success just before a task is learned minus that of an
+    untrained policy (Lopez-Paz & Ranzato); see `before_learning`.
     """
 
     def mean(values) -> float | None:
@@ -110,11 +135,16 @@ def metrics(success: list[dict[str, float]], stages: list[dict]) -> dict:
     # A task whose episodes were all lost has no success at that stage.
     last = {task: rate for task, rate in success[-1].items() if rate is not None}
     seen = {task: [row[task] for row in success if row.get(task) is not None] for task in last}
-    before = [rate for stage in stages for rate in stage.get("success_before_learning", {}).values()]
+    transfer = [
+        rate - stage["success_untrained"][task]
+        for stage in stages
+        for task, rate in stage.get("success_before_learning", {}).items()
+        if None not in (rate, stage["success_untrained"][task])
+    ]
     old = {task: rates for task, rates in seen.items() if len(rates) > 1}
     return {
         "average_success": mean(last.values()),
         "backward_transfer": mean(rates[-1] - rates[0] for rates in old.values()),
         "forgetting": mean(max(rates[:-1]) - rates[-1] for rates in old.values()),
-        "forward_transfer": mean(rate for rate in before if rate is not None),
+        "forward_transfer": mean(transfer),
     }

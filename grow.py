@@ -5,7 +5,8 @@
 A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn what
 is different. If its row of the router is a copy too, with log 2 taken off both (softmax), the two share what the one
 had, and the grown policy does what the old one did, up to rounding: learning begins where the old policy ends. (With
-the affine router, or a random start, it begins elsewhere.)
+the affine router, or a random start, it begins elsewhere.) Several new ones copy different components: twins with the
+same weight would get the same gradient, and stay one component forever.
 
 Frozen means out of the optimiser. Setting gradients to zero is not enough: AdamW's weight decay moves a parameter
 whose gradient is zero, and so does its momentum. But K components share one tensor with a leading K axis, of which
@@ -23,25 +24,23 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from checkpoint import build_policy
+from checkpoint import build_policy, load_policy, read_config
 from cli import BadInput, numbers, say
 
 
-def grow(variant: str, policy, tasks: list[str], count: int, start: str, exact: bool):
+def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], exact: bool):
     """A larger policy that begins as the same function. -> (the variant that it is, the policy).
 
     Args:
         variant, policy: the policy's file ("fdp", "staged", or a fork) and the policy.
         tasks: names to add. They start with the mean of the known tasks' embeddings.
         count: n, components to add; 0 for none.
-        start: "random", or the number of the component that the new ones copy.
+        copied: which component each new one copies, all different; none to start at random.
         exact: as a new stage with a router of its own (variants/staged.py).
 
-    Raises BadInput for components whose parameters have no leading K axis, and for more than fit into memory.
+    Raises BadInput for more components than fit into memory.
     """
     old = policy.config
-    if count and not all(len(p) == old.components for p in policy.components.parameters()):
-        raise BadInput(f"policy '{variant}' cannot grow: its components' parameters have no leading K axis")
     size = sum(p[0].numel() for p in policy.components.parameters())
     if 32 * size * count > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):  # with gradient, moments, average
         raise BadInput(f"{count} new components of {size:,} parameters do not fit into this machine's memory")
@@ -64,10 +63,10 @@ def grow(variant: str, policy, tasks: list[str], count: int, start: str, exact: 
         if old.task_conditioning == "name":
             known = grown.task_embedding.weight[: len(old.tasks)]
             grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
-        if count and start != "random":
+        if copied:
             for p in grown.components.parameters():
-                p[old.components :] = p[int(start)]
-            copy_router_row(newest_router(grown), int(start), old.components)
+                p[old.components :] = p[copied]
+            copy_router_rows(newest_router(grown), copied, old.components)
     return variant, grown
 
 
@@ -76,30 +75,29 @@ def newest_router(policy) -> nn.Module:
     return policy.router[-1] if isinstance(policy.router, nn.ModuleList) else policy.router
 
 
-def copy_router_row(router, start: int, K: int) -> None:
-    """Components K, K+1, ... get the logits of component `start`, and share its weight with it."""
+def copy_router_rows(router, copied: list[int], K: int) -> None:
+    """Components K, K+1, ... get the logits of those that they copy, and each pair shares what the one had."""
     last = router.net[-1]
-    copies = len(last.weight) - K
-    last.weight[K:], last.bias[K:] = last.weight[start], last.bias[start]
-    sharing = [start, *range(K, K + copies)]
-    if router.mode == "softmax":  # exp(logit - log m) is an m-th of the weight
-        last.bias[sharing] -= math.log(1 + copies)
+    last.weight[K:], last.bias[K:] = last.weight[copied], last.bias[copied]
+    sharing = [*copied, *range(K, K + len(copied))]
+    if router.mode == "softmax":  # exp(logit - log 2) is half of the weight
+        last.bias[sharing] -= math.log(2)
     elif router.mode == "raw":
-        last.weight[sharing] /= 1 + copies
-        last.bias[sharing] /= 1 + copies
+        last.weight[sharing] /= 2
+        last.bias[sharing] /= 2
     # affine: subtracts the mean over all logits, which new rows change; it starts near the old function, not at it
 
 
 @torch.no_grad()
-def most_used(policy, observations: Tensor) -> int:
-    """The component with the largest mean weight on a new task's demonstrations (N, O), before it has a name.
+def most_used(policy, observations: Tensor, count: int) -> list[int]:
+    """The components with the largest mean weights on a new task's demonstrations (N, O), before it has a name.
 
     The new task stands where `grow` will put it, at the mean of the known tasks' embeddings.
     """
     condition = policy.encoder(policy.normalizer.observation(observations))
     if policy.config.task_conditioning == "name":
         condition = condition + policy.task_embedding.weight.mean(0)
-    return int(policy.weigh(condition).mean(0).argmax())
+    return policy.weigh(condition).mean(0).topk(count).indices.tolist()
 
 
 class _Rows(nn.Module):
@@ -154,30 +152,67 @@ def count(module: nn.Module, learning: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not learning)
 
 
-def outside(normalizer, observations: Tensor) -> str:
-    """How far new observations (N, O) leave the range that the normaliser was fitted to, in words."""
+def outside(normalizer, observations: Tensor, actions: Tensor) -> str:
+    """How far new observations (N, O) and actions (N, H, A) leave what the normaliser was fitted to, in words.
+
+    Actions matter more: samplers clip to [-1, 1], so that a policy which saw only a closed gripper cannot open it.
+    """
     scaled = (normalizer.add_differences(observations) - normalizer.observation_mean) / normalizer.observation_scale
-    beyond = (scaled.abs() - normalizer.CLIP).clamp(min=0)
-    share, most = (beyond > 0).float().mean().item(), beyond.max().item()
-    return f"{share:.1%} of its numbers are outside the normaliser's range, by up to {most:.1f} scales, and clipped"
+    found = []
+    for kind, value, limit in (("observed", scaled, normalizer.CLIP), ("action", normalizer.action(actions), 1 + 1e-4)):
+        beyond = (value.abs() - limit).clamp(min=0)
+        share, most = (beyond > 0).float().mean().item(), beyond.max().item()
+        found.append(f"{share:.1%} of its {kind} numbers (by up to {most:.1f} scales)")
+    return f"{' and '.join(found)} are outside the normaliser's range, and clipped"
+
+
+def check_source(config, origin, tasks: list[str], device) -> None:
+    """Refuse what this run cannot do, before demonstrations are made."""
+    variant, policy = read_config(origin)["policy"], load_policy(origin, device)
+    if again := [task for task in tasks if task in policy.config.tasks]:
+        raise BadInput(f"the run in {origin} knows '{', '.join(again)}' already")
+    if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
+        raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
+    if config.retain == "exact" and variant not in ("fdp", "staged"):
+        raise BadInput(f"--retain exact is made for policy fdp, and this run has policy '{variant}'; use replay")
+    if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
+        raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
+    K, new = policy.config.components, config.new_components
+    if config.mode in ("add-component", "components"):
+        if not all(len(p) == K for p in policy.components.parameters()):
+            raise BadInput(f"policy '{variant}' has components without a leading K axis: use --mode router or full")
+    if config.mode == "components":
+        numbers(config.train_components, K, "--train-components")
+    if config.start_from == "most-used" and new > K:
+        raise BadInput(f"--new-components copy different components, and this run has {K}: at most {K}, got {new}")
+    if config.start_from not in ("most-used", "random"):
+        if len(numbers(config.start_from, K, "--start-from, if not most-used or random,")) != new:
+            raise BadInput(f"--start-from must name {new}, one for each new component, got '{config.start_from}'")
 
 
 def prepare(config, variant: str, policy, tasks: list[str], observations) -> tuple:
-    """Grow the policy and freeze what the mode leaves alone. -> (variant, policy, {part: (parameters, trained)})."""
-    known, K = len(policy.config.tasks), policy.config.components
+    """Grow the policy and freeze what the mode leaves alone.
+
+    -> (variant, policy, {part: (parameters, trained)}, which components the new ones copy).
+    """
+    known, K, copied = len(policy.config.tasks), policy.config.components, []
     if config.mode == "scratch":
         variant = "fdp" if variant == "staged" else variant
         settings = {k: v for k, v in asdict(policy.config).items() if k != "stages"} | {"tasks": tasks}
         grown = build_policy(variant, settings)
     else:
-        start = str(most_used(policy, observations)) if config.start_from == "most-used" else config.start_from
         new = config.new_components if config.mode == "add-component" else 0
-        variant, grown = grow(variant, policy, tasks, new, start, config.retain == "exact")
+        if new and config.start_from == "most-used":
+            copied = most_used(policy, observations, new)
+        elif new and config.start_from != "random":
+            copied = numbers(config.start_from, K, "--start-from")
+        variant, grown = grow(variant, policy, tasks, new, copied, config.retain == "exact")
         if new:
-            say(f"new components start {'at random' if start == 'random' else f'as copies of component {start}'}")
+            say(f"new components start as copies of {copied}" if copied else "new components start at random")
     if config.mode in ("full", "scratch"):
-        return variant, grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}
+        return variant, grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}, copied
     subset = list(range(K, grown.config.components))
     if config.mode == "components":
         subset = numbers(config.train_components, K, "--train-components")
-    return variant, grown, train_only(grown, subset, list(range(known, known + len(tasks))), config.train_encoder)
+    parts = train_only(grown, subset, list(range(known, known + len(tasks))), config.train_encoder)
+    return variant, grown, parts, copied

@@ -6,15 +6,17 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import command
 
 import adapt
 import continual
-from checkpoint import load_policy, read_config
+from checkpoint import load_policy, read_config, save_weights
 from cli import BadInput
+from envs.demos import DATASET_ID
 from fdp import Policy, PolicyConfig
-from grow import count, grow, most_used, newest_router, only_rows, release, train_only
+from grow import count, grow, most_used, newest_router, only_rows, outside, release, train_only
 
 CPU = torch.device("cpu")
 
@@ -50,26 +52,25 @@ def make_policy(router="softmax", target="velocity", conditioning="name", K=3) -
 
 
 @pytest.mark.parametrize("router,target", [("softmax", "velocity"), ("raw", "noise")])
-@pytest.mark.parametrize("new", [1, 3])
-def test_a_grown_policy_does_what_it_did(router, target, new):
+@pytest.mark.parametrize("copied", [[1], [2, 0], [0, 1, 2]])
+def test_a_grown_policy_does_what_it_did(router, target, copied):
     policy = make_policy(router, target)
     before, _ = chunks(policy, ["reach", "push"] * 4)
-    variant, grown = grow("fdp", policy, ["drawer-open"], new, "1", exact=False)
+    variant, grown = grow("fdp", policy, ["drawer-open"], len(copied), copied, exact=False)
     after, weights = chunks(grown, ["reach", "push"] * 4)
-    assert variant == "fdp" and weights.shape[1] == 3 + new and np.allclose(before, after, atol=1e-4)
+    assert variant == "fdp" and weights.shape[1] == 3 + len(copied) and np.allclose(before, after, atol=1e-4)
     # A copy of another component without sharing its weight is another function: the check above can fail.
     newest_router(grown).net[-1].bias.data[3] += 1
     assert not np.allclose(before, chunks(grown, ["reach", "push"] * 4)[0], atol=1e-3)
 
 
-def test_new_components_copy_the_one_named_or_nothing():
+def test_new_components_copy_those_named_or_nothing():
     policy = make_policy()
-    for start, copied in (("0", 0), ("2", 2), ("random", None)):
-        _, grown = grow("fdp", policy, ["drawer-open"], 2, start, exact=False)
+    for copied in ([0, 2], [2, 1], []):
+        _, grown = grow("fdp", policy, ["drawer-open"], 2, copied, exact=False)
         for name, p in grown.components.named_parameters():
             assert torch.equal(p[:3], policy.components.get_parameter(name)), name
-            for k in (3, 4):
-                assert torch.equal(p[k], p[copied]) if copied is not None else (p[k] != p[:3]).any(), name
+            assert torch.equal(p[3:], p[copied]) if copied else (p[3:, None] != p[:3]).any(), name
 
 
 def test_most_used_is_measured_on_the_observations():
@@ -77,10 +78,10 @@ def test_most_used_is_measured_on_the_observations():
     observations = torch.randn(50, 39)
     condition = policy.encoder(policy.normalizer.observation(observations)) + policy.task_embedding.weight.mean(0)
     winner = int(policy.router(condition).mean(0).argmax())
-    assert most_used(policy, observations) == winner
+    assert most_used(policy, observations, 1) == [winner]
     with torch.no_grad():  # turn the router to another component, and the answer follows
         policy.router.net[-1].bias[(winner + 1) % 3] += 10
-    assert most_used(policy, observations) == (winner + 1) % 3
+    assert most_used(policy, observations, 2) == [(winner + 1) % 3, winner]
 
 
 # ------------------------------------------------------------------------------------------------ freezing
@@ -183,7 +184,7 @@ def test_exact_keeps_every_old_action_bit_for_bit_over_several_stages(tiny_run, 
             assert (now_weights[:, weights.shape[1] :] == 0).all()
         learned[task, task] = chunks(policy, [task, task])
     assert policy.config.components == 6 and [k for k, _ in policy.config.stages] == [4, 5, 5, 6]
-    # The same in one batch with other tasks: each gets the rows of its own stage.
+    # In one batch with other tasks each gets what its own stage answers to its rows.
     (observations, noise), tasks = inputs(3), ["push", "drawer-close", "reach"]
     mixed, _ = policy.act(observations, tasks, noise=noise)
     alone, _ = policy.act(observations[[0, 2]], ["push", "reach"], noise=noise[[0, 2]])
@@ -196,6 +197,47 @@ def test_the_new_component_learns(tiny_run, flags, tmp_path):
         assert not torch.equal(p[4], p[2]), name  # what it was a copy of
     stage = read_config(tmp_path / "run")["adapted"][0]
     assert stage["tasks"] == ["drawer-open"] and stage["components"] == 5
+
+
+def test_several_new_components_become_different_ones(tiny_run, flags, tmp_path):
+    """Twins with the same weight would have the same gradient, and stay twins."""
+    command(
+        adapt, "--run", tiny_run, "--tasks", "drawer-open", "--new-components", "2", *flags, "--out", tmp_path / "a"
+    )
+    policy = load_policy(tmp_path / "a", CPU)
+    copied = read_config(tmp_path / "a")["adapted"][-1]["copied"]
+    assert policy.config.components == 6 and len(set(copied)) == 2
+    for name, p in policy.components.named_parameters():
+        assert not torch.equal(p[4], p[5]) and not torch.equal(p[4:], p[copied]), name
+    assert not torch.equal(newest_router(policy).net[-1].weight[4], newest_router(policy).net[-1].weight[5])
+
+
+def test_the_memory_grows_by_the_new_tasks_and_keeps_the_old_rows(tiny_run, flags, tmp_path):
+    kept, origin = {}, tiny_run
+    for task in ("drawer-open", "drawer-close"):
+        command(adapt, "--run", origin, "--tasks", task, "--retain", "replay", *flags, "--out", tmp_path / task)
+        origin = tmp_path / task
+        now = safetensors.torch.load_file(origin / "replay.safetensors")
+        assert set(now) == {"reach", "push", "drawer-open", task}
+        assert all(torch.equal(now[name], rows) for name, rows in kept.items())
+        kept = now
+    assert not torch.equal(kept["drawer-open"], kept["drawer-close"])
+
+
+def test_old_observations_come_from_the_demonstrations_that_taught_the_task(tiny_run, flags, tmp_path):
+    """Also where another adaptation, with other demonstrations, came in between."""
+    own = tmp_path / "own"
+    shutil.copytree(tiny_run, own)
+    config = read_config(own)
+    config["train"]["dataset_id"] = "mylab/{task}/human-v0"
+    (own / "config.json").write_text(json.dumps(config))
+    command(adapt, "--run", own, "--tasks", "drawer-open", *flags, "--retain", "paper", "--out", tmp_path / "a")
+    assert continual.datasets(read_config(tmp_path / "a")) == {
+        "reach": "mylab/{task}/human-v0", "push": "mylab/{task}/human-v0", "drawer-open": DATASET_ID,
+    }  # fmt: skip
+    with pytest.raises(BadInput, match="mylab/reach/human-v0"):  # nobody has recorded those here
+        command(adapt, "--run", tmp_path / "a", "--tasks", "drawer-close", *flags, "--retain", "replay", "--out",
+                tmp_path / "b")  # fmt: skip
 
 
 def test_replay_holds_the_router_where_paper_lets_it_go(trained_run, flags, tmp_path):
@@ -219,9 +261,10 @@ def test_replay_holds_the_router_where_paper_lets_it_go(trained_run, flags, tmp_
 
 def test_metrics_of_a_matrix_worked_out_by_hand():
     success = [{"a": 0.8}, {"a": 0.9, "b": 0.5}, {"a": 0.6, "b": 0.5, "c": 1.0}]
-    stages = [{"success_before_learning": {"b": 0.1}}, {"success_before_learning": {"c": 0.3}}]
+    stages = [{"success_before_learning": {"b": 0.1}, "success_untrained": {"b": 0.2}},
+              {"success_before_learning": {"c": 0.7}, "success_untrained": {"c": 0.0}}]  # fmt: skip
     result = continual.metrics(success, stages)
-    expected = {"average_success": 0.7, "backward_transfer": -0.1, "forgetting": 0.15, "forward_transfer": 0.2}
+    expected = {"average_success": 0.7, "backward_transfer": -0.1, "forgetting": 0.15, "forward_transfer": 0.3}
     assert result == pytest.approx(expected)
     assert continual.metrics([{"a": 1.0}], [{}])["forgetting"] is None  # nothing was there to be forgotten
 
@@ -237,7 +280,6 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flag
         ["reach", "push"], ["reach", "push", "drawer-open"], ["reach", "push", "drawer-open", "drawer-close"],
     ]  # fmt: skip
     assert matrix["forgetting"] == 0 and result["forgetting"] == 0  # exact is the default
-    assert all("success_before_learning" in stage for stage in matrix["stages"])
     assert fingerprint(tiny_run) == before
 
     first, second = (tmp_path / "s" / name for name in ("1-drawer-open", "2-drawer-close"))
@@ -251,6 +293,44 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flag
     assert all(torch.equal(again[name], value) for name, value in learned.items())
     with pytest.raises(BadInput, match="steps = 6, not 7: choose another --out"):
         command(adapt, *line, "--steps", 7)
+    # The same folder name may hold another policy by now: stages learned from both would not be one sequence.
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run, other)
+    weights = safetensors.torch.load_file(other / "model.safetensors")
+    save_weights(other, weights | {"router.net.0.bias": weights["router.net.0.bias"] + 1}, 6, 1.0)
+    with pytest.raises(BadInput, match="learned from other weights"):
+        command(adapt, *line, "--run", other)
+
+
+def test_forward_transfer_is_measured_before_learning(tiny_run, flags, tmp_path, monkeypatch):
+    """Of three policies with the new name: untrained, knowing the name only (it acts like the old one), and taught."""
+    asked = []
+
+    def evaluated(policy, tasks, *_, **__):
+        asked.append((tasks, policy))
+        return {"tasks": {"drawer-open": {"success": len(asked) / 4}}}, {}
+
+    monkeypatch.setattr(continual.evaluate, "evaluate", evaluated)
+    policy = load_policy(tiny_run, CPU)
+    measured = continual.before_learning("fdp", policy, ["drawer-open"], 3)
+    assert measured == {"success_before_learning": {"drawer-open": 0.25}, "success_untrained": {"drawer-open": 0.5}}
+    (_, known), (_, untrained) = asked
+    old, named = chunks(policy, ["reach", "push"])[0], chunks(known, ["reach", "push"])[0]
+    assert np.array_equal(old, named) and known.config.tasks[-1] == untrained.config.tasks[-1] == "drawer-open"
+    assert not np.allclose(chunks(untrained, ["reach", "push"])[0], old, atol=0.01)
+    assert torch.equal(untrained.normalizer.observation_mean, policy.normalizer.observation_mean)
+
+
+def test_demonstrations_outside_the_normaliser_are_told():
+    normalizer = make_policy().normalizer
+    inside, beyond = torch.zeros(10, 39), torch.zeros(10, 8, 4)
+    assert outside(normalizer, inside, beyond).startswith("0.0% of its observed numbers (by up to 0.0 scales) and 0.0%")
+    inside[:, 0], beyond[..., 3] = 7.0, -1.5
+    said = outside(normalizer, inside, beyond)
+    features = normalizer.features  # of which 39 are observed and the others differences of them
+    touched = 1 + sum(i == 0 or j == 0 for i, j in normalizer.differences)
+    assert f"{touched / features:.1%} of its observed numbers (by up to 2.0 scales)" in said
+    assert "25.0% of its action numbers (by up to 0.5 scales)" in said
 
 
 # ------------------------------------------------------------------------------------------------ bad input
@@ -270,15 +350,18 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flag
         (["--tasks", "drawer-open", "--mode", "components"], "--train-components"),
         (["--tasks", "drawer-open", "--mode", "components", "--train-components", "4"], "0 to 3, got '4'"),
         (["--tasks", "drawer-open", "--start-from", "best"], "0 to 3, got 'best'"),
-        (["--tasks", "drawer-open", "--start-from", "0,2"], "one component, got '0,2'"),
+        (["--tasks", "drawer-open", "--start-from", "0,2"], "must name 1, one for each new component, got '0,2'"),
+        (["--tasks", "drawer-open", "--start-from", "²"], "0 to 3, got '²'"),
+        (["--tasks", "drawer-open", "--new-components", "5"], "at most 4, got 5"),
         (["--tasks", "drawer-open", "--mode", "router", "--start-from", "0"], "go with --mode add-component"),
         (["--tasks", "drawer-open", "--mode", "full", "--train-encoder"], "leave out --train-encoder"),
         (["--sequence", "drawer-open", "--mode", "scratch"], "use --tasks"),
         (["--tasks", "drawer-open", "--eval-episodes", "20000"], "--eval-episodes must be at most 10000"),
         (["--tasks", "drawer-open", "--new-components", "0"], "--new-components must be at least 1"),
-        (["--tasks", "drawer-open", "--new-components", "2000000000"], "do not fit into this machine's memory"),
+        (["--tasks", "drawer-open", "--new-components", "2000000000", "--start-from", "random"], "machine's memory"),
         (["--tasks", "drawer-open", "--steps", "0"], "--steps must be at least 1"),
-        (["--tasks", "drawer-open", "--lr", "nan"], "--lr must be greater than 0"),
+        (["--tasks", "drawer-open", "--lr", "nan"], "--lr must be a positive number"),
+        (["--tasks", "drawer-open", "--lr", "inf"], "--lr must be a positive number"),
         (["--tasks", "drawer-open", "--device", "tpu"], "device 'tpu'"),
     ],
 )
@@ -287,6 +370,20 @@ def test_bad_input_is_refused_and_nothing_is_written(tiny_run, flags, tmp_path, 
     with pytest.raises(BadInput, match=message):
         command(adapt, "--run", tiny_run, *flags, "--out", tmp_path / "run", *arguments)
     assert fingerprint(tiny_run) == before and not list(tmp_path.rglob("*"))
+
+
+def test_a_run_is_not_written_into_the_one_that_it_starts_from(tiny_run, flags):
+    before = fingerprint(tiny_run)
+    with pytest.raises(BadInput, match="inside the run that is only read"):
+        command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *flags, "--out", tiny_run / "figures" / "new")
+    assert fingerprint(tiny_run) == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(tiny_run, flags, tmp_path):
+    with pytest.raises(BadInput, match="lower --lr"):
+        command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *flags, "--lr", "1e38", "--steps", 1, "--out",
+                tmp_path / "run")  # fmt: skip
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_runs_that_are_missing_or_damaged_are_refused(tiny_run, flags, tmp_path):
@@ -333,7 +430,7 @@ def test_an_evaluation_of_other_weights_or_steps_is_not_taken_for_this_one(tiny_
     made = json.loads((run / "evaluation.json").read_text())
     assert continual.evaluated(run, tmp_path / "none" / "e.json", 2, CPU)["tasks"] == made["tasks"]
     assert not (tmp_path / "none").exists()  # it was found, not made
-    for change in ({"sampling_steps": 1}, {"training": {**made["training"], "steps": 5}}):
+    for change in ({"sampling_steps": 1}, {"tasks": ["reach"]}, {"training": {**made["training"], "steps": 5}}):
         (run / "evaluation.json").write_text(json.dumps(made | change))
         assert continual.evaluated(run, tmp_path / "new" / "e.json", 2, CPU)["sampling_steps"] == 5
         assert (tmp_path / "new" / "e.json").exists()
@@ -349,7 +446,7 @@ def test_a_staged_run_goes_on_exactly_or_not_at_all(tiny_run, flags, tmp_path):
 def test_a_staged_policy_asks_for_the_task_even_where_the_network_does_not():
     policy = make_policy(conditioning="none")
     before, _ = chunks(policy, ["reach", "push"])
-    _, grown = grow("fdp", policy, ["drawer-open"], 1, "0", exact=True)
+    _, grown = grow("fdp", policy, ["drawer-open"], 1, [0], exact=True)
     assert np.array_equal(chunks(grown, ["reach", "push"])[0], before)
     with pytest.raises(ValueError, match="does not know task 'hammer'"):
         chunks(grown, ["hammer"])

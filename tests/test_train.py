@@ -415,9 +415,10 @@ def test_resume_file_with_code_in_it_is_refused(tmp_path):
 def test_bad_input_is_one_line_exit_code_2_and_no_traceback():
     bad = [
         ["train.py", "--tasks", "puhs"], ["train.py", "--steps", "many"], ["train.py", "--size", "huge"],
+        ["adapt.py", "--run", "study/core/mt6", "--tasks", "hammer"], ["adapt.py", "--mode", "x", "--run", "x"],
         ["evaluate.py", "--run", "runs/nowhere"], ["evaluate.py", "--colour", "red", "--run", "x"], ["evaluate.py"],
     ]  # fmt: skip
-    with ThreadPoolExecutor(2) as pool:  # most of it is waiting for Python to import torch, six times
+    with ThreadPoolExecutor(2) as pool:  # most of it is waiting for Python to import torch
         for words, done in zip(bad, pool.map(lambda words: script(*words), bad), strict=True):
             assert done.returncode == 2 and done.stdout == "", words
             assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (words, done.stderr)

@@ -2,8 +2,9 @@
 
 Written by `adapt.py --retain exact`. A stage adds components and a router of its own. A task of an earlier stage never
 sees them: it is served by its stage's router and by the first K_s components, in products of the same shapes as before,
-so that its actions stay what they were, bit for bit. The price: whose task it is must be known (its name says so), and
-every stage stores one more router.
+so that its actions stay what they were, bit for bit. (For the same rows in a batch: which rows share a matrix product
+decides how sums are rounded, here as with any policy, in the seventh digit.) The price: whose task it is must be known
+(its name says so), and every stage stores one more router.
 """
 
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ JSON per run in study/adapt/; those that are there are not made again. A process
 study/adapt/run.sh has every command.
 """
 
+import json
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ import adapt  # noqa: E402
 import checkpoint  # noqa: E402
 from cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
 from envs.metaworld import resolve_tasks  # noqa: E402
+from envs.rollout import FIRST_EVALUATION_SEED  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 
 WAYS = {
@@ -70,12 +72,19 @@ def main(config: OneTaskConfig) -> dict:
     if not before.exists():
         result, _ = evaluate(old, old.config.tasks, config.episodes, config.block)
         write_json(before, result | provenance(config.block, str(device)))
+    # What a change is measured against has to be of the same episodes.
+    seeds = [r["seeds"] for r in json.loads(before.read_text())["tasks"].values()][0]
+    first = FIRST_EVALUATION_SEED + 10_000 * config.block
+    assert seeds == [first, first + config.episodes - 1], f"{before} is of episodes {seeds}: move it"
     for seed in (int(s) for s in config.seeds.split(",")):
         for way in config.ways.split(","):
             for task in resolve_tasks(config.tasks):
                 budget = "" if (config.demos, config.steps) == (25, 2000) else f"-d{config.demos}-n{config.steps}"
                 path = out / f"{way}-{task}{budget}-s{seed}.json"
                 if path.exists():
+                    made = json.loads(path.read_text())
+                    same = made["tasks"][task]["seeds"] == seeds and made["flags"]["run"] == config.run
+                    assert same, f"{path} is of another run, or other episodes: choose another --out"
                     continue
                 folder = f"runs/adapt/{path.stem}"
                 flags = adapt.AdaptConfig(run=config.run, tasks=task, demos_per_task=config.demos, steps=config.steps,
@@ -87,13 +96,13 @@ def main(config: OneTaskConfig) -> dict:
                 assert made is None, f"{folder} has {made}: remove it"
                 new = checkpoint.load_policy(ROOT / folder, device)
                 # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
-                same = way != "scratch" and same_actions(old, new)
-                tasks = [task] if same or way == "scratch" or config.new_only else new.config.tasks
+                bit_equal = way != "scratch" and same_actions(old, new)
+                tasks = [task] if bit_equal or way == "scratch" or config.new_only else new.config.tasks
                 result, _ = evaluate(new, tasks, config.episodes, config.block)
                 stage = checkpoint.read_config(ROOT / folder)["adapted"][-1]
-                about = {"way": way, "task": task, "old_actions_bit_equal": same, "stage": stage}
+                about = {"way": way, "task": task, "old_actions_bit_equal": bit_equal, "stage": stage}
                 write_json(path, result | about | {"flags": asdict(flags)} | provenance(seed, str(device)))
-                say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {same}")
+                say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {bit_equal}")
                 written.append(str(path))
     return {"wrote": written}
 

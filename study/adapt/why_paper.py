@@ -1,11 +1,12 @@
-"""Why --retain paper forgets: the old tasks with the new component left out of the sum.
+"""Why --retain paper forgets: the old tasks, with the new component's weight given back to the one that it copied.
 
     python study/adapt/one_task.py --ways add-paper --seeds 0     # the runs that this looks at
     python study/adapt/why_paper.py
 
-Those runs' old components are the same bits as before; only the router changed. It can do harm in two ways: by giving
-the new component weight on old tasks, or by shifting weight among the old ones. Here the first is undone: the new
-component's weight becomes 0, and the others are scaled up to sum to 1. What stays lost was lost in the second way.
+Those runs' old components are the same bits as before. Old tasks can lose in two ways: the new component keeps a share
+of their weight (it began with half of its original's) but has become something else; or the router shifts weight among
+the old ones. Here the first is undone: all weight of the new component goes back to its original. (Before training
+that is the old policy.) What returns was lost in the first way, what stays lost in the second.
 """
 
 import json
@@ -16,14 +17,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import checkpoint  # noqa: E402
 from cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
+from envs.demos import demonstrations, make_windows  # noqa: E402
 from evaluate import evaluate  # noqa: E402
+from grow import most_used  # noqa: E402
 
 HERE = ROOT / "study/adapt"
 
 
 @dataclass
 class WhyPaperConfig:
-    """Evaluate the old tasks of --retain paper runs without the new component."""
+    """Evaluate the old tasks of --retain paper runs with the old components only."""
 
     tasks: str = "door-close,drawer-close,disassemble,window-open"
     seed: int = 0
@@ -34,24 +37,32 @@ class WhyPaperConfig:
 def main(config: WhyPaperConfig) -> dict:
     device = checkpoint.choose_device("auto")
     before = json.loads((HERE / "before.json").read_text())["tasks"]
-    K = checkpoint.load_policy(ROOT / "study/core/mt6", device).config.components
+    old_policy = checkpoint.load_policy(ROOT / "study/core/mt6", device)
+    K = old_policy.config.components
     rows = []
     for task in config.tasks.split(","):
         policy = checkpoint.load_policy(ROOT / f"runs/adapt/add-paper-{task}-s{config.seed}", device)
 
-        def without(condition, weigh=policy.weigh):
-            weights = weigh(condition).clone()
-            weights[:, K:] = 0
-            return weights / weights.sum(1, keepdim=True)
+        windows = make_windows(demonstrations([task], 25, ROOT / "data")[task], policy.config.horizon)
+        original = most_used(old_policy, windows[0].to(device), 1)[0]
 
-        policy.weigh = without
+        def given_back(condition, weigh=policy.weigh, original=original):
+            weights = weigh(condition).clone()
+            weights[:, original] += weights[:, K:].sum(1)
+            weights[:, K:] = 0
+            return weights
+
+        policy.weigh = given_back
         result, _ = evaluate(policy, list(before), config.episodes, config.block)
         paper = json.loads((HERE / f"add-paper-{task}-s{config.seed}.json").read_text())["tasks"]
         rows.append({
             "new_task": task,
+            "copied": original,
             "before": {old: r["successes"] for old, r in before.items()},
             "paper": {old: paper[old]["successes"] for old in before},
-            "without_the_new_component": {old: result["tasks"][old]["successes"] for old in before},
+            "given_back": {old: result["tasks"][old]["successes"] for old in before},
+            "weights_before": {old: r["router_weights"]["mean"] for old, r in before.items()},
+            "weights_given_back": {old: result["tasks"][old]["router_weights"]["mean"] for old in before},
             "weight_of_the_new_component": {old: paper[old]["router_weights"]["mean"][K] for old in before},
         })  # fmt: skip
         say(json.dumps(rows[-1]))
