@@ -181,7 +181,8 @@ def unfinished(config: AdaptConfig, origin: Path, folder: Path) -> bool:
         raise BadInput(f"the run in {folder} has {other}: choose another --out")
     if not (folder / "model.safetensors").exists():
         return True
-    if checkpoint.read_config(folder)["adapted"][-1]["source_weights"] != checkpoint.fingerprint(origin):
+    stage = checkpoint.read_config(folder)["adapted"][-1]
+    if stage.get("source_weights") != checkpoint.fingerprint(origin):
         raise BadInput(f"the run in {folder} was learned from other weights than {origin} holds: choose another --out")
     return False
 
