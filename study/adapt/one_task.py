@@ -67,6 +67,7 @@ def same_actions(old, new) -> bool:
 
 def main(config: OneTaskConfig) -> dict:
     device, out = checkpoint.choose_device("auto"), ROOT / config.out
+    out.mkdir(parents=True, exist_ok=True)
     old, written = checkpoint.load_policy(ROOT / config.run, device), []
     before = ROOT / "study/adapt/before.json"
     if not before.exists():

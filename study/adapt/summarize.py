@@ -65,8 +65,9 @@ def one_task() -> None:
             note = f"{round(np.mean(changes), 1) + 0.0:+.1f} points ({min(changes):+.1f} at worst)"
             if all(r["old_actions_bit_equal"] for r in mine):
                 note = "0, the same bits"
-            label = name.replace("`", "")
-            axis.scatter(s / n, np.mean(changes), color=figures.COLORS[i % 10], s=60, label=label, alpha=0.8)
+            if not way.startswith("start"):  # where a component starts moves no old task: they would lie on each other
+                axis.scatter(s / n, np.mean(changes), marker="os^vDPX"[i % 7], s=110, linewidths=1.5, facecolors="none",
+                             edgecolors=figures.COLORS[i % 10], label=name.replace("`", ""))  # fmt: skip
         seeds = len({r["seed"] for r in mine})
         seconds = np.median([r["stage"]["seconds"] for r in mine])
         print(f"| {name} | {seeds} | {cells} | {s / n:.3f}, {low:.3f} - {high:.3f} | {note} | "
