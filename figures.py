@@ -4,6 +4,7 @@ Each function draws from plain data (log lines, evaluation results) into a file 
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -165,11 +166,12 @@ def success_matrix(results: dict[str, dict], path: Path) -> Path:
     """
     first = next(iter(results.values()))
     tasks, rows = list(first["success"][-1]), len(first["success"]) + 1
-    figure, axes = _pyplot().subplots(
-        1, len(results), figsize=((0.55 * len(tasks) + 1) * len(results) + 1.5, 0.45 * rows + 1.8), sharey=True,
-        squeeze=False, gridspec_kw={"wspace": 0.05},
-    )  # fmt: skip
-    for axis, (name, result) in zip(axes[0], results.items(), strict=True):
+    columns = min(len(results), 2)
+    lines = math.ceil(len(results) / columns)
+    size = ((0.55 * len(tasks) + 1) * columns + 1.5, (0.4 * rows + 1) * lines + 0.8)
+    figure, axes = _pyplot().subplots(lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    figure.subplots_adjust(wspace=0.04, hspace=0.25)
+    for axis, (name, result) in zip(axes.flat, results.items(), strict=False):
         success = [*result["success"], result["expert"]]
         values = np.array([[row.get(task, np.nan) for task in tasks] for row in success], dtype=float)
         axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
@@ -183,7 +185,10 @@ def success_matrix(results: dict[str, dict], path: Path) -> Path:
             title += f", forgetting {result['forgetting']:.3f}"
         axis.set_title(title.strip(), fontsize=9)
     names = ["start", *(f"+ {', '.join(stage['tasks'])}" for stage in first["stages"]), "scripted expert"]
-    axes[0, 0].set_yticks(range(rows), names[-rows:], fontsize=8)
+    for axis in axes[:, 0]:
+        axis.set_yticks(range(rows), names[-rows:], fontsize=8)
+    for axis in axes.flat[len(results) :]:
+        axis.set_visible(False)
     return _save(figure, path)
 
 
