@@ -112,7 +112,8 @@ def budget() -> None:
     """Success on the new task with fewer demonstrations, or fewer steps."""
     runs = read("budget/*.json") + [r for r in read("*-s0.json") if "way" in r and usual(r)]
     ways = {"add-exact": "add-component", "scratch": "scratch", "full": "full"}
-    more = ways | {"start-0": "add-component, from component 0", "start-random": "add-component, at random"}
+    more = ways | {"add-encoder": "add-component and encoder", "start-0": "add-component, from component 0",
+                   "start-random": "add-component, at random"}  # fmt: skip
     figure, axes = figures._pyplot().subplots(1, 2, figsize=(10, 3.8), sharey=True)
     panels = (("demonstrations of the new task (2000 steps)", "demos_per_task", "steps", 2000, ways),
               ("training steps (25 demonstrations)", "steps", "demos_per_task", 25, more))  # fmt: skip
