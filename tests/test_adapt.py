@@ -240,6 +240,20 @@ def test_old_observations_come_from_the_demonstrations_that_taught_the_task(tiny
                 tmp_path / "b")  # fmt: skip
 
 
+def test_drift_is_zero_where_old_weights_stay_and_new_components_have_none(tiny_run, data_dir):
+    memory = continual.Memory(tiny_run, load_policy(tiny_run, CPU), data_dir)
+
+    class Grown:  # a router whose answers are given
+        def __init__(self, weights):
+            self.encode, self.weigh = lambda observations, index: None, lambda condition: weights
+
+    kept = torch.nn.functional.pad(memory.weights, (0, 1))
+    assert memory.drift(Grown(kept)) == 0
+    taken = 0.8 * kept + torch.tensor([0, 0, 0, 0, 0.2])  # a fifth of everybody's weight goes to the new component
+    expected = 0.2**2 * (memory.weights.square().sum(1).mean() + 1)
+    assert torch.isclose(memory.drift(Grown(taken)), expected)
+
+
 def test_replay_holds_the_router_where_paper_lets_it_go(trained_run, flags, tmp_path):
     drift, old = {}, load_policy(trained_run, CPU)
     observations, _ = inputs(40)
