@@ -106,7 +106,7 @@ def evaluated(run: Path, path: Path, episodes: int, device) -> dict:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: it is made again
             continue
     result, traces = evaluate.evaluate(policy, policy.config.tasks, episodes)
-    result.update(provenance(0, str(device)), training=checkpoint.training_record(run))
+    result.update(provenance(0, str(device)), training=how["training"])
     path.parent.mkdir(parents=True, exist_ok=True)
     evaluate.write_evaluation(path, policy, result, traces, video=False)
     return result

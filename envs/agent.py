@@ -1,7 +1,4 @@
-"""The policy as MetaWorld's own evaluation wants it, for numbers beside other people's.
-
-metaworld.evaluation.evaluation(Agent(policy, tasks), vector_env, ...)
-"""
+"""For numbers beside other people's: metaworld.evaluation.evaluation(Agent(policy, tasks), vector_env, ...)"""
 
 import numpy as np
 

@@ -294,6 +294,8 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flag
         ["reach", "push"], ["reach", "push", "drawer-open"], ["reach", "push", "drawer-open", "drawer-close"],
     ]  # fmt: skip
     assert matrix["forgetting"] == 0 and result["forgetting"] == 0  # exact is the default
+    measured = {"success_before_learning", "success_untrained"}
+    assert all(measured < set(stage) for stage in matrix["stages"])
     assert fingerprint(tiny_run) == before
 
     first, second = (tmp_path / "s" / name for name in ("1-drawer-open", "2-drawer-close"))
@@ -316,8 +318,8 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flag
         command(adapt, *line, "--run", other)
 
 
-def test_forward_transfer_is_measured_before_learning(tiny_run, flags, tmp_path, monkeypatch):
-    """Of three policies with the new name: untrained, knowing the name only (it acts like the old one), and taught."""
+def test_forward_transfer_compares_one_that_knows_the_name_only_with_an_untrained_one(tiny_run, monkeypatch):
+    """The first acts like the old policy; both know the new name."""
     asked = []
 
     def evaluated(policy, tasks, *_, **__):
@@ -377,6 +379,7 @@ def test_demonstrations_outside_the_normaliser_are_told():
         (["--tasks", "drawer-open", "--lr", "nan"], "--lr must be a positive number"),
         (["--tasks", "drawer-open", "--lr", "inf"], "--lr must be a positive number"),
         (["--tasks", "drawer-open", "--device", "tpu"], "device 'tpu'"),
+        (["--tasks", "drawer-open", "--dataset-id", "mylab/{task}/human-v0"], "mylab/drawer-open/human-v0"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(tiny_run, flags, tmp_path, arguments, message):
