@@ -65,6 +65,7 @@ class AdaptConfig:
     batch_size: int = 64
     lr: float = 1e-3  # schedule, weight decay, clipping and averaging are train.py's
     eval_episodes: int = 50  # per task, old and new, after each stage; 0 trains only
+    eval_seed: int = 0  # which block of 10,000 evaluation episodes
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
     data_dir: str = "data"
@@ -78,7 +79,7 @@ def check(config: AdaptConfig) -> list[str]:
         raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
     check_limits(config, {
         "new_components": (1, math.inf), "steps": (1, math.inf), "batch_size": (1, math.inf), "seed": (0, 2**31 - 1),
-        "demos_per_task": (1, 10_000), "eval_episodes": (0, 10_000),
+        "demos_per_task": (1, 10_000), "eval_episodes": (0, 10_000), "eval_seed": (0, 2**31 - 1),
     })  # fmt: skip
     if not 0 < config.lr < math.inf:
         raise BadInput(f"--lr must be a positive number, got {config.lr}")
@@ -112,7 +113,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     variant, grown, parts, copied = prepare(config, source["policy"], policy, tasks, observations)
     grown.to(device)
     if config.mode == "scratch":
-        grown.normalizer.fit(observations, actions[:, 0])
+        grown.normalizer.fit(observations)
     for task, (o, a) in zip(tasks, windows, strict=True):
         say(f"{task}: {outside(grown.normalizer, o.to(device), a.to(device))}")
     index = grown.task_index([t for t, (o, _) in zip(tasks, windows, strict=True) for _ in o]).to(device)
@@ -124,7 +125,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
              "copied": copied, "trained_parameters": sum(learns for _, learns in parts.values()),
              "source_weights": checkpoint.fingerprint(origin)}  # fmt: skip
     if config.sequence and config.eval_episodes:
-        stage |= continual.before_learning(source["policy"], policy, tasks, config.eval_episodes)
+        stage |= continual.before_learning(source["policy"], policy, tasks, config.eval_episodes, config.eval_seed)
     checkpoint.claim_folder(folder, overwrite=True)
     about = {**provenance(config.seed, str(device)), "adapted": [*source.get("adapted", []), stage],
              "datasets": continual.datasets(source) | dict.fromkeys(tasks, config.dataset_id)}  # fmt: skip
@@ -205,7 +206,7 @@ def main(config: AdaptConfig) -> dict:
     success, history, experts = [], [], {}
 
     def measure(run: Path, into: Path) -> None:
-        result = continual.evaluated(run, into / "evaluation.json", config.eval_episodes, device)
+        result = continual.evaluated(run, into / "evaluation.json", config.eval_episodes, config.eval_seed, device)
         say(evaluate.table(result))
         success.append({task: r["success"] for task, r in result["tasks"].items()})
         experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})

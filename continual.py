@@ -72,7 +72,7 @@ def datasets(config: dict) -> dict[str, str]:
     return config.get("datasets") or dict.fromkeys(tasks, config["train"].get("dataset_id", DATASET_ID))
 
 
-def before_learning(variant: str, policy, tasks: list[str], episodes: int) -> dict[str, dict[str, float]]:
+def before_learning(variant: str, policy, tasks: list[str], episodes: int, seed: int = 0) -> dict[str, dict]:
     """What forward transfer compares: new tasks' success with a policy that knows their names only, and untrained.
 
     The name stands at the mean of the known names. The untrained policy sees through the same normaliser.
@@ -83,17 +83,18 @@ def before_learning(variant: str, policy, tasks: list[str], episodes: int) -> di
     untrained.normalizer.load_state_dict(policy.normalizer.state_dict())
     measured = {}
     for name, candidate in (("success_before_learning", known), ("success_untrained", untrained)):
-        result, _ = evaluate.evaluate(candidate.to(device).eval(), tasks, episodes)
+        result, _ = evaluate.evaluate(candidate.to(device).eval(), tasks, episodes, seed)
         measured[name] = {task: result["tasks"][task]["success"] for task in tasks}
     return measured
 
 
-def evaluated(run: Path, path: Path, episodes: int, device) -> dict:
-    """A run's evaluation on the first episodes of block 0: read where it was made before, made into `path` otherwise.
+def evaluated(run: Path, path: Path, episodes: int, seed: int, device) -> dict:
+    """A run's evaluation on the first episodes of a block: read where it was made before, made into `path` otherwise.
 
     (Never into the run that we start from.)
     """
-    block = [FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + episodes - 1]
+    first = FIRST_EVALUATION_SEED + 10_000 * seed
+    block = [first, first + episodes - 1]
     policy = checkpoint.load_policy(run, device)
     how = {"sampler": "dpm", "sampling_steps": resolve_steps("dpm", None, policy.config.diffusion_steps)}
     how["training"] = checkpoint.training_record(run)  # of these weights, not of an earlier checkpoint
@@ -105,8 +106,8 @@ def evaluated(run: Path, path: Path, episodes: int, device) -> dict:
                 return result
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: it is made again
             continue
-    result, traces = evaluate.evaluate(policy, policy.config.tasks, episodes)
-    result.update(provenance(0, str(device)), training=how["training"])
+    result, traces = evaluate.evaluate(policy, policy.config.tasks, episodes, seed)
+    result.update(provenance(seed, str(device)), training=how["training"])
     path.parent.mkdir(parents=True, exist_ok=True)
     evaluate.write_evaluation(path, policy, result, traces, video=False)
     return result

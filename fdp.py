@@ -236,16 +236,15 @@ class Normalizer(nn.Module):
         self.register_buffer("action_center", torch.zeros(action_dim))
         self.register_buffer("action_scale", torch.ones(action_dim))
 
-    def fit(self, observations: Tensor, actions: Tensor) -> None:
-        """observations (N, O), actions (N, A). Actions map onto [-1, 1], where the samplers clip."""
+    def fit(self, observations: Tensor) -> None:
+        """observations (N, O). Actions are left as they are: their scale is the environment's range, [-1, 1].
+
+        Not the range of the data: a policy that had only seen a half-open gripper could then never open it, since the
+        samplers clip to [-1, 1], and no later task could teach it to.
+        """
         features = self.add_differences(observations)
         self.observation_mean.copy_(features.mean(0))
         self.observation_scale.copy_(features.std(0).nan_to_num().clamp(min=self.FLOOR))  # one sample has no spread
-        low, high = actions.amin(0), actions.amax(0)
-        self.action_center.copy_((low + high) / 2)
-        # A constant dimension has no range: dividing by it would give NaN. Scale 1 maps it to 0 and back to its
-        # constant.
-        self.action_scale.copy_(torch.where(high - low > 1e-6, (high - low) / 2, torch.ones_like(low)))
 
     def add_differences(self, raw: Tensor) -> Tensor:
         """(B, O) -> (B, features): where things are relative to each other, beside where they are.

@@ -142,7 +142,7 @@ def main(config: TrainConfig) -> dict:
     task_ids = torch.cat(
         [policy.task_index([task]).expand(len(o)) for task, (o, _) in zip(tasks, windows, strict=True)]
     ).to(device)
-    policy.normalizer.fit(observations, actions[:, 0])
+    policy.normalizer.fit(observations)
     policy.to(device)
     seconds = {"demonstrations": clock() - begin}
 

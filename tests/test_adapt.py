@@ -445,11 +445,11 @@ def test_an_evaluation_of_other_weights_or_steps_is_not_taken_for_this_one(tiny_
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     made = json.loads((run / "evaluation.json").read_text())
-    assert continual.evaluated(run, tmp_path / "none" / "e.json", 2, CPU)["tasks"] == made["tasks"]
+    assert continual.evaluated(run, tmp_path / "none" / "e.json", 2, 0, CPU)["tasks"] == made["tasks"]
     assert not (tmp_path / "none").exists()  # it was found, not made
     for change in ({"sampling_steps": 1}, {"tasks": ["reach"]}, {"training": {**made["training"], "steps": 5}}):
         (run / "evaluation.json").write_text(json.dumps(made | change))
-        assert continual.evaluated(run, tmp_path / "new" / "e.json", 2, CPU)["sampling_steps"] == 5
+        assert continual.evaluated(run, tmp_path / "new" / "e.json", 2, 0, CPU)["sampling_steps"] == 5
         assert (tmp_path / "new" / "e.json").exists()
         (tmp_path / "new" / "e.json").unlink()
 

@@ -163,13 +163,12 @@ def test_task_conditioning(batch):
 
 def test_acting_is_in_the_environments_units_and_depends_only_on_the_given_noise(batch):
     policy = make()
-    policy.normalizer.fit(batch[0], torch.tensor([[0.0, -1, 0.5, 2], [1.0, 1, 0.5, 4]]))
+    policy.normalizer.fit(batch[0])
+    policy.normalizer.action_center[3], policy.normalizer.action_scale[3] = 3, 1
     noise = torch.randn(B, 8, A)
     first, weights = policy.act(batch[0], ["push"] * B, "ddim", 10, noise)
     assert (first == policy.act(batch[0], ["push"] * B, "ddim", 10, noise)[0]).all() and weights.shape == (B, 4)
-    assert (
-        first[..., 0].min() >= 0 and first[..., 0].max() <= 1 and first[..., 3].min() >= 2 and first[..., 3].max() <= 4
-    )
+    assert abs(first[..., 0]).max() <= 1 and first[..., 3].min() >= 2 and first[..., 3].max() <= 4
     alone = policy.act(batch[0][2:3], ["push"], "ddim", 10, noise[2:3])[0]
     assert abs(alone - first[2:3]).max() < 1e-3
 
@@ -178,12 +177,9 @@ def test_normaliser_round_trip_with_constant_and_hardly_moving_dimensions():
     torch.manual_seed(0)
     normalizer = Normalizer(3, 3)
     observations = torch.stack([torch.randn(1000), torch.full((1000,), 0.7), 1e-4 * torch.randn(1000)], -1)
-    actions = torch.stack([torch.rand(1000), torch.full((1000,), -0.3), 5 * torch.rand(1000)], -1)
-    normalizer.fit(observations, actions)
-    scaled = normalizer.action(actions)
-    assert torch.allclose(normalizer.raw_action(scaled), actions, atol=1e-6)
-    assert torch.allclose(scaled.amin(0), torch.tensor([-1.0, 0, -1]), atol=1e-6)
-    assert torch.allclose(scaled.amax(0), torch.tensor([1.0, 0, 1]), atol=1e-6)
+    normalizer.fit(observations)
+    actions = 0.3 * torch.rand(1000, 3)  # a narrow range in the data leaves the environment's as it is
+    assert torch.equal(normalizer.action(actions), actions) and torch.equal(normalizer.raw_action(actions), actions)
     seen = normalizer.observation(observations)
     assert seen[:, 0].std().item() == pytest.approx(1, rel=1e-3) and seen[:, 1].abs().max() < 1e-4
     # A millimetre in a dimension whose spread was a tenth of one: 10 spreads, but no alarm. A metre: clipped.
@@ -196,7 +192,7 @@ def test_the_encoder_gets_differences_of_positions_with_statistics_of_their_own(
     hand, offset = torch.randn(1000, 3), 0.1 * torch.randn(1000, 3)
     normalizer = Normalizer(6, 1, differences=((3, 0),))
     observations = torch.cat([hand, hand + offset], -1)
-    normalizer.fit(observations, torch.zeros(1000, 1))
+    normalizer.fit(observations)
     seen = normalizer.observation(observations)
     assert seen.shape == (1000, 9) == (1000, normalizer.features)
     assert torch.allclose(seen[:, 6:], (offset - offset.mean(0)) / offset.std(0), atol=1e-4)
