@@ -12,39 +12,45 @@
 | scratch       | a fresh policy, on the new tasks alone                    | the lower line of every plot             |
 
 With every mode the new tasks' embeddings train too: they are what a name means. The encoder is frozen (the frozen
-components see through it), except with full, scratch and --train-encoder. A trained normaliser is never fitted again.
+components see through it), except with full, scratch and --train-encoder. Its statistics are never taken again.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
 | exact  | each keeps its router and its components: the same actions, bit for bit  | a router per stage; task names  |
 | replay | a few old observations, on which the router imitates the old router      | 10 kB per old task, kept        |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
+
+The lesson in order of reading: `grow` (what is copied), `train_only` (what is frozen), `Memory` and variants/staged.py
+(what is kept), `learn` (one stage).
+
+Axis legend: K components before growing, n new ones, B batch, R remembered observations
 """
 
-import json
 import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import safetensors.torch
 import torch
+import torch.nn as nn
+from torch import Tensor
 from torch.nn.utils import parametrize
-from tqdm import tqdm
 
-import checkpoint
-import continual
-import evaluate
-import figures
-from cli import BadInput, check_limits, parse, provenance, run, say, write_json
+from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from envs.metaworld import resolve_tasks
-from grow import check_source, outside, prepare, release
-from train import average_decay, learning_rate
+from plumbing import runs, stages
+from plumbing.cli import numbers, parse, progress, run, say
+from plumbing.log import Log, Usage
+from router import Router
+from train import Learner, Windows, average_decay, draw_noise, learning_rate, split
+from variants.staged import add_stage
 
 # Of the router's squared error on old observations, beside the new tasks' loss. Errors of weights (0.1 squared) are
 # small beside errors of predictions; tenfold they count.
 REPLAY_WEIGHT = 10.0
+REPLAYED = 64  # observations kept per task, of 39 numbers: 10 kB
 
 
 @dataclass
@@ -61,11 +67,12 @@ class AdaptConfig:
     train_components: str = ""  # mode components: which, such as 0,2
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
+    demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
     steps: int | None = None  # optimiser steps of a stage; default 2000 for each new task
     batch_size: int = 64
     lr: float = 1e-3  # schedule, weight decay, clipping and averaging are train.py's
     eval_episodes: int = 50  # per task, old and new, after each stage; 0 trains only
-    eval_seed: int = 0  # which block of 10,000 evaluation episodes
+    eval_seed: int = 0  # which block of 10,000 evaluation episodes, as evaluate.py's --seed
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
     data_dir: str = "data"
@@ -73,166 +80,240 @@ class AdaptConfig:
     out: str = ""  # run folder; default runs/NAME-TASKS-MODE-RETAIN. A sequence has a folder per stage in it
 
 
-def check(config: AdaptConfig) -> list[str]:
-    """Refuse what cannot work before anything is made; fill in defaults. Returns the new tasks."""
-    if bool(config.tasks) == bool(config.sequence):
-        raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
-    check_limits(config, {
-        "new_components": (1, math.inf), "steps": (1, math.inf), "batch_size": (1, math.inf), "seed": (0, 2**31 - 1),
-        "demos_per_task": (1, 10_000), "eval_episodes": (0, 10_000), "eval_seed": (0, 2**31 - 1),
-    })  # fmt: skip
-    if not 0 < config.lr < math.inf:
-        raise BadInput(f"--lr must be a positive number, got {config.lr}")
-    moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
-    config.retain = config.retain or ("paper" if moves_old else "exact")
-    if config.retain == "exact" and moves_old:
-        raise BadInput("--retain exact needs old components and the encoder frozen: use mode router or add-component")
-    if config.retain == "replay" and config.mode in ("full", "scratch"):
-        raise BadInput(f"--retain replay keeps the router, and mode {config.mode} moves everything: leave it out")
-    if (config.mode == "components") != bool(config.train_components):
-        raise BadInput("--train-components, such as 0,2, goes with --mode components, and is needed there")
-    if config.mode != "add-component" and (config.new_components, config.start_from) != (1, "most-used"):
-        raise BadInput(f"--new-components and --start-from go with --mode add-component, not {config.mode}")
-    if config.mode in ("full", "scratch") and config.train_encoder:
-        raise BadInput(f"--mode {config.mode} trains everything: leave out --train-encoder")
-    if config.mode == "scratch" and config.sequence:
-        raise BadInput("--mode scratch learns the new tasks alone, so there is no sequence: use --tasks")
-    return resolve_tasks(config.tasks or config.sequence)
+# ---------------------------------------------------------------------------------------------- what is copied
+
+
+def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], exact: bool):
+    """A larger policy that begins as the same function: K + n components, old and new tasks. -> (its variant, it).
+
+    A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
+    what is different. If its row of the router is a copy too, with log 2 taken off both (softmax), the two share what
+    the one had, and the grown policy does what the old one did, up to rounding: learning begins where the old policy
+    ends. (With the affine router, or a random start, it begins elsewhere.) Several new ones copy different components:
+    twins with the same weight would get the same gradient, and stay one component forever.
+
+    variant: "fdp", "staged" or a fork; tasks: names to add, which start with the mean of the known tasks' embeddings;
+    count: n, may be 0; copied: which component each new one copies, none to start at random; exact: as a new stage with
+    a router of its own (variants/staged.py).
+    """
+    old, state = policy.config, dict(policy.state_dict())
+    settings = asdict(old) | {"tasks": [*old.tasks, *tasks], "components": old.components + count}
+    if exact:
+        variant, settings, state = add_stage(variant, old, settings, state, tasks)
+    grown = runs.build_policy(variant, settings)
+    with torch.no_grad():
+        for name, value in grown.state_dict().items():
+            old_rows = value if value.shape == state[name].shape else value[: len(state[name])]
+            old_rows.copy_(state[name])  # new rows keep what `build` drew for them
+        if old.task_conditioning == "name":
+            known = grown.task_embedding.weight[: len(old.tasks)]
+            grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
+        if copied:
+            for p in grown.components.parameters():
+                p[old.components :] = p[copied]
+            share_weight(newest_router(grown), copied, old.components)
+    return variant, grown.to(policy.device)
+
+
+def newest_router(policy) -> nn.Module:
+    """The router that serves new tasks: the only one, or the last stage's."""
+    return policy.router[-1] if isinstance(policy.router, nn.ModuleList) else policy.router
+
+
+def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
+    """Components K, K+1, ... get the logits of those that they copy, and each pair shares what the one had."""
+    if not isinstance(router, Router):  # a fork's own: its new rows begin as it drew them
+        return
+    last = router.net[-1]
+    last.weight[K:], last.bias[K:] = last.weight[copied], last.bias[copied]
+    sharing = [*copied, *range(K, K + len(copied))]
+    if router.mode == "softmax":  # exp(logit - log 2) is half of the weight
+        last.bias[sharing] -= math.log(2)
+    elif router.mode == "raw":
+        last.weight[sharing] /= 2
+        last.bias[sharing] /= 2
+    # affine: subtracts the mean over all logits, which new rows change; it starts near the old function, not at it
+
+
+@torch.no_grad()
+def most_used(variant: str, policy, observation, task: str, count: int) -> list[int]:
+    """The components with the largest mean weights on a new task's demonstrations {part: (N, *shape)}."""
+    _, named = grow(variant, policy, [task], 0, [], variant == "staged")  # it has to have a name before it is weighed
+    index = named.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
+    return named.eval().weigh(named.encode(observation, index)).mean(0).topk(count).indices.tolist()
+
+
+# ---------------------------------------------------------------------------------------------- what is frozen
+
+
+class _Rows(nn.Module):
+    """A tensor of which some rows are learned and the others are constants, out of any optimiser's reach."""
+
+    def __init__(self, whole: Tensor, learned: list[int]):
+        super().__init__()
+        self.register_buffer("whole", whole.detach().clone())
+        self.register_buffer("rows", torch.tensor(learned, device=whole.device))
+
+    def forward(self, learned: Tensor) -> Tensor:
+        return self.whole.index_copy(0, self.rows, learned)
+
+    def right_inverse(self, whole: Tensor) -> Tensor:
+        return whole[self.rows]
+
+
+def only_rows(module: nn.Module, learned: list[int]) -> None:
+    """Of every parameter in the module, let only these rows (components, or tasks) learn. Undone by `release`.
+
+    Frozen means out of the optimiser. Setting gradients to zero is not enough: AdamW's weight decay moves a parameter
+    whose gradient is zero, and so does its momentum. But K components share one tensor with a leading K axis, of which
+    an optimiser gets all or nothing; so the rows that train become a parameter of their own.
+    """
+    for part in list(module.modules()):
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            parameter.requires_grad_(True)
+            parametrize.register_parametrization(part, name, _Rows(parameter, learned))
+
+
+def release(module: nn.Module) -> None:
+    """Make whole tensors of the rows again, with what was learned in its place."""
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):
+                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+
+
+def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -> dict[str, tuple[int, int]]:
+    """Freeze all but the newest router, these components, these tasks' embeddings, and the encoder if asked. -> part ->
+    (parameters, parameters that learn)."""
+    totals = {name: count(part) for name, part in policy.named_children()}
+    policy.requires_grad_(False)
+    policy.encoder.requires_grad_(encoder)
+    newest_router(policy).requires_grad_(True)
+    if components:
+        only_rows(policy.components, components)
+    if policy.config.task_conditioning == "name":
+        only_rows(policy.task_embedding, list(tasks))
+    for part in policy.children():  # a frozen part has to act as it will: no dropout, no statistics of the new data
+        part.train(count(part, learning=True) > 0)
+    return {name: (totals[name], count(part, learning=True)) for name, part in policy.named_children() if totals[name]}
+
+
+def count(module: nn.Module, learning: bool = False) -> int:
+    """Its parameters; or only those that learn."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not learning)
+
+
+def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: dict) -> tuple:
+    """Grow the policy and freeze what the mode leaves alone. -> (variant, policy, {part: (parameters, trained)}, which
+    components the new ones copy)."""
+    known, K, copied = len(policy.config.tasks), policy.config.components, []
+    if config.mode == "scratch":
+        variant = policy.config.base if variant == "staged" else variant
+        old = {name: value for name, value in asdict(policy.config).items() if name not in ("base", "stages")}
+        grown = runs.build_policy(variant, old | {"tasks": tasks}).to(policy.device)
+    else:
+        new = config.new_components if config.mode == "add-component" else 0
+        if new and config.start_from == "most-used":
+            seen = join([make_windows(demos[task], 1)[0] for task in tasks])
+            seen = {name: x.to(policy.device) for name, x in seen.items()}
+            copied = most_used(variant, policy, seen, tasks[0], new)
+        elif new and config.start_from != "random":
+            copied = numbers(config.start_from, K, "--start-from")
+        variant, grown = grow(variant, policy, tasks, new, copied, config.retain == "exact")
+        if new:
+            say(f"new components start as copies of {copied}" if copied else "new components start at random")
+    if config.mode in ("full", "scratch"):
+        return variant, grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}, copied
+    subset = list(range(K, grown.config.components))
+    if config.mode == "components":
+        subset = numbers(config.train_components, K, "--train-components")
+    parts = train_only(grown, subset, list(range(known, known + len(tasks))), config.train_encoder)
+    return variant, grown, parts, copied
+
+
+# ---------------------------------------------------------------------------------------------- what is kept
+
+
+class Memory:
+    """A few observations of every task that a run knows, and what its router answered there (--retain replay).
+
+    They are read from the run, or, where it keeps none yet, taken from the demonstrations of its tasks.
+    """
+
+    def __init__(self, folder: Path, policy, data_dir: Path):
+        shapes, tasks = policy.config.observation, policy.config.tasks
+        self.kept = stages.read_memory(folder, {part: (REPLAYED, *shape) for part, shape in shapes.items()})
+        came_from = stages.datasets(runs.read_config(folder))
+        for task in [task for task in tasks if not any(name.startswith(f"{task}/") for name in self.kept)]:
+            self.add(task, make_windows(demonstrations([task], 5, data_dir, came_from[task])[task], 1)[0])
+        self.old = join([{part: self.kept[f"{task}/{part}"].to(policy.device) for part in shapes} for task in tasks])
+        self.index = policy.task_index([task for task in tasks for _ in range(REPLAYED)]).to(policy.device)
+        with torch.no_grad():
+            self.weights = policy.weigh(policy.encode(self.old, self.index))  # (R, K)
+
+    def add(self, task: str, observation: dict[str, Tensor]) -> None:
+        """Keep REPLAYED of these {part: (N, *shape)}, spread evenly."""
+        index = np.linspace(0, len(next(iter(observation.values()))) - 1, REPLAYED).astype(int)
+        self.kept |= {f"{task}/{part}": x.clone() for part, x in rows(observation, index).items()}
+
+    def drift(self, grown) -> Tensor:
+        """How far the grown router is from the old one there: squared error, components added since should have 0."""
+        now = grown.weigh(grown.encode(self.old, self.index))
+        wanted = torch.nn.functional.pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))
+        return (now - wanted).square().sum(1).mean()
+
+
+# ---------------------------------------------------------------------------------------------- one stage
 
 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> None:
-    """One stage: from the run in `origin`, which is only read, to one in `folder` that knows `tasks` too."""
-    device = checkpoint.choose_device(config.device)
-    source, policy = checkpoint.read_config(origin), checkpoint.load_policy(origin, device)
-    demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id)
-    windows = [make_windows(demos[task], policy.config.horizon) for task in tasks]
-    observations, actions = (torch.cat(parts).to(device) for parts in zip(*windows, strict=True))
+    """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too."""
+    device = runs.choose_device(config.device)
+    source, policy = runs.read_config(origin), runs.load_policy(origin, device)
+    demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
 
     # ---- Grow, freeze, and say what learns.
     torch.manual_seed(config.seed)
-    variant, grown, parts, copied = prepare(config, source["policy"], policy, tasks, observations)
-    grown.to(device)
+    variant, grown, parts, copied = prepare(config, source["policy"], policy, tasks, demos)
+    windows = Windows(grown, tasks, demos, device)
     if config.mode == "scratch":
-        grown.normalizer.fit(observations)
-    for task, (o, a) in zip(tasks, windows, strict=True):
-        say(f"{task}: {outside(grown.normalizer, o.to(device), a.to(device))}")
-    index = grown.task_index([t for t, (o, _) in zip(tasks, windows, strict=True) for _ in o]).to(device)
-    say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
-    for name, (total, learns) in parts.items():
-        say(f"{name:<16}{total:>12,}{learns:>12,}")
-    memory = continual.Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
+        grown.encoder.fit(windows.observations)
+    memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     stage = {"tasks": tasks, "mode": config.mode, "retain": config.retain, "components": grown.config.components,
-             "copied": copied, "trained_parameters": sum(learns for _, learns in parts.values()),
-             "source_weights": checkpoint.fingerprint(origin)}  # fmt: skip
+             "copied": copied, "trained_parameters": sum(learns for _, learns in parts.values())}  # fmt: skip
     if config.sequence and config.eval_episodes:
-        stage |= continual.before_learning(source["policy"], policy, tasks, config.eval_episodes, config.eval_seed)
-    checkpoint.claim_folder(folder, overwrite=True)
-    about = {**provenance(config.seed, str(device)), "adapted": [*source.get("adapted", []), stage],
-             "datasets": continual.datasets(source) | dict.fromkeys(tasks, config.dataset_id)}  # fmt: skip
-    checkpoint.begin_run(folder, asdict(config) | {"policy": variant, "run": str(origin)}, asdict(grown.config), about)
+        named = grow(source["policy"], policy, tasks, 0, [], source["policy"] == "staged")
+        stage |= stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed)
+    about = stages.begin(config, origin, folder, variant, grown, stage, parts, windows)
 
     # ---- The loop: train.py's, over fewer parameters.
+    def loss(*batch):
+        with parametrize.cached():  # frozen and learned rows are put together once a step, not at each use
+            errors, terms = split(grown.loss(*batch))
+            return errors, terms | ({"drift": (REPLAY_WEIGHT, memory.drift(grown))} if memory else {})
+
     torch.manual_seed(config.seed)  # again: what was evaluated before must not decide what is drawn
-    begin = time.perf_counter()
-    parameters = [p for p in grown.parameters() if p.requires_grad]
-    average = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=1e-4, fused=True)
-    log = (folder / "log.jsonl").open("w")
-    for step in tqdm(range(config.steps), unit="step", desc=", ".join(tasks), mininterval=0.5):
-        rows = torch.randint(0, len(observations), (config.batch_size,), device=device)
-        # cached: the tensors of frozen and learned rows are put together once a step, not at each use
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"), parametrize.cached():
-            loss = grown.loss(observations[rows], index[rows], actions[rows]).mean()
-            if memory:
-                loss = loss + REPLAY_WEIGHT * memory.drift(grown)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1 - average_decay(step))
+    learner, log = Learner(grown), Log(folder, device)
+    usage = Usage(tasks, windows.observations, windows.task_ids, windows.of_task)
+    for step in progress(range(config.steps), unit="step", desc=", ".join(tasks)):
+        observation, task, actions = windows.sample(config.batch_size)
+        noise, rate = draw_noise(grown, actions), learning_rate(config, step)
+        losses, norm = learner.step(loss, (observation, task, actions, *noise), rate, average_decay(step))
+        log.add(losses)
         if (step + 1) % 50 == 0 or step == config.steps - 1:
-            line = {"step": step + 1, "loss": loss.item(), "lr": learning_rate(config, step)}
-            log.write(json.dumps(line) + "\n")
-            if not math.isfinite(line["loss"]):
-                raise BadInput(f"the loss is {line['loss']} by step {step + 1}: lower --lr (now {config.lr})")
+            log.check(step + 1, config.lr)
+            log.write(step + 1, lr=rate, grad_norm=norm.item(), **usage(grown))
     log.close()
-    if not all(p.isfinite().all() for p in average):  # the last step's loss was of the weights before it
-        raise BadInput(f"the weights are not finite after the last step: lower --lr (now {config.lr})")
-    with torch.no_grad():
-        torch._foreach_copy_(parameters, average)
+    learner.adopt_average(config.lr)
     release(grown)  # frozen and learned rows back into one tensor, as fdp.py and the checkpoint know it
-    stage["seconds"] = round(time.perf_counter() - begin, 1)
 
     # ---- Save. The weights come last: a folder that has them holds a finished stage.
     if memory:
-        memory.save(folder, {task: o for task, (o, _) in zip(tasks, windows, strict=True)})
-    figures.training_curve(figures.read_log(folder / "log.jsonl"), folder / "figures" / "training.png")
-    write_json(folder / "config.json", checkpoint.read_config(folder) | {"adapted": about["adapted"]})
-    checkpoint.save_weights(folder, grown.state_dict(), config.steps, stage["seconds"])
-
-
-def unfinished(config: AdaptConfig, origin: Path, folder: Path) -> bool:
-    """Whether a stage is still to be made. BadInput if the folder holds one made with other flags."""
-    if not checkpoint.taken(folder):
-        return True
-    if other := checkpoint.difference(folder, asdict(config), ("run", "out", "device", "data_dir")):
-        raise BadInput(f"the run in {folder} has {other}: choose another --out")
-    if not (folder / "model.safetensors").exists():
-        return True
-    stage = checkpoint.read_config(folder)["adapted"][-1]
-    if stage.get("source_weights") != checkpoint.fingerprint(origin):
-        raise BadInput(f"the run in {folder} was learned from other weights than {origin} holds: choose another --out")
-    return False
-
-
-def main(config: AdaptConfig) -> dict:
-    """Learn, stage by stage, and evaluate. Returns what the command's last line says: success, seconds, paths."""
-    tasks, origin, device = check(config), Path(config.run), checkpoint.choose_device(config.device)
-    check_source(config, origin, tasks, device)
-    stages = [[task] for task in tasks] if config.sequence else [tasks]
-    config.steps = config.steps or 2000 * len(stages[0])
-    name = f"{origin.name}-{(config.tasks or config.sequence).replace(',', '-')[:100]}-{config.mode}-{config.retain}"
-    out = Path(config.out or Path("runs") / name)
-    if not (config.out or config.sequence):
-        out = checkpoint.free_folder(out)
-    first = out / f"1-{stages[0][0]}" / "config.json"
-    if checkpoint.taken(out) and not (config.sequence and first.exists()):
-        raise BadInput(f"{out} exists: choose another --out")
-    if out.resolve().is_relative_to(origin.resolve()):
-        raise BadInput(f"--out {out} is inside the run that is only read: choose another --out")
-    success, history, experts = [], [], {}
-
-    def measure(run: Path, into: Path) -> None:
-        result = continual.evaluated(run, into / "evaluation.json", config.eval_episodes, config.eval_seed, device)
-        say(evaluate.table(result))
-        success.append({task: r["success"] for task, r in result["tasks"].items()})
-        experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})
-
-    for i, new in enumerate(stages, 1):
-        folder = out / f"{i}-{'-'.join(new)}" if config.sequence else out
-        if unfinished(config, origin, folder):
-            learn(config, origin, new, folder)
-        if config.eval_episodes and i == 1 and config.mode != "scratch":  # the same then and now: origin is only read
-            measure(origin, out / "before")
-        if config.eval_episodes:
-            measure(folder, folder)
-        about = {"run": str(folder), "bytes_added": continual.size(folder) - continual.size(origin)}
-        origin = folder
-        history.append(checkpoint.read_config(folder)["adapted"][-1] | about)
-    written = [stage["run"] for stage in history]
-    summary = {"run": str(origin), "seconds": sum(stage["seconds"] for stage in history), "wrote": written}
-    if config.eval_episodes:
-        measured = continual.metrics(success, history)
-        result = {"success": success, "expert": experts, "stages": history, **measured}
-        write_json(out / "adaptation.json", result | provenance(config.seed, str(device)))
-        matrix = figures.success_matrix({"": result}, out / "figures" / "matrix.png")
-        written += [str(out / "adaptation.json"), str(matrix)]
-        summary |= measured
-    return summary
+        for task in tasks:
+            memory.add(task, make_windows(demos[task], 1)[0])
+        safetensors.torch.save_file(memory.kept, folder / "replay.safetensors")
+    stages.finish(folder, about, grown.state_dict(), config.steps, log.seconds)
 
 
 if __name__ == "__main__":
-    run(lambda: main(parse(AdaptConfig)))
+    run(lambda: stages.main(parse(AdaptConfig), learn))

@@ -2,9 +2,9 @@
 
     python evaluate.py --run runs/reach-push-fdp --episodes 50 --sampler dpm --sampling-steps 5 --video
 
-Success: the environment's success flag at any step of the episode, which then ends; failure: 500 steps without it.
-Episode i of every task has seed 1_000_000 + 10_000 * --seed + i: the same episodes for every policy, and never one that
-a demonstration came from. No choice is made here: the weights are always the last EMA weights.
+Success: the environment's success flag at any step of the episode, which then ends; failure: an episode without it
+(500 steps in MetaWorld). Episode i of every task has seed 1_000_000 + 10_000 * --seed + i: the same episodes for every
+policy, and never one that a demonstration came from. No choice is made here: weights are always the last EMA weights.
 """
 
 import math
@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-import figures
-from checkpoint import choose_device, load_policy, training_record
-from cli import BadInput, check_output, parse, provenance, run, say, write_json
-from envs.metaworld import resolve_tasks
-from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
-from sampler import resolve_steps
+from envs.rollout import Roller, block_seeds
+from envs.tasks import resolve_tasks, slug, spaces
+from envs.worker import Episode
+from plumbing import figures
+from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say, write_json
+from plumbing.runs import choose_device, load_policy, training_record
 
 
 @dataclass
@@ -32,7 +31,7 @@ class EvaluateConfig:
     run: str  # the run folder, such as runs/reach-push-fdp
     tasks: str = ""  # tasks or groups; default: all that the run was trained on
     episodes: int = 50  # per task. The 95 % interval is about +-14 points wide at 50, +-7 at 200 (worst case)
-    sampler: str = "dpm"  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M)
+    sampler: str = ""  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M); default: the policy's own, dpm
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
     seed: int = 0  # which block of 10,000 evaluation episodes
     video: bool = False  # also render the first episode of each task
@@ -53,15 +52,15 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return (0.0 if successes == 0 else center - half), (1.0 if successes == n else center + half)
 
 
-def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: str, steps: int | None) -> None:
-    """Refuse, before minutes of simulation, what cannot be evaluated."""
+def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: str, steps: int | None) -> tuple:
+    """Refuse, before minutes of simulation, what cannot be evaluated. -> the sampler and its number of steps."""
     if not 0 <= seed < 2**31:  # a negative block would reach down to the seeds of the demonstrations
         raise BadInput(f"--seed must be between 0 and 2147483647, got {seed}")
     if not 1 <= episodes <= 10_000:
         raise BadInput(f"episodes must be between 1 and 10000 per task, got {episodes}")
     try:
-        resolve_steps(sampler, steps, policy.config.diffusion_steps)
         policy.task_index(tasks)
+        return policy.choose_sampler(sampler or None, steps)
     except ValueError as error:
         raise BadInput(str(error)) from error
 
@@ -77,23 +76,22 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
     return torch.tensor(np.stack(draws), dtype=torch.float32)
 
 
-def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, video=False, workers=None):
+def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None):
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
 
     Every number that this project reports comes from here. steps: network calls per chunk; workers: processes.
     Raises BadInput for tasks that the policy does not know, and for impossible numbers of episodes or steps.
     """
-    check_request(policy, tasks, episodes, seed, sampler, steps)
-    steps = resolve_steps(sampler, steps, policy.config.diffusion_steps)
-    first = FIRST_EVALUATION_SEED + 10_000 * seed
+    sampler, steps = check_request(policy, tasks, episodes, seed, sampler, steps)
+    seeds = block_seeds(seed, episodes)
     # All tasks at the same time, not one after the other: simulators are used again instead of built again, and the
     # tasks that take long do not all end last.
-    todo = [Episode(t, first + i, render_every=4 if video and i == 0 else 0) for i in range(episodes) for t in tasks]
-    generator = torch.Generator(device=policy.alpha_bar_32.device).manual_seed(seed)  # used by stochastic samplers only
+    todo = [Episode(t, s, render_every=4 if video and s == seeds[0] else 0) for s in seeds for t in tasks]
+    generator = torch.Generator(device=policy.device).manual_seed(seed)  # used by stochastic samplers only
     weights: dict[tuple[str, int], list[np.ndarray]] = {}
     policy_seconds, started = 0.0, time.perf_counter()
 
-    def act(observations: np.ndarray, playing: list[Episode], chunks: list[int]) -> np.ndarray:
+    def act(observations: dict[str, np.ndarray], playing: list[Episode], chunks: list[int]) -> np.ndarray:
         nonlocal policy_seconds
         begin = time.perf_counter()
         noise = starting_noise(policy, playing, chunks)
@@ -103,7 +101,8 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
             weights.setdefault((episode.task, episode.seed), []).append(row)
         return actions[:, : policy.config.executed]
 
-    with one_thread(), Roller(workers) as roller, tqdm(total=2 * len(todo), unit="episode", desc="evaluation") as bar:
+    count = len(todo) + sum(spaces(e.task).expert for e in todo)
+    with one_thread(), Roller(workers) as roller, progress(total=count, unit="episode", desc="evaluation") as bar:
         played = roller.play(act, todo, on_done=lambda _: bar.update())
         experts = _play_experts(roller, todo, bar)
 
@@ -116,7 +115,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="dpm", steps=None, vide
             **_count(mine),
             "expert": _count([e for e in experts if e.task == task]),
             "mean_steps_to_success": float(np.mean(steps_to_success)) if steps_to_success else None,
-            "seeds": [first, first + episodes - 1],
+            "seeds": [seeds[0], seeds[-1]],
             "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
             "router_weights": _mean_and_spread(w) if len(w) else None,
         }
@@ -151,6 +150,7 @@ def _play_experts(roller: Roller, todo: list[Episode], bar) -> list[Episode]:
             record.clear()
         bar.update()
 
+    todo = [e for e in todo if spaces(e.task).expert]  # an environment of one's own may have none
     new = [Episode(e.task, e.seed, expert=True) for e in todo if (e.task, e.seed) not in _experts]
     bar.update(len(todo) - len(new))
     played = {(e.task, e.seed): e for e in roller.play_expert(new, on_done=forget_records)}
@@ -178,7 +178,8 @@ def _mean_and_spread(weights: np.ndarray) -> dict:
 
 def _latency(policy, task: str, sampler: str, steps: int) -> float:
     """Median milliseconds for one action chunk of one robot, after warm-up."""
-    observation, times = np.zeros((1, policy.config.observation_dim)), []
+    observation = {name: np.zeros((1, *shape)) for name, shape in policy.config.observation.items()}
+    times = []
     for _ in range(12):
         begin = time.perf_counter()
         policy.act(observation, [task], sampler, steps)
@@ -187,7 +188,7 @@ def _latency(policy, task: str, sampler: str, steps: int) -> float:
 
 
 def table(result: dict) -> str:
-    """The result for people: one line per task, the expert's own success beside ours, since that is the ceiling."""
+    """The result for people: one line per task, the expert's own success beside ours, as the reference."""
 
     def rate(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
@@ -211,7 +212,7 @@ def write_evaluation(path: Path, policy, result: dict, traces: list, video: bool
         written.append(figures.router_weights(traces, policy.config.executed, folder / f"{path.stem}-router.png"))
     if video:
         written += [
-            figures.video(e, w, policy.config.executed, path.parent / "videos" / f"{path.stem}-{e.task}.gif")
+            figures.video(e, w, policy.config.executed, path.parent / "videos" / f"{path.stem}-{slug(e.task)}.gif")
             for e, w in traces
             if e.frames
         ]

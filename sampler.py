@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 PredictNoise = Callable[[Tensor, Tensor], Tensor]
+TARGETS = ("noise", "clean", "velocity")
 
 
 def squared_cosine_schedule(T: int) -> Tensor:
@@ -46,6 +47,41 @@ def add_noise(clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
     return a.sqrt() * clean + (1 - a).sqrt() * noise
 
 
+def wanted(target: str, clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
+    """What a perfect network would predict, (B, H, A), for one of the three TARGETS; alpha bar at each step (B,)."""
+    if target == "noise":  # DDPM's objective, and the paper's
+        return noise
+    if target == "clean":
+        return clean
+    a = alpha_bar_t[:, None, None]  # velocity, Salimans & Ho 2022 (arXiv 2202.00512), section 4
+    return a.sqrt() * noise - (1 - a).sqrt() * clean
+
+
+def to_noise(target: str, prediction: Tensor, noisy: Tensor, alpha_bar_t: Tensor) -> Tensor:
+    """Whatever a network predicts (B, H, A) -> the noise (B, H, A) that samplers ask for.
+
+    From x_t = sqrt(ab) clean + sqrt(1-ab) noise, each target is an affine function of each other one:
+
+        noise = (x_t - sqrt(ab) clean) / sqrt(1-ab)        noise = sqrt(ab) velocity + sqrt(1-ab) x_t
+
+    Both read c(t) x_t + d(t) y. So composing K predictions y_k first or converting them first makes no difference *if
+    the weights sum to one*:
+
+        sum_k w_k (c x_t + d y_k)  =  c x_t (sum_k w_k) + d sum_k w_k y_k  =  c x_t + d (sum_k w_k y_k)
+
+    What differs is how much each step counts in the loss. An error in `clean` counts the same at all steps; the same
+    error seen as `noise` is weighted by ab/(1-ab), the signal-to-noise ratio: 1600 at t = 0, 1 in the middle, nothing
+    at t = T - 1; seen as `velocity`, by 1/(1-ab), which is that ratio plus one: precise steps count as with `noise`,
+    rough ones as with `clean`.
+    """
+    a = alpha_bar_t[:, None, None]
+    if target == "noise":
+        return prediction
+    if target == "clean":
+        return (noisy - a.sqrt() * prediction) / (1 - a).sqrt()
+    return a.sqrt() * prediction + (1 - a).sqrt() * noisy
+
+
 def sampling_timesteps(T: int, steps: int) -> list[int]:
     """The steps to visit, from T-1 down. `steps` evenly spaced ones; every one of them when steps == T.
 
@@ -53,9 +89,14 @@ def sampling_timesteps(T: int, steps: int) -> list[int]:
     that sampling starts from ("trailing" spacing; a common off-by-one begins at 90 for ten steps), and what
     follows the last entry is not step 0 but clean data, ab = 1: step 0 still holds a little noise.
     """
+    check_steps(T, steps)
+    return [round(T - i * T / steps) - 1 for i in range(steps)]
+
+
+def check_steps(T: int, steps: int) -> None:
+    """ValueError for a number of steps that a schedule of T does not have."""
     if not 1 <= steps <= T:
         raise ValueError(f"sampling steps must be between 1 and the {T} diffusion steps of this policy, got {steps}")
-    return [round(T - i * T / steps) - 1 for i in range(steps)]
 
 
 def _walk(alpha_bar: Tensor, steps: int):
@@ -149,7 +190,7 @@ def resolve_steps(name: str, steps: int | None, T: int) -> int:
         raise ValueError(f"unknown sampler '{name}': choose from {', '.join(SAMPLERS)}")
     if steps is None:
         steps = T if name == "ddpm" else min(5, T)
-    sampling_timesteps(T, steps)
+    check_steps(T, steps)
     if name == "ddpm" and steps != T:
         raise ValueError(f"ddpm visits all {T} diffusion steps, got {steps}; use ddim or dpm for fewer")
     return steps

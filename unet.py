@@ -99,10 +99,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
         """x (K, H, B, inputs), film (K, 1, B, 2 * outputs) -> (K, H, B, outputs)."""
-        scale, shift = film.chunk(2, dim=-1)
+        scale, offset = film.chunk(2, dim=-1)
         h = F.layer_norm(self.conv1(x), (self.channels,))
-        # 1 + scale: a condition that says nothing (scale = shift = 0) leaves the features as they are.
-        h = F.silu(torch.addcmul(shift, h, 1 + scale))
+        # 1 + scale: a condition that says nothing (scale = offset = 0) leaves the features as they are.
+        h = F.silu(torch.addcmul(offset, h, 1 + scale))
         h = F.silu(F.layer_norm(self.conv2(h), (self.channels,)))
         return h + self.skip(x)
 

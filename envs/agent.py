@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sampler import resolve_steps
+from envs.metaworld import split_state
 
 
 class Agent:
@@ -11,9 +11,9 @@ class Agent:
     It keeps each environment's action chunk and asks the policy for a new one where it has run out.
     """
 
-    def __init__(self, policy, tasks: list[str], sampler="dpm", steps=None):
-        self.policy, self.tasks, self.sampler = policy, tasks, sampler
-        self.steps = resolve_steps(sampler, steps, policy.config.diffusion_steps)
+    def __init__(self, policy, tasks: list[str], sampler=None, steps=None):
+        self.policy, self.tasks = policy, tasks
+        self.sampler, self.steps = policy.choose_sampler(sampler, steps)
         self.queues: list[list[np.ndarray]] = [[] for _ in tasks]
 
     def reset(self, env_mask: np.ndarray) -> None:
@@ -22,10 +22,10 @@ class Agent:
             self.queues[i].clear()  # a chunk planned in the old episode means nothing in the new one
 
     def eval_action(self, observations: np.ndarray) -> np.ndarray:
-        """observations (n, O) -> the next action of each environment (n, A)."""
+        """MetaWorld's states (n, 39) -> the next action of each environment (n, A)."""
         empty = [i for i, queue in enumerate(self.queues) if not queue]
         if empty:
-            chunks, _ = self.policy.act(observations[empty], [self.tasks[i] for i in empty], self.sampler, self.steps)
-            for i, chunk in zip(empty, chunks, strict=True):
+            seen, names = split_state(observations[empty]), [self.tasks[i] for i in empty]
+            for i, chunk in zip(empty, self.policy.act(seen, names, self.sampler, self.steps)[0], strict=True):
                 self.queues[i] = list(chunk[: self.policy.config.executed])
         return np.stack([queue.pop(0) for queue in self.queues])

@@ -6,7 +6,8 @@ the data shows how to come back from where a learned policy will inevitably drif
 line.
 
 Each task is one Minari dataset, `fdp/<task>/expert-v0` in the data folder. Episode i of it is the i-th *successful*
-seed 0, 1, 2, ..., so the first 25 episodes of 50 are exactly the 25 that asking for 25 would have made.
+seed 0, 1, 2, ..., so the first 25 episodes of 50 are exactly the 25 that asking for 25 would have made. Other draws,
+for results that do not hang on one set of demonstrations, have seeds and datasets of their own (`--demo-draw 1`).
 """
 
 import os
@@ -20,44 +21,65 @@ import numpy as np
 import torch
 from minari.data_collector import EpisodeBuffer
 from torch import Tensor
-from tqdm import tqdm
 
 import envs  # noqa: F401  (registers the ids that datasets refer to)
-from cli import BadInput, say
-from envs.metaworld import ACTION_DIM, OBSERVATION_DIM
-from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
+from encoder import join
+from envs.metaworld import TASKS
+from envs.rollout import FIRST_EVALUATION_SEED, Roller
+from envs.tasks import name_parts, slug, spaces
+from envs.worker import Episode
+from plumbing.cli import BadInput, progress, say
 
 DATASET_ID = "fdp/{task}/expert-v0"
-ACTION_NOISE = 0.1  # of the action range 1; larger makes experts fail, smaller leaves drift uncovered
+DRAW_SEEDS = 50_000  # environment seeds that each draw of demonstrations has to itself
+DRAWS = FIRST_EVALUATION_SEED // DRAW_SEEDS
+ACTION_NOISE = 0.1  # of half the action range; larger makes experts fail, smaller leaves drift uncovered
 STEPS_AFTER_SUCCESS = 10  # so that staying at the goal is in the data too
 AUTHOR = "fdp envs/demos.py"  # marks datasets that we made, and may therefore remake
 # Stored with each dataset; one made by another recipe is made again. Change it when anything here changes the data.
-RECIPE = f"2: action noise {ACTION_NOISE}, {STEPS_AFTER_SUCCESS} steps after success"
+RECIPE = f"3: named parts, action noise {ACTION_NOISE}, {STEPS_AFTER_SUCCESS} steps after success"
 
 
-def demonstrations(tasks: list[str], count: int, data_dir: Path, dataset_id: str = DATASET_ID) -> dict[str, list[dict]]:
+def drawn(draw: int) -> str:
+    """The Minari id, with {task}, of a draw of our demonstrations."""
+    return DATASET_ID.replace("-v0", f"-draw{draw}-v0") if draw else DATASET_ID
+
+
+def dataset_name(task: str, dataset_id: str) -> str:
+    """The Minari id of a task's demonstrations."""
+    return dataset_id.replace("{task}", slug(task))
+
+
+def demonstrations(
+    tasks: list[str], count: int, data_dir: Path, dataset_id: str = DATASET_ID, draw: int = 0
+) -> dict[str, list[dict]]:
     """The first `count` episodes for each task, collected first where the data folder lacks them.
 
-    Returns task -> episodes, each {"observations": (L+1, O), "actions": (L, A)} in float32.
+    Returns task -> episodes, each {"observations": {part: (L+1, *shape)}, "actions": (L, A)} in float32.
     Raises BadInput for a dataset that cannot be used. Only the default dataset ids are ever (re)made.
     """
     if count < 1:
         raise BadInput(f"demonstrations per task must be at least 1, got {count}")
     if "{task}" not in dataset_id:
         raise BadInput(f"--dataset-id must contain {{task}}, which stands for the task's name, got '{dataset_id}'")
+    if draw and dataset_id != DATASET_ID:
+        raise BadInput("--demo-draw chooses among the demonstrations that are made here: leave out --dataset-id")
+    draws = {drawn(d): d for d in range(DRAWS)}
+    draw = draws.get(dataset_id, 0) or draw
+    ours, dataset_id = dataset_id in draws, drawn(draw) if dataset_id in draws else dataset_id
     data_dir = data_dir.resolve()  # Minari loses its way with relative folders
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        wanting = [task for task in tasks if dataset_id == DATASET_ID and _must_collect(task, count, data_dir)]
+        wanting = [t for t in tasks if ours and _must_collect(t, count, data_dir, draw)]
         if wanting:
-            collect(wanting, count, data_dir)
+            collect(wanting, count, data_dir, draw)
     except OSError as error:
         raise BadInput(f"cannot write demonstrations to {data_dir}: {error.strerror or error}") from error
-    return {task: load(dataset_id.replace("{task}", task), count, data_dir) for task in tasks}
+    return {task: load(task, dataset_name(task, dataset_id), count, data_dir) for task in tasks}
 
 
-def _must_collect(task: str, count: int, data_dir: Path) -> bool:
-    name = DATASET_ID.format(task=task)
+def _must_collect(task: str, count: int, data_dir: Path, draw: int) -> bool:
+    name = dataset_name(task, drawn(draw))
     if not (data_dir / name).exists():
         return True
     dataset = _open(name, data_dir)
@@ -74,24 +96,26 @@ def _must_collect(task: str, count: int, data_dir: Path) -> bool:
     return True
 
 
-def collect(tasks: list[str], count: int, data_dir: Path) -> None:
+def collect(tasks: list[str], count: int, data_dir: Path, draw: int = 0) -> None:
     """Make a dataset of `count` successful expert episodes for each task; replaces one of ours.
 
     Raises BadInput when an expert fails so often that it is no teacher.
     """
+    if without := [task for task in tasks if not spaces(task).expert]:
+        raise BadInput(f"environment '{without[0]}' has no expert_action(): name a dataset with --dataset-id")
     say(f"collecting {count} demonstrations for {', '.join(tasks)} in {data_dir}")
-    with Roller() as roller, tqdm(total=count * len(tasks), unit="demo", desc="demonstrations") as bar:
+    with Roller() as roller, progress(total=count * len(tasks), unit="demo", desc="demonstrations") as bar:
         for task in tasks:  # stored one by one: what comes after may be interrupted
             kept: list[Episode] = []
             attempts = 0
             while missing := count - len(kept):
                 if attempts + missing > 4 * count + 20:
                     raise BadInput(f"the scripted expert for '{task}' succeeded only {len(kept)} times in {attempts}")
-                seeds = range(attempts, attempts + missing)
-                assert seeds.stop <= FIRST_EVALUATION_SEED
+                seeds = range(DRAW_SEEDS * draw + attempts, DRAW_SEEDS * draw + attempts + missing)
+                assert seeds.stop <= min(DRAW_SEEDS * (draw + 1), FIRST_EVALUATION_SEED)
                 attempts += missing
                 kept += [e for e in _play(roller, task, seeds, lambda e: bar.update(e.success)) if e.success]
-            _store(task, kept, attempts, data_dir)
+            _store(task, kept, attempts, data_dir, draw)
 
 
 def _play(roller: Roller, task: str, seeds, on_done) -> list[Episode]:
@@ -105,14 +129,14 @@ def _play(roller: Roller, task: str, seeds, on_done) -> list[Episode]:
     return [played[seed] for seed in seeds]
 
 
-def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) -> None:
+def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, draw: int) -> None:
     """Write one Minari dataset in a temporary folder, then rename: a crash leaves the old one, or none, never half."""
-    name = DATASET_ID.format(task=task)
+    name = dataset_name(task, drawn(draw))
     buffers = [
         EpisodeBuffer(
             id=i,
             seed=episode.seed,
-            observations=np.asarray(episode.observations),
+            observations=_stack(episode.observations),
             # The expert's clean action is the label; what was really executed, and led to the next observation, is in
             # infos.
             actions=np.asarray(episode.actions),
@@ -129,13 +153,13 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) ->
             dataset = minari.create_dataset_from_buffers(
                 name,
                 buffers,
-                env=f"fdp/{task}-v3",
-                algorithm_name="MetaWorld scripted expert",
+                env=f"fdp/{task}-v3" if task in TASKS else task,
+                algorithm_name="scripted expert",
                 author=AUTHOR,
                 description=f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} "
-                "on the executed hand displacement, the expert's clean action as label, goal and objects drawn "
+                "on the executed actions (not the gripper), the expert's clean action as label, goal and objects drawn "
                 "anew from the episode's seed.",
-                requirements=["metaworld==3.1.1"],
+                requirements=["metaworld==3.1.1"] if task in TASKS else [],
             )
         dataset.storage.update_metadata(
             {"expert_attempts": attempts, "expert_success_rate": len(episodes) / attempts, "recipe": RECIPE}
@@ -147,6 +171,13 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path) ->
         os.rename(Path(temporary) / name, target)
         namespace = Path("fdp") / "namespace_metadata.json"  # Minari's own record that the folder fdp/ is a namespace
         os.replace(Path(temporary) / namespace, data_dir / namespace)
+
+
+def _stack(observations: list):
+    """Observations, one by one -> arrays with one row each; part by part, where they have parts."""
+    if isinstance(observations[0], dict):
+        return {name: np.stack([o[name] for o in observations]) for name in observations[0]}
+    return np.stack(observations)
 
 
 def _with_first(rows: list) -> np.ndarray:
@@ -180,38 +211,43 @@ def _open(name: str, data_dir: Path) -> minari.MinariDataset:
         raise BadInput(f"dataset '{name}' in {data_dir} cannot be read: {error}") from error
 
 
-def load(name: str, count: int, data_dir: Path) -> list[dict]:
+def load(task: str, name: str, count: int, data_dir: Path) -> list[dict]:
     """The first `count` episodes of a Minari dataset, checked. BadInput for wrong shapes, too few episodes, or NaNs."""
     dataset = _open(name, data_dir)
     if dataset.total_episodes < count:
         raise BadInput(f"dataset '{name}' in {data_dir} holds {dataset.total_episodes} episodes, {count} are needed")
-    episodes = []
     try:
-        for episode in dataset.iterate_episodes(range(count)):
-            observations, actions = np.asarray(episode.observations), np.asarray(episode.actions)
-            episodes.append({"observations": observations.astype(np.float32), "actions": actions.astype(np.float32)})
+        episodes = [
+            {"observations": name_parts(task, e.observations), "actions": np.asarray(e.actions, dtype=np.float32)}
+            for e in dataset.iterate_episodes(range(count))
+        ]
     except Exception as error:
         raise BadInput(f"dataset '{name}' in {data_dir} cannot be read: {error}") from error
     for i, episode in enumerate(episodes):
-        steps = len(episode["actions"])
-        if steps < 1 or len(episode["observations"]) != steps + 1:
-            raise BadInput(
-                f"dataset '{name}' episode {i}: {len(episode['observations'])} observations and {steps} actions; there "
-                "must be at least one action, and one observation more than actions"
-            )
-        for what, dim in (("observations", OBSERVATION_DIM), ("actions", ACTION_DIM)):
-            array = episode[what]
-            if array.ndim != 2 or array.shape[1] != dim:
-                raise BadInput(
-                    f"dataset '{name}' episode {i}: {what} have shape {array.shape}, expected (steps, {dim})"
-                )
-            if not np.isfinite(array).all():
-                raise BadInput(f"dataset '{name}' episode {i}: {what} contain NaN or infinite values")
+        _check(task, f"dataset '{name}' episode {i}", **episode)
     return episodes
 
 
-def make_windows(episodes: list[dict], horizon: int) -> tuple[Tensor, Tensor]:
-    """Every (observation, next H actions) pair of the episodes: observations (N, O), actions (N, H, A).
+def _check(task: str, where: str, observations: dict[str, np.ndarray], actions: np.ndarray) -> None:
+    """BadInput for an episode that is not what the task's environment gives and takes."""
+    expected, lengths = spaces(task), {len(rows) for rows in observations.values()}
+    if len(actions) < 1 or lengths != {len(actions) + 1}:
+        raise BadInput(
+            f"{where}: {'/'.join(map(str, sorted(lengths)))} observations and {len(actions)} actions; there must be at "
+            "least one action, and one observation more than actions"
+        )
+    if set(observations) != set(expected.observation):
+        raise BadInput(f"{where}: observations have parts {list(observations)}, not {list(expected.observation)}")
+    arrays = {f"observations '{name}'": (rows, expected.observation[name]) for name, rows in observations.items()}
+    for what, (rows, shape) in {**arrays, "actions": (actions, (len(expected.action_low),))}.items():
+        if rows.shape[1:] != tuple(shape):
+            raise BadInput(f"{where}: {what} have shape {rows.shape}, expected (steps, {', '.join(map(str, shape))})")
+        if not np.isfinite(rows).all():
+            raise BadInput(f"{where}: {what} contain NaN or infinite values")
+
+
+def make_windows(episodes: list[dict], horizon: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Every (observation, next H actions) pair of the episodes: observations {part: (N, *shape)}, actions (N, H, A).
 
     A window starts at *every* recorded action, the last one included: otherwise the end of each episode, where the task
     is completed, would never be the present moment of any training sample. Windows that reach past the end are
@@ -228,5 +264,6 @@ def make_windows(episodes: list[dict], horizon: int) -> tuple[Tensor, Tensor]:
         index = np.minimum(np.arange(length)[:, None] + np.arange(horizon), length - 1)  # (L, H)
         actions.append(episode["actions"][index])
         # Observation t is what the expert saw when it chose action t; the one after the last action has none.
-        observations.append(episode["observations"][:length])
-    return torch.from_numpy(np.concatenate(observations)), torch.from_numpy(np.concatenate(actions))
+        observations.append({name: rows[:length] for name, rows in episode["observations"].items()})
+    together = join([{name: torch.from_numpy(x) for name, x in o.items()} for o in observations])
+    return together, torch.from_numpy(np.concatenate(actions))

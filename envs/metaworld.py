@@ -3,10 +3,11 @@
     import envs, gymnasium
     env = gymnasium.make("fdp/push-v3", render_mode="rgb_array")
 
-A Sawyer arm at a table. Observation (39,), metres and unit quaternions:
+A Sawyer arm at a table. Observation, in metres and unit quaternions, as named parts; "frames" are now and one step ago:
 
-    0:3 hand | 3 gripper opening 0..1 | 4:11 first object, position + quaternion | 11:18 second object (zeros if none)
-    18:36 the same 18 numbers one step earlier | 36:39 goal
+    proprioception (2, 4)    frames of: hand position 0:3, gripper opening 3 (0..1)
+    objects        (2, 14)   frames of: first object 0:7, position and quaternion; second object 7:14 (zeros if none)
+    goal           (3,)      where to; the same during an episode
 
 Action (4,) in [-1, 1]: hand displacement x, y, z (1 is one centimetre per step), and gripper effort (1 closes).
 
@@ -15,14 +16,11 @@ lambda, which Minari cannot store, and its reset() ignores the seed.
 """
 
 import copy
-import difflib
 import warnings
 
 import gymnasium
 import mujoco
 import numpy as np
-
-from cli import BadInput
 
 # MetaWorld's experts ask for actions beyond [-1, 1] and are warned about it at every step; we clip them.
 warnings.filterwarnings("ignore", message="Constant\\(s\\) may be too high")
@@ -48,33 +46,22 @@ GROUPS = {
     "mt50": TASKS,
 }
 
-OBSERVATION_DIM, ACTION_DIM = 39, 4
-# Where positions start in the observation, as pairs that a policy should see the difference of: both objects and the
-# goal from the hand, the goal from the first object.
-POSITION_PAIRS = ((4, 0), (11, 0), (36, 0), (36, 4))
-MAX_STEPS = 500  # MetaWorld's own limit; the simulator refuses to step further
+# MetaWorld's own observation is one vector of 39 numbers. These are its parts; nothing else in this project counts.
+STATE_DIM, ACTION_DIM = 39, 4
+PARTS = {"proprioception": (2, 4), "objects": (2, 14), "goal": (3,)}
+# Positions that a policy should see the difference of: both objects and the goal from the hand, the goal from the first
+# object.
+DIFFERENCES = (
+    ("objects", 0, "proprioception", 0), ("objects", 7, "proprioception", 0),
+    ("goal", 0, "proprioception", 0), ("goal", 0, "objects", 0),
+)  # fmt: skip
 
 
-def resolve_tasks(text: str) -> list[str]:
-    """'reach,push' or 'mt6' or 'mt6,door-close-v3' -> task names without -v3, in the order given, each once.
-
-    Raises BadInput for an unknown name, with the closest known ones.
-    """
-    names: list[str] = []
-    for word in filter(None, (word.strip() for word in text.split(","))):
-        if word in GROUPS:
-            names += GROUPS[word]
-        elif word.removesuffix("-v3") in TASKS:
-            names.append(word.removesuffix("-v3"))
-        else:
-            close = difflib.get_close_matches(word.removesuffix("-v3"), [*TASKS, *GROUPS], n=3, cutoff=0.4)
-            hint = (
-                f"closest: {', '.join(close)}" if close else f"groups: {', '.join(GROUPS)}; tasks: {', '.join(TASKS)}"
-            )
-            raise BadInput(f"unknown task '{word}'; {hint}")
-    if not names:
-        raise BadInput(f"no task given; name tasks ({', '.join(TASKS[:3])}, ...) or a group ({', '.join(GROUPS)})")
-    return list(dict.fromkeys(names))
+def split_state(state: np.ndarray) -> dict[str, np.ndarray]:
+    """MetaWorld's state (..., 39) -> its parts. It holds hand and gripper (4), two objects (14), the same 18 numbers
+    one step earlier, and the goal (3)."""
+    frames = state[..., :36].reshape(*state.shape[:-1], 2, 18)
+    return {"proprioception": frames[..., :4], "objects": frames[..., 4:], "goal": state[..., 36:]}
 
 
 class MetaWorldEnv(gymnasium.Env):
@@ -84,6 +71,7 @@ class MetaWorldEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # 80 control steps are one second of robot time
+    disturbed = (0, 1, 2)  # the actions that a recorder may shake: never the gripper, which would drop what it holds
 
     def __init__(self, task: str, render_mode: str | None = None):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
@@ -102,20 +90,35 @@ class MetaWorldEnv(gymnasium.Env):
             # Without a GPU a picture takes 0.17 s with MuJoCo's own settings, 0.06 s with these.
             self.sim.model.vis.quality.shadowsize, self.sim.model.vis.quality.offsamples = 1024, 0
         # The simulator's own bounds differ from task to task; one policy for many tasks needs one space.
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float64)
+        parts = {name: gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float64) for name, shape in PARTS.items()}
+        self.observation_space = gymnasium.spaces.Dict(parts)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         self.sim.seed(int(self.np_random.integers(2**31)))  # MetaWorld's reset ignores its seed argument: seed first
-        observation, info = self.sim.reset()
-        return observation, {**info, "success": False}
+        self.state, info = self.sim.reset()
+        self._expert = None  # made when it is asked, and anew for every episode
+        return split_state(self.state), {**info, "success": False}
 
     def step(self, action):
-        observation, reward, _, truncated, info = self.sim.step(np.clip(action, -1, 1))
+        self.state, reward, _, truncated, info = self.sim.step(np.clip(action, -1, 1))
         info["success"] = bool(info["success"])  # MetaWorld gives a float or a bool, depending on the task
         # The task does not end at success, as in MetaWorld: who plays decides whether to go on.
-        return observation, float(reward), False, bool(truncated), info
+        return split_state(self.state), float(reward), False, bool(truncated), info
+
+    def expert_action(self) -> np.ndarray:
+        """What MetaWorld's scripted expert for this task would do now (4,), clipped to [-1, 1].
+
+        It gets a copy of the state: the experts for door-open and door-close shift the door by 5 cm and more *in the
+        observation that they are given*. Recorded afterwards, it would teach a policy to look for the door where it is
+        not.
+        """
+        if self._expert is None:
+            from metaworld.policies import ENV_POLICY_MAP
+
+            self._expert = ENV_POLICY_MAP[f"{self.task}-v3"]()
+        return np.clip(self._expert.get_action(self.state.copy()), -1, 1).astype(np.float32)
 
     def render(self):
         if self.render_mode is None:
@@ -144,18 +147,6 @@ class MetaWorldEnv(gymnasium.Env):
         twin.sim.__dict__ = copy.deepcopy(self.sim.__dict__, same_object)
         twin._np_random = None
         return twin
-
-
-def expert(task: str):
-    """MetaWorld's scripted expert for a task: observation (39,) -> action (4,), clipped to [-1, 1].
-
-    It gets a copy: the experts for door-open and door-close shift the door by 5 cm and more *in the observation that
-    they are given*. Recorded afterwards, it would teach a policy to look for the door where it is not.
-    """
-    from metaworld.policies import ENV_POLICY_MAP
-
-    policy = ENV_POLICY_MAP[f"{task}-v3"]()
-    return lambda observation: np.clip(policy.get_action(observation.copy()), -1, 1).astype(np.float32)
 
 
 def register_all() -> None:

@@ -1,4 +1,4 @@
-"""K of LeRobot's U-Nets in a Python loop: what FDP is with the parts at hand, and the peer in benchmark.py.
+"""K of LeRobot's U-Nets in a Python loop: what FDP is with the parts at hand, and the peer in study/speed/benchmark.py.
 
     pip install einops diffusers==0.42.1 && pip install --no-deps lerobot==0.4.4
     python train.py --policy lerobot --tasks mt6

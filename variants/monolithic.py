@@ -37,6 +37,6 @@ class Policy(FactorizedPolicy):
             best = min((narrow, wide), key=lambda widen: abs(size(unet(1, widen)) - target))
         self.components = unet(1, best)
 
-    def weigh(self, condition: torch.Tensor) -> torch.Tensor:
+    def weigh(self, condition: torch.Tensor, step: torch.Tensor | None = None) -> torch.Tensor:
         """(B, C) -> (B, 1), always 1: with a single component the composition is a plain diffusion policy."""
         return condition.new_ones(len(condition), 1)

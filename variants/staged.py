@@ -1,73 +1,131 @@
 """A policy that has learned in stages: every task keeps the components and the router with which it was learned.
 
-Written by `adapt.py --retain exact`. A stage adds components and a router of its own. A task of an earlier stage never
-sees them: it is served by its stage's router and by the first K_s components, in products of the same shapes as before,
-so that its actions stay what they were, bit for bit. (For the same rows in a batch: which rows share a matrix product
-decides how sums are rounded, here as with any policy, in the seventh digit.) The price: whose task it is must be known
-(its name says so), and every stage stores one more router.
+Written by `adapt.py --retain exact`, on top of any policy that keeps the K axis (`base`). A stage adds components and a
+router of its own. A task of an earlier stage never sees them: it is served by a *view* of the policy, which has that
+stage's router and the first K_s components, in products of the same shapes as before, so that its actions stay what
+they were, bit for bit. (For the same rows in a batch: which rows share a matrix product decides how sums are rounded,
+here as with any policy, in the seventh digit.) The price: whose task it is must be known (its name says so), and every
+stage stores one more router.
 """
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fdp import Policy as FactorizedPolicy
-from fdp import PolicyConfig as FactorizedConfig
-from router import Router
+from plumbing.runs import load_variant
 
 
-@dataclass
-class PolicyConfig(FactorizedConfig):
-    stages: tuple[tuple[int, list[str]], ...] = ()  # (how many components there were, the tasks learned then), in order
+def PolicyConfig(base: str = "fdp", **settings):  # noqa: N802  (a variant has both names)
+    return on_top_of(base)[1](base=base, **settings)
 
 
-class Policy(FactorizedPolicy):
-    def build(self) -> None:
-        c = self.config
-        sizes, tasks = [k for k, _ in c.stages], [task for _, names in c.stages for task in names]
-        if tasks != list(c.tasks) or sizes != sorted(sizes) or sizes[-1:] != [c.components]:
-            raise ValueError(f"stages {c.stages} do not fit {c.components} components and the tasks {c.tasks}")
-        super().build()
-        self.router = nn.ModuleList(Router(c.condition_dim, k, c.router) for k in sizes)
-        self.stage = len(sizes) - 1  # the one that answers: training is about the newest
+def Policy(config):  # noqa: N802
+    return on_top_of(config.base)[0](config)
 
-    def task_index(self, names: list[str]) -> Tensor:
-        """As in fdp.py, but a name is needed even where the network does not see it: it decides on the stage."""
-        for name in names:
-            if name not in self.config.tasks:
-                raise ValueError(f"this policy does not know task '{name}'; it knows {', '.join(self.config.tasks)}")
-        return super().task_index(names)
 
-    def weigh(self, condition: Tensor) -> Tensor:
-        """(B, C) -> (B, K_s), for the K_s components that the stage knows."""
-        return self.router[self.stage](condition)
+@functools.cache
+def on_top_of(base: str):
+    """The staged policy and its configuration for a policy in fdp.py ("fdp") or variants/."""
+    module = load_variant(base)
 
-    def compose(self, noisy_actions: Tensor, step: Tensor, condition: Tensor, weights: Tensor) -> Tensor:
-        """fdp.py's composition, of as many components as there are weights."""
-        if weights.shape[1] == self.config.components:
-            return super().compose(noisy_actions, step, condition, weights)
-        known = {name: p[: weights.shape[1]] for name, p in self.components.named_parameters()}  # views, no copies
-        predictions = torch.func.functional_call(self.components, known, (noisy_actions, step, condition))
-        return torch.einsum("kbha,bk->bha", predictions, weights)
+    @dataclass
+    class StagedConfig(module.PolicyConfig):
+        base: str = "fdp"
+        stages: tuple[tuple[int, list[str]], ...] = ()  # (how many components there were, the tasks learned then)
 
-    def act(self, observation, tasks, sampler_name="dpm", sampling_steps=None, noise=None, generator=None):
-        """As in fdp.py, stage by stage. Weights (B, K): zero for components that a task's stage did not know."""
-        self.task_index(tasks)  # refuses names that no stage knows
-        c, observation = self.config, np.asarray(observation)
-        if noise is None:
-            device = self.alpha_bar_32.device
-            noise = torch.randn((len(tasks), c.horizon, c.action_dim), generator=generator, device=device)
-        actions = np.empty((len(tasks), c.horizon, c.action_dim), np.float32)
-        weights = np.zeros((len(tasks), c.components), np.float32)
-        for stage, (known, names) in enumerate(c.stages):
-            rows = [i for i, task in enumerate(tasks) if task in names]
-            if rows:
-                self.stage, mine = stage, [tasks[i] for i in rows]
-                actions[rows], weights[rows, :known] = super().act(
-                    observation[rows], mine, sampler_name, sampling_steps, noise[rows], generator
-                )
-        self.stage = len(c.stages) - 1
-        return actions, weights
+    class StagedPolicy(module.Policy):
+        def build(self) -> None:
+            c = self.config
+            sizes, tasks = [k for k, _ in c.stages], [task for _, names in c.stages for task in names]
+            if tasks != list(c.tasks) or sizes != sorted(sizes) or sizes[-1:] != [c.components]:
+                raise ValueError(f"stages {c.stages} do not fit {c.components} components and the tasks {c.tasks}")
+            super().build()
+            routers = []
+            for k in sizes:
+                smaller = _share(self, module.Policy, config=replace(c, components=k))
+                module.Policy.build(smaller)  # what its router looks like, only the base knows
+                routers.append(smaller.router)
+            self.router = nn.ModuleList(routers)
+
+        def at(self, stage: int):
+            """The policy as it was after a stage: a view, no copy. Nothing is switched, so nothing stays switched."""
+            c, known = self.config, self.config.stages[stage][0]
+            modules = {**self._modules, "router": self.router[stage]}
+            if known < c.components:
+                modules["components"] = _first(self.components, known, c.components)
+            return _share(self, module.Policy, _modules=modules, config=replace(c, components=known))
+
+        def task_index(self, names: list[str]) -> Tensor:
+            """As the base does, but a name is needed even where the network sees none: it decides on the stage."""
+            for name in names:
+                if name not in self.config.tasks:
+                    known = ", ".join(self.config.tasks)
+                    raise ValueError(f"this policy does not know task '{name}'; it knows {known}")
+            return super().task_index(names)
+
+        def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:
+            """(B, C) -> (B, K): the newest stage's router, which training is about."""
+            return self.at(-1).weigh(condition, step)
+
+        def loss(self, *batch) -> Tensor:
+            """The newest stage's."""
+            return self.at(-1).loss(*batch)
+
+        def act(self, observation, tasks, sampler_name=None, sampling_steps=None, noise=None, generator=None):
+            """As the base does, stage by stage. Weights (B, K): zero for components that a stage did not know."""
+            self.task_index(tasks)  # refuses names that no stage knows
+            c = self.config
+            if noise is None:
+                noise = torch.randn((len(tasks), c.horizon, c.action_dim), generator=generator, device=self.device)
+            actions = np.empty((len(tasks), c.horizon, c.action_dim), np.float32)
+            weights = np.zeros((len(tasks), c.components), np.float32)
+            for stage, (known, names) in enumerate(c.stages):
+                rows = [i for i, task in enumerate(tasks) if task in names]
+                if rows:
+                    seen = {name: np.asarray(x)[rows] for name, x in observation.items()}
+                    mine = [tasks[i] for i in rows]
+                    actions[rows], weights[rows, :known] = self.at(stage).act(
+                        seen, mine, sampler_name, sampling_steps, noise[rows], generator
+                    )
+            return actions, weights
+
+    StagedPolicy.__module__ = StagedConfig.__module__ = __name__
+    return StagedPolicy, StagedConfig
+
+
+def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str]) -> tuple:
+    """One stage more: settings (a PolicyConfig's fields, grown already) and tensors of a policy -> the same, staged.
+
+    The new stage's router starts as a copy of the newest one. `old` is the config before growing.
+    """
+    before = [(k, list(names)) for k, names in getattr(old, "stages", [(old.components, old.tasks)])]
+    settings = settings | {"stages": [*before, (settings["components"], list(tasks))]}
+    if variant != "staged":
+        settings["base"] = variant
+        state = {f"router.0.{name[7:]}" if name.startswith("router.") else name: x for name, x in state.items()}
+    newest, added = f"router.{len(before) - 1}.", f"router.{len(before)}."
+    state = state | {name.replace(newest, added): x for name, x in state.items() if name.startswith(newest)}
+    return "staged", settings, state
+
+
+def _share(module: nn.Module, kind: type, **changes) -> nn.Module:
+    """Another module on the same tensors. (nn.Module keeps all in __dict__; its inner dictionaries are copied.)"""
+    twin = object.__new__(kind)
+    inner = {name: dict(module.__dict__[name]) for name in ("_modules", "_parameters", "_buffers")}
+    twin.__dict__ = {**module.__dict__, **inner, **changes}
+    return twin
+
+
+def _first(module: nn.Module, count: int, K: int) -> nn.Module:
+    """The first `count` of K components: views of every tensor that has the K axis."""
+
+    def cut(tensors: dict) -> dict:
+        return {name: t[:count] if t is not None and t.ndim and len(t) == K else t for name, t in tensors.items()}
+
+    inner = {name: _first(part, count, K) for name, part in module._modules.items()}
+    return _share(module, type(module), _modules=inner, _parameters=cut(module._parameters),
+                  _buffers=cut(module._buffers))  # fmt: skip

@@ -10,19 +10,26 @@
 Weights are safetensors: loading somebody else's run executes nothing. resume.pt is read with weights_only=True.
 """
 
+import dataclasses
 import hashlib
 import importlib
+import inspect
 import json
 import os
+import re
 import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated
 
 import safetensors
 import safetensors.torch
 import torch
+import tyro
 
-from cli import ROOT, BadInput, write_json
+from plumbing import formats
+from plumbing.cli import ROOT, BadInput, parse, write_json
 
 
 def load_variant(name: str) -> ModuleType:
@@ -37,6 +44,34 @@ def load_variant(name: str) -> ModuleType:
         if not hasattr(module, needed):
             raise BadInput(f"variants/{name}.py does not define {needed}; see variants/monolithic.py for an example")
     return module
+
+
+def own_fields(variant: str) -> list[dataclasses.Field]:
+    """The config fields that a policy has beyond those of fdp.py; they are flags of train.py."""
+    usual = {field.name for field in dataclasses.fields(load_variant("fdp").PolicyConfig)}
+    theirs = load_variant(variant).PolicyConfig
+    return [f for f in dataclasses.fields(theirs) if f.name not in usual] if dataclasses.is_dataclass(theirs) else []
+
+
+def parse_with_own_fields(config_class, arguments: list[str] | None = None):
+    """The command line as a config, in which the policy that `--policy` names may have flags of its own.
+
+    BadInput for a policy that does not exist, or a field of its that has the name of a flag of ours.
+    """
+    words = [str(a) for a in (sys.argv[1:] if arguments is None else arguments)]
+    named = re.findall(r"--policy[= ](\S+)", " ".join(words))
+    extra = []
+    for field in own_fields(named[-1]) if named and named[-1] != "fdp" else []:
+        if hasattr(config_class, field.name):
+            raise BadInput(f"variants/{named[-1]}.py: config field '{field.name}' has the name of a flag; rename it")
+        source = inspect.getsource(load_variant(named[-1]).PolicyConfig)
+        comment = re.search(rf"^\s+{field.name}\s*:[^#\n]*#\s*(.*)$", source, re.MULTILINE)
+        help_text = tyro.conf.arg(help=comment.group(1) if comment else "")
+        extra.append((field.name, Annotated[field.type, help_text], dataclasses.field(default=field.default)))
+    if extra:
+        name, text = config_class.__name__, config_class.__doc__
+        config_class = dataclasses.make_dataclass(name, extra, bases=(config_class,), namespace={"__doc__": text})
+    return parse(config_class, words)
 
 
 def build_policy(variant: str, settings: dict):
@@ -113,9 +148,11 @@ def read_config(folder: Path) -> dict:
     try:
         config = json.loads(path.read_text())
         config["policy"], config["policy_config"], config["train"]["demos_per_task"]
-    except (ValueError, KeyError, TypeError) as error:
+        return formats.upgrade_config(config, folder)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
         raise BadInput(f"{path} is damaged: {error}") from error
-    return config
 
 
 def difference(folder: Path, flags: dict, free: tuple[str, ...]) -> str | None:
@@ -139,7 +176,13 @@ def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict
     (folder / "figures").mkdir(exist_ok=True)
     write_json(
         folder / "config.json",
-        {"policy": train_flags["policy"], "policy_config": policy_config, "train": train_flags, **source},
+        {
+            "format": formats.FORMAT,
+            "policy": train_flags["policy"],
+            "policy_config": policy_config,
+            "train": train_flags,
+            **source,
+        },
     )
 
 
@@ -177,7 +220,7 @@ def load_policy(folder: Path, device: torch.device):
     if not path.exists():
         raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint")
     try:
-        policy.load_state_dict(safetensors.torch.load_file(path))
+        policy.load_state_dict(formats.upgrade_weights(safetensors.torch.load_file(path)))
     except Exception as error:
         raise BadInput(f"{path} is damaged or does not fit its config.json: {error}") from error
     return policy.to(device).eval()

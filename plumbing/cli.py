@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class BadInput(ValueError):
@@ -53,6 +53,26 @@ def parse(config_class, arguments: list[str] | None = None):
     except SystemExit:
         # tyro frames its message and repeats the usage; one line of words is enough.
         raise BadInput(re.sub(r"[─╭╮╰╯│]|-{4,}", " ", box.getvalue())) from None
+
+
+class _Lines:
+    """A stream for progress bars that go to a file: a line each time, where a terminal would see one line change."""
+
+    def write(self, text: str) -> None:
+        if text := text.strip("\r\n "):
+            say(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def progress(iterable=None, **settings):
+    """tqdm on a terminal; a line every half minute where stderr is a file, which would fill with carriage returns."""
+    from tqdm import tqdm
+
+    if sys.stderr.isatty():
+        return tqdm(iterable, mininterval=0.5, **settings)
+    return tqdm(iterable, mininterval=30, maxinterval=30, file=_Lines(), ascii=True, ncols=100, **settings)
 
 
 def numbers(text: str, K: int, flag: str) -> list[int]:

@@ -3,7 +3,6 @@
 Each function draws from plain data (log lines, evaluation results) into a file and returns its path.
 """
 
-import json
 import math
 import os
 import subprocess
@@ -12,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cli import say
+from plumbing.cli import say
 
 COLORS = [f"C{k}" for k in range(10)]  # matplotlib's ten default colours
 PHASES = ("near object", "grasped", "success")
 
 
-def _pyplot():
+def pyplot():
     """matplotlib, imported at the first picture: half a second that --help does not need."""
     import matplotlib
 
@@ -28,26 +27,66 @@ def _pyplot():
     return plt
 
 
-def _save(figure, path: Path) -> Path:
+def save(figure, path: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")
     os.replace(temporary, path)
-    _pyplot().close(figure)
+    pyplot().close(figure)
     return path
 
 
+def training(log: list[dict], folder: Path) -> list[Path]:
+    """The pictures of a training run, from the lines of its log.jsonl."""
+    paths = [training_curve(log, folder / "training.png")]
+    if any("router" in line for line in log):
+        paths.append(router_usage([line for line in log if "router" in line], folder / "router-usage.png"))
+    return paths
+
+
 def training_curve(log: list[dict], path: Path) -> Path:
-    """The training loss (one mean squared error) and the learning rate over steps. log: the lines of log.jsonl."""
-    figure, axis = _pyplot().subplots(figsize=(7, 3.5))
+    """The loss (one mean squared error), whatever terms a policy adds to it, and the learning rate over steps."""
+    usual = {"step", "lr", "grad_norm", "seconds", "router"}
+    figure, axis = pyplot().subplots(figsize=(7, 3.5))
     steps = [line["step"] for line in log]
-    axis.semilogy(steps, [line["loss"] for line in log], color=COLORS[0])
-    axis.set(xlabel="training step", ylabel="loss (mean since the last line)")
+    for i, name in enumerate([name for name in log[-1] if name not in usual]):
+        axis.plot(steps, [line[name] for line in log], color=COLORS[i], label=name)
+    if all(line[name] > 0 for line in log for name in line if name not in usual):
+        axis.set_yscale("log")
+    axis.set(xlabel="training step", ylabel="mean since the last line")
+    axis.legend(fontsize=8, loc="upper right")
     axis.grid(alpha=0.3)
     rate = axis.twinx()
     rate.plot(steps, [line["lr"] for line in log], color="gray", linestyle=":")
     rate.set_ylabel("learning rate (dotted)", color="gray")
-    return _save(figure, path)
+    return save(figure, path)
+
+
+def router_usage(log: list[dict], path: Path) -> Path:
+    """How the router divides its weight while training: over all tasks, how sure it is, and task by task at the end."""
+    tasks, steps = list(log[-1]["router"]), [line["step"] for line in log]
+    usage = np.array([[line["router"][task]["usage"] for task in tasks] for line in log])  # (lines, tasks, K)
+    entropy = np.array([[line["router"][task]["entropy"] for task in tasks] for line in log])
+    K = usage.shape[-1]
+    figure, axes = pyplot().subplots(1, 3, figsize=(12, max(3.2, 0.16 * len(tasks) + 1.2)))
+    for k in range(K):
+        axes[0].plot(steps, usage.mean(1)[:, k], color=COLORS[k % 10], label=f"component {k}")
+    axes[0].axhline(1 / K, color="black", linewidth=0.6, linestyle=":")
+    axes[0].set(title="mean weight, all tasks (dotted: 1/K)", xlabel="training step")
+    axes[0].legend(fontsize=7)
+    axes[1].plot(steps, entropy, color="0.7", linewidth=0.7)
+    axes[1].plot(steps, entropy.mean(1), color=COLORS[0], label="mean over tasks")
+    axes[1].axhline(math.log(K), color="black", linewidth=0.6, linestyle=":", label=f"ln {K}: indifferent")
+    axes[1].set(title="entropy of the weights, each task", xlabel="training step", ylabel="nats")
+    axes[1].set_ylim(0, 1.1 * math.log(K) + 0.01)
+    axes[1].legend(fontsize=7, loc="lower left")
+    picture = axes[2].imshow(usage[-1], vmin=0, vmax=max(1 / K, usage[-1].max()), cmap="viridis", aspect="auto")
+    axes[2].set_xticks(range(K), range(K))
+    axes[2].set_yticks(range(len(tasks)), tasks, fontsize=7 if len(tasks) < 20 else 5)
+    axes[2].set(title="mean weight at the end", xlabel="component")
+    figure.colorbar(picture, ax=axes[2])
+    figure.tight_layout()
+    return save(figure, path)
 
 
 def loss_by_step(losses: dict[int, float], target: str, path: Path) -> Path:
@@ -56,24 +95,24 @@ def loss_by_step(losses: dict[int, float], target: str, path: Path) -> Path:
     With target `noise` it falls from left to right (noise is hard to see where there is little of it), with target
     `clean` it rises (the action is hard to see where there is little of it).
     """
-    figure, axis = _pyplot().subplots(figsize=(7, 3.5))
+    figure, axis = pyplot().subplots(figsize=(7, 3.5))
     axis.semilogy(list(losses), list(losses.values()), color=COLORS[0], marker=".")
     axis.set(
         xlabel="diffusion step t  (0: almost clean, right end: almost pure noise)",
         ylabel=f"error of the predicted {target}",
     )
     axis.grid(alpha=0.3)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def success_bars(result: dict, path: Path) -> Path:
-    """Success per task with 95 % Wilson intervals; the expert's own success as a black mark: that is the ceiling."""
+    """Success per task with 95 % Wilson intervals; the expert's own success as a black mark."""
     names = list(result["tasks"])
     rows = [result["tasks"][name] for name in names]
     success = np.array([r["success"] or 0.0 for r in rows])
     low, high = np.array([r["interval"] for r in rows]).T
-    expert = [r["expert"]["success"] or 0.0 for r in rows]
-    figure, axis = _pyplot().subplots(figsize=(max(3.5, 0.9 * len(names) + 1.5), 3.5))
+    expert = [np.nan if r["expert"]["success"] is None else r["expert"]["success"] for r in rows]  # NaN is not drawn
+    figure, axis = pyplot().subplots(figsize=(max(3.5, 0.9 * len(names) + 1.5), 3.5))
     axis.bar(names, success, color=COLORS[0], alpha=0.8, width=0.6)
     axis.errorbar(names, success, yerr=[success - low, high - success], fmt="none", ecolor="black", capsize=4)
     axis.scatter(names, expert, marker="_", s=500, color="black", label="scripted expert", zorder=3)
@@ -83,7 +122,7 @@ def success_bars(result: dict, path: Path) -> Path:
     axis.tick_params(axis="x", rotation=30)
     for label in axis.get_xticklabels():
         label.set_horizontalalignment("right")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _draw_weights(axis, below, episode, weights: np.ndarray, executed: int) -> None:
@@ -105,7 +144,7 @@ def _draw_weights(axis, below, episode, weights: np.ndarray, executed: int) -> N
 
 def router_weights(traces: list, executed: int, path: Path) -> Path:
     """What the router does while the robot works: one panel per task. traces: (played episode, weights (chunks, K))."""
-    figure = _pyplot().figure(figsize=(7.5, 2.4 * len(traces)))
+    figure = pyplot().figure(figsize=(7.5, 2.4 * len(traces)))
     grid = figure.add_gridspec(len(traces), 1, hspace=0.45)
     for row, (episode, weights) in enumerate(traces):
         panel = grid[row].subgridspec(2, 1, height_ratios=[3, 1], hspace=0.05)
@@ -117,7 +156,7 @@ def router_weights(traces: list, executed: int, path: Path) -> Path:
         if row == 0:
             axis.legend(fontsize=7, ncol=4, loc="upper left")
     below.set_xlabel("environment step")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
@@ -128,7 +167,7 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
     from PIL import Image, ImageDraw
 
     width = 360
-    figure = _pyplot().figure(figsize=(width / 100, 1.5), dpi=100)
+    figure = pyplot().figure(figsize=(width / 100, 1.5), dpi=100)
     left, right = 0.2, 0.97  # of the width
     axis = figure.add_axes([left, 0.4, right - left, 0.55])
     below = figure.add_axes([left, 0.12, right - left, 0.24])
@@ -138,7 +177,7 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
         part.tick_params(labelsize=6)
     figure.canvas.draw()
     strip = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
-    _pyplot().close(figure)
+    pyplot().close(figure)
 
     pictures = []
     for i, frame in enumerate(episode.frames):
@@ -169,7 +208,7 @@ def success_matrix(results: dict[str, dict], path: Path) -> Path:
     columns = min(len(results), 2)
     lines = math.ceil(len(results) / columns)
     size = ((0.55 * len(tasks) + 1) * columns + 1.5, (0.4 * rows + 1) * lines + 0.8)
-    figure, axes = _pyplot().subplots(lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    figure, axes = pyplot().subplots(lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     figure.subplots_adjust(wspace=0.04, hspace=0.25)
     for axis, (name, result) in zip(axes.flat, results.items(), strict=False):
         success = [*result["success"], result["expert"]]
@@ -189,16 +228,16 @@ def success_matrix(results: dict[str, dict], path: Path) -> Path:
         axis.set_yticks(range(rows), names[-rows:], fontsize=8)
     for axis in axes.flat[len(results) :]:
         axis.set_visible(False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def speed(rows: list[dict], path: Path) -> Path:
-    """The rows of benchmark.py in which something else than ours was timed: how many times as long it takes."""
+    """The benchmark's rows in which something else than ours was timed: how many times as long it takes."""
     bars = [
         (row["what"], name, value) for row in rows for name, value in row["ratio"].items() if "ours" in row["ratio"]
     ]
     names = list(dict.fromkeys(name for _, name, _ in bars))
-    figure, axis = _pyplot().subplots(figsize=(7.5, 0.24 * len(bars) + 1))
+    figure, axis = pyplot().subplots(figsize=(7.5, 0.24 * len(bars) + 1))
     labels, before = [], None
     for i, (what, name, value) in enumerate(bars):
         axis.barh(i, value, color=COLORS[names.index(name) % 10], alpha=0.8)
@@ -212,7 +251,7 @@ def speed(rows: list[dict], path: Path) -> Path:
     axis.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     axis.set_xlabel("time, in times of ours (logarithmic)")
     axis.margins(x=0.12)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def find_opengl() -> bool:
@@ -229,14 +268,3 @@ def find_opengl() -> bool:
             return True
     say("no video: MuJoCo finds no OpenGL; on Debian or Ubuntu: apt-get install libosmesa6")
     return False
-
-
-def read_log(path: Path) -> list[dict]:
-    """The lines of log.jsonl. One that a crash cut short is left out; the steps after the checkpoint are made again."""
-    lines = []
-    for line in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines

@@ -1,0 +1,97 @@
+"""What a policy sees: the named parts of an observation, on one scale, and the network that turns them into one vector.
+
+    {"proprioception": (B, 2, 4), "objects": (B, 2, 14), "goal": (B, 3)}   --StateEncoder-->   condition (B, C)
+
+An observation is a dictionary from the simulator to the network, and nothing in between looks inside: recording,
+training windows, rollouts and adaptation carry whatever parts there are. Only two places know names. The environment
+says which parts it has (envs/metaworld.py), an encoder picks those that it reads. So a camera, or a policy that must
+not see the objects, is a new encoder and nothing else: see variants/proprioception.py.
+
+An encoder is any module with these two methods; fdp.py makes it in `Policy.build_encoder`:
+
+    fit(observation)        take statistics from all training observations, {part: (N, *shape)}; called once
+    forward(observation)    {part: (B, *shape)} -> condition (B, C), for the router and for all components
+
+Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim
+"""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+Observation = dict[str, Tensor]  # part -> (B, *shape)
+
+# (part, i, part, j): the difference of two positions, part[i : i + 3] - part[j : j + 3], in the current frame.
+Difference = tuple[str, int, str, int]
+
+
+def join(observations: list[Observation]) -> Observation:
+    """Several {part: (n, *shape)} under each other."""
+    return {name: torch.cat([o[name] for o in observations]) for name in observations[0]}
+
+
+def rows(observation: Observation, index) -> Observation:
+    """Some rows of {part: (N, *shape)}."""
+    return {name: x[index] for name, x in observation.items()}
+
+
+class StateEncoder(nn.Module):
+    """Numbers about the world: put side by side, standardised, and passed through three linear layers.
+
+    Args:
+        parts: name -> shape of what it reads, (n,) numbers or (frames, n) with the current frame first. Parts of the
+            observation that are not named here are not seen.
+        condition_dim: C.
+        differences: pairs of positions to see the difference of; those of parts that it does not read are left out.
+
+    Raises ValueError for a part that is no vector of numbers, such as a picture.
+    """
+
+    # Standardising blows up what hardly moves: an object's quaternion with spread 0.002 in the demonstrations is off by
+    # hundreds of "standard deviations" once the object tips over. So the scale has a floor (metres, or quaternion
+    # units), and what still sticks out is clipped.
+    FLOOR, CLIP = 0.02, 5.0
+
+    def __init__(self, parts: dict[str, tuple[int, ...]], condition_dim: int, differences: tuple[Difference, ...] = ()):
+        super().__init__()
+        for name, shape in parts.items():
+            if not 1 <= len(shape) <= 2:
+                raise ValueError(f"this encoder reads numbers, and part '{name}' of the observation has shape {shape}")
+        self.parts = list(parts)
+        self.differences = [d for d in differences if d[0] in parts and d[2] in parts]
+        size = sum(torch.Size(shape).numel() for shape in parts.values()) + 3 * len(self.differences)  # F
+        # Buffers, not parameters: they are not learned, but they travel with the weights.
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+        # In front of everything else, because its first layer sees raw signs; see unet.py for what happens without.
+        self.net = nn.Sequential(
+            nn.Linear(size, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, condition_dim)
+        )
+
+    def fit(self, observation: Observation) -> None:
+        """Take mean and scale from {part: (N, *shape)}. Once, on the first training data, and never again: refitting
+        while adapting would silently change what every old component sees."""
+        numbers = self.numbers(observation)
+        self.mean.copy_(numbers.mean(0))
+        self.scale.copy_(numbers.std(0).nan_to_num().clamp(min=self.FLOOR))  # one observation has no spread
+
+    def forward(self, observation: Observation) -> Tensor:
+        """{part: (B, *shape)} -> condition (B, C)."""
+        return self.net(self.standardize(observation).clamp(-self.CLIP, self.CLIP))
+
+    def standardize(self, observation: Observation) -> Tensor:
+        """{part: (B, *shape)} -> (B, F), before clipping."""
+        return (self.numbers(observation) - self.mean) / self.scale
+
+    def numbers(self, observation: Observation) -> Tensor:
+        """{part: (B, *shape)} -> (B, F): frame by frame, then what has no frames, then how things lie to each other.
+
+        What the hand has to do depends on where the object is *from the hand*. A network can learn to subtract, but
+        from 25 demonstrations it learns it for 25 object positions, and misses a peg by millimetres at the 26th.
+        """
+        read = [observation[name] for name in self.parts]
+        moving, still = ([x for x in read if x.ndim == axes] for axes in (3, 2))
+        frames = [torch.cat(moving, dim=-1).flatten(1)] if moving else []  # (B, frames * n)
+        now = {name: x[:, 0] if x.ndim == 3 else x for name, x in zip(self.parts, read, strict=True)}
+        apart = [now[a][:, i : i + 3] - now[b][:, j : j + 3] for a, i, b, j in self.differences]
+        return torch.cat([*frames, *still, *apart], dim=-1)

@@ -1,0 +1,117 @@
+"""What a task's name means: which environment it is, what that gives, and how it is made.
+
+    push                    MetaWorld's push, the Gymnasium id fdp/push-v3; mt6, mt10, ... are groups of these
+    my_envs:Point-v0        any other Gymnasium id. The module before the colon is imported first: it registers the id
+
+An environment of one's own needs a Box, or a Dict of Boxes, as observations, a bounded Box as actions, and
+`info["success"]`. With a method `expert_action() -> action` it can be demonstrated and is shown beside the policy;
+without one, demonstrations come from a dataset. docs/environments.md has an example.
+"""
+
+import difflib
+import functools
+import importlib
+import re
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+
+from envs import metaworld
+from envs.metaworld import GROUPS, TASKS
+from plumbing.cli import BadInput
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What an environment gives and takes."""
+
+    observation: dict[str, tuple[int, ...]]  # part -> shape
+    action_low: tuple[float, ...]  # A numbers each
+    action_high: tuple[float, ...]
+    differences: tuple = ()  # positions whose difference helps (encoder.py)
+    expert: bool = True  # whether it has one
+
+
+def resolve_tasks(text: str) -> list[str]:
+    """'reach,push' or 'mt6' or 'mt6,door-close-v3' or 'my_envs:Point-v0' -> task names, in the order given, each once.
+
+    Raises BadInput for an unknown name, with the closest known ones.
+    """
+    names: list[str] = []
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        if word in GROUPS:
+            names += GROUPS[word]
+        elif word.removesuffix("-v3") in TASKS:
+            names.append(word.removesuffix("-v3"))
+        elif ":" in word or "/" in word:
+            names.append(word)
+            spaces(word)  # raises if there is no such environment
+        else:
+            close = difflib.get_close_matches(word.removesuffix("-v3"), [*TASKS, *GROUPS], n=3, cutoff=0.4)
+            hint = (
+                f"closest: {', '.join(close)}" if close else f"groups: {', '.join(GROUPS)}; tasks: {', '.join(TASKS)}"
+            )
+            raise BadInput(f"unknown task '{word}'; {hint}")
+    if not names:
+        raise BadInput(f"no task given; name tasks ({', '.join(TASKS[:3])}, ...) or a group ({', '.join(GROUPS)})")
+    return list(dict.fromkeys(names))
+
+
+def slug(task: str) -> str:
+    """A task's name as part of a file's name or of a dataset's id."""
+    return re.sub(r"[^\w.-]+", "-", task)
+
+
+def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
+    """The environment of a task. BadInput for an id that Gymnasium does not know, or cannot make."""
+    if task in TASKS:
+        return metaworld.MetaWorldEnv(task, render_mode)
+    module, _, name = task.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return gymnasium.make(name, render_mode=render_mode)
+    except (ImportError, gymnasium.error.Error) as error:
+        raise BadInput(f"no environment '{task}': {error}") from error
+
+
+@functools.cache
+def spaces(task: str) -> Spaces:
+    """What the environment of a task gives and takes. BadInput where it is none that a policy here can work with."""
+    if task in TASKS:  # known without building a simulator
+        ones = (1.0,) * metaworld.ACTION_DIM
+        return Spaces(metaworld.PARTS, tuple(-x for x in ones), ones, metaworld.DIFFERENCES)
+    env = make(task)
+    seen, action = env.observation_space, env.action_space
+    parts = seen.spaces if isinstance(seen, gymnasium.spaces.Dict) else {"state": seen}
+    if not all(isinstance(space, gymnasium.spaces.Box) for space in parts.values()):
+        raise BadInput(f"environment '{task}' must have a Box, or a Dict of Boxes, as observations, not {seen}")
+    if not isinstance(action, gymnasium.spaces.Box) or action.shape[1:] or not action.is_bounded():
+        raise BadInput(f"environment '{task}' must have a bounded Box of numbers as actions, not {action}")
+    low, high = (tuple(float(x) for x in end) for end in (action.low, action.high))
+    env.reset(seed=0)
+    if "success" not in env.step(action.sample())[-1]:
+        raise BadInput(f"environment '{task}' must say in info['success'], at every step, whether the task is done")
+    expert = hasattr(env.unwrapped, "expert_action")
+    env.close()
+    return Spaces({name: space.shape for name, space in parts.items()}, low, high, expert=expert)
+
+
+def common_spaces(tasks: list[str]) -> Spaces:
+    """What all these tasks give and take. BadInput if they differ: one policy cannot serve them."""
+    for task in tasks[1:]:
+        for what in ("observation", "action_low", "action_high"):
+            one, other = getattr(spaces(tasks[0]), what), getattr(spaces(task), what)
+            if one != other:
+                raise BadInput(f"tasks '{tasks[0]}' and '{task}' cannot be learned together: {what} {one} and {other}")
+    return spaces(tasks[0])
+
+
+def name_parts(task: str, observation) -> dict[str, np.ndarray]:
+    """An observation as parts, float32: a plain array is the part 'state', or MetaWorld's 39 numbers."""
+    if not isinstance(observation, dict):
+        state = np.asarray(observation)
+        theirs = task in TASKS and state.shape[-1:] == (metaworld.STATE_DIM,)
+        observation = metaworld.split_state(state) if theirs else {"state": state}
+    return {name: np.asarray(x, dtype=np.float32) for name, x in observation.items()}

@@ -1,0 +1,58 @@
+"""Runs made by older versions of this code, read as if they had been made by this one.
+
+format 1    observation as one vector of MetaWorld's 39 numbers; a normaliser beside the encoder, which also held the
+            action range, taken from the data
+format 2    observation as named parts; statistics in the encoder; the action range is the environment's
+"""
+
+import re
+from pathlib import Path
+
+import safetensors
+import torch
+
+from envs.metaworld import PARTS, STATE_DIM
+from plumbing.cli import BadInput
+
+FORMAT = 2
+
+# Where the positions stood in the vector of 39 numbers.
+POSITIONS = {0: ("proprioception", 0), 4: ("objects", 0), 11: ("objects", 7), 36: ("goal", 0)}
+# The encoder puts parts side by side in just that order, so no weight has to be permuted: names are all that changed.
+WEIGHTS = {"normalizer.observation_mean": "encoder.mean", "normalizer.observation_scale": "encoder.scale"}
+
+
+def upgrade_config(config: dict, folder: Path) -> dict:
+    """config.json in today's format. BadInput for one of a later version, or of an observation unknown here."""
+    version = config.get("format", 1)
+    if version > FORMAT:
+        raise BadInput(f"the run in {folder} has format {version}, and this code reads up to {FORMAT}: update the code")
+    if version == 1:
+        old = dict(config["policy_config"])
+        if old.pop("observation_dim") != STATE_DIM:
+            raise BadInput(f"the run in {folder} was made for an environment that is not known here")
+        center, scale = _action_range(folder / "model.safetensors", old.pop("action_dim"))
+        pairs = [[*POSITIONS[i], *POSITIONS[j]] for i, j in old.pop("differences", ())]
+        low, high = (center - scale).tolist(), (center + scale).tolist()
+        new = {"observation": dict(PARTS), "action_low": low, "action_high": high, "differences": pairs}
+        config = config | {"format": FORMAT, "policy_config": new | old}
+    return config
+
+
+def upgrade_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of model.safetensors under today's names."""
+    if "normalizer.observation_mean" not in state:
+        return state
+    state = {WEIGHTS.get(name, name): tensor for name, tensor in state.items() if not name.startswith("normalizer.act")}
+    return {re.sub(r"^encoder\.(\d)", r"encoder.net.\1", name): tensor for name, tensor in state.items()}
+
+
+def _action_range(weights: Path, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Center and scale (A,) of a run of format 1: they stood among the weights."""
+    if not weights.exists():  # no checkpoint yet: nothing was learned in any range
+        return torch.zeros(action_dim), torch.ones(action_dim)
+    try:
+        with safetensors.safe_open(weights, "pt") as file:
+            return file.get_tensor("normalizer.action_center"), file.get_tensor("normalizer.action_scale")
+    except Exception as error:
+        raise BadInput(f"{weights} is damaged: {error}") from error

@@ -1,0 +1,132 @@
+"""What a run says while it trains: log.jsonl, TensorBoard where that is installed, and how the router is used."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from encoder import rows
+from plumbing.cli import BadInput
+
+
+class Log:
+    """Means of the losses since the last line, one line of log.jsonl each time.
+
+    Args:
+        folder: the run folder.
+        start: the step that training begins at; lines past it, which a crash left behind, will be made again.
+        seconds: of training before that.
+        sums, count: of the losses since the last line, where the run was interrupted.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, start: int = 0, seconds: float = 0.0, sums=None, count=0):
+        path = folder / "log.jsonl"
+        kept = [line for line in read_log(path) if line["step"] <= start] if path.exists() else []
+        temporary = path.with_name("log.jsonl.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)
+        self.file, self.board = path.open("a"), _tensorboard(folder)
+        self.device, self.before, self.begin = device, seconds, time.perf_counter()
+        self.start, self.count = start, count
+        # On the device: reading a number would make the GPU wait at every step.
+        self.sums: dict[str, torch.Tensor] = sums or {}
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all commands that worked on this run."""
+        return self.before + time.perf_counter() - self.begin
+
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
+        """The losses of one step."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value
+        self.count += 1
+
+    def check(self, step: int, lr: float) -> None:
+        """BadInput if a loss has become infinite or no number: asked before weights are saved over good ones."""
+        for name, value in self.sums.items():
+            if not math.isfinite(value.item()):
+                raise BadInput(f"the {name} is {value.item()} by step {step}: lower --lr (now {lr})")
+
+    def write(self, step: int, **more) -> dict:
+        """One line: the means since the last one, and whatever else there is to say."""
+        means = {name: value.item() / self.count for name, value in self.sums.items()}
+        line = {"step": step, **means, **more, "seconds": round(self.seconds, 2)}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        if self.board:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(name, value, step)
+        self.sums, self.count = {}, 0
+        return line
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+class Usage:
+    """How much weight each component gets, task by task, on a few observations that stay the same during training.
+
+    A component that dies, or a router that stays at 1/K, shows here long before it shows in the loss.
+    """
+
+    def __init__(self, tasks: list[str], observations, task_ids: torch.Tensor, of_task: torch.Tensor, each: int = 32):
+        """Of all training observations {part: (N, *shape)} with task ids (N,), `each` for every task; of_task (N,)
+        says which of `tasks` each belongs to, also where the policy itself gets no task."""
+        self.tasks = tasks
+        picks = []
+        for number in range(len(tasks)):
+            mine = (of_task == number).nonzero()[:, 0]
+            picks.append(mine[torch.linspace(0, len(mine) - 1, each).long().to(mine.device)])
+        index = torch.cat(picks)
+        self.observations, self.task_ids, self.each = rows(observations, index), task_ids[index], each
+
+    @torch.no_grad()
+    def __call__(self, policy) -> dict:
+        """-> {"router": {task: {"usage": mean weights (K), "entropy": their mean, in nats}}}, for the log."""
+        if not hasattr(policy, "router"):
+            return {}
+        modes = {module: module.training for module in policy.modules()}
+        policy.eval()  # no dropout, no drawing of components: and so nothing drawn that training would draw
+        weights = policy.weigh(policy.encode(self.observations, self.task_ids)).float()
+        for module, mode in modes.items():
+            module.training = mode
+        weights = weights.view(len(self.tasks), self.each, -1)
+        usage, uncertain = weights.mean(1).cpu(), entropy(weights).mean(1).cpu()
+        return {"router": {
+            task: {"usage": [round(w, 4) for w in usage[i].tolist()], "entropy": round(uncertain[i].item(), 4)}
+            for i, task in enumerate(self.tasks)
+        }}  # fmt: skip
+
+
+def entropy(weights: torch.Tensor) -> torch.Tensor:
+    """Of weights (..., K) -> (...), in nats: ln K where all are equal, 0 where one has everything. Weights that may be
+    negative (router modes affine and raw) count by their size."""
+    share = weights.abs() / weights.abs().sum(-1, keepdim=True).clamp(min=1e-12)
+    return -(share * share.clamp(min=1e-12).log()).sum(-1)
+
+
+def read_log(path: Path) -> list[dict]:
+    """The lines of log.jsonl. One that a crash cut short is left out; the steps after the checkpoint are made again."""
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+def _tensorboard(folder: Path):
+    """A TensorBoard writer in the run folder if the tensorboard package is installed; it is not required."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))

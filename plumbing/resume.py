@@ -1,0 +1,80 @@
+"""Going on with a run bit for bit, and finding out early that one cannot run."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from plumbing import runs
+from plumbing.cli import BadInput, provenance
+
+FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")  # may change on resuming
+
+
+def check_same_run(folder: Path, config) -> None:
+    """Resuming with other flags would make a run that no command describes."""
+    if other := runs.difference(folder, asdict(config), FREE):
+        raise BadInput(f"--resume: the run in {folder} has {other}")
+
+
+def fingerprint(observations: dict[str, torch.Tensor], actions: torch.Tensor) -> list[float]:
+    """What training data are recognised by: their number, and a sum."""
+    return [len(actions), float(sum(x.double().sum() for x in [*observations.values(), actions]))]
+
+
+def save(folder: Path, learner, log, step: int, data: list[float]) -> None:
+    """model.safetensors gets the averaged weights, resume.pt everything that going on bit for bit needs."""
+    runs.save_weights(folder, learner.averaged_state(), step, log.seconds)
+    state = {
+        "step": step, "seconds": log.seconds, "data": data, "sums": log.sums, "count": log.count,
+        "policy": learner.policy.state_dict(), "average": learner.average, "optimizer": learner.optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+    }  # fmt: skip
+    if learner.policy.device.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state(learner.policy.device)
+    runs.save_resume(folder, state)
+
+
+def restore(folder: Path, learner, seed: int, data: list[float]) -> dict:
+    """Put weights, optimiser and random state back where the run in the folder stopped. -> what the log goes on with.
+
+    BadInput for a file that does not fit, or other demonstrations.
+    """
+    device = learner.policy.device
+    saved = runs.load_resume(folder, device)
+    try:
+        learner.policy.load_state_dict(saved["policy"])
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        for mine, old in zip(learner.average, saved["average"], strict=True):
+            mine.copy_(old)
+        same = saved["data"] == data
+        torch.set_rng_state(saved["rng"].cpu())
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
+        found = {"start": saved["step"], "seconds": saved["seconds"], "count": saved["count"]}
+        found["sums"] = {name: value.to(device) for name, value in saved["sums"].items()}
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+        raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error
+    if not same:
+        raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
+    runs.note_resuming(folder, found["start"], provenance(seed, str(device)))
+    return found
+
+
+def try_once(policy, loss_function, windows, config) -> None:
+    """One forward and backward before an old run is overwritten: too large a batch, or no compiler for --compile. The
+    run itself draws its random numbers as if nothing had been."""
+    device, index = policy.device, torch.arange(config.batch_size) % len(windows.actions)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            observation, task, actions = windows.select(index.to(device))
+            step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                errors = loss_function(observation, task, actions, step, torch.randn_like(actions))
+                (errors[0] if isinstance(errors, tuple) else errors).mean().backward()
+        except torch.OutOfMemoryError as error:
+            raise BadInput(f"--batch-size {config.batch_size} does not fit into the memory of {device}") from error
+        except Exception as error:
+            if not config.compile:
+                raise
+            raise BadInput(f"--compile fails on this machine; leave it out ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,288 @@
+"""Around adaptation: which requests make sense, which stages of a sequence are done, and the success matrix.
+
+    success[stage][task]: after the stage, on unseen episodes; a task's column begins with the stage that learned it
+
+Everything is measured by the one `evaluate()`; here results are only found again, and averaged.
+"""
+
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+import evaluate
+from encoder import StateEncoder, rows
+from envs.demos import DATASET_ID, DRAWS, drawn
+from envs.rollout import block_seeds
+from envs.tasks import common_spaces, resolve_tasks, slug
+from plumbing import figures, runs
+from plumbing.cli import BadInput, check_limits, numbers, provenance, say, write_json
+from plumbing.log import read_log
+
+
+def check(config) -> list[str]:
+    """Refuse what cannot work before anything is made; fill in defaults. Returns the new tasks."""
+    if bool(config.tasks) == bool(config.sequence):
+        raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
+    check_limits(config, {
+        "new_components": (1, math.inf), "steps": (1, math.inf), "batch_size": (1, math.inf), "seed": (0, 2**31 - 1),
+        "demos_per_task": (1, 10_000), "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000),
+        "eval_seed": (0, 2**31 - 1),
+    })  # fmt: skip
+    if not 0 < config.lr < math.inf:
+        raise BadInput(f"--lr must be a positive number, got {config.lr}")
+    moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
+    config.retain = config.retain or ("paper" if moves_old else "exact")
+    if config.retain == "exact" and moves_old:
+        raise BadInput("--retain exact needs old components and the encoder frozen: use mode router or add-component")
+    if config.retain == "replay" and config.mode in ("full", "scratch"):
+        raise BadInput(f"--retain replay keeps the router, and mode {config.mode} moves everything: leave it out")
+    if (config.mode == "components") != bool(config.train_components):
+        raise BadInput("--train-components, such as 0,2, goes with --mode components, and is needed there")
+    if config.mode != "add-component" and (config.new_components, config.start_from) != (1, "most-used"):
+        raise BadInput(f"--new-components and --start-from go with --mode add-component, not {config.mode}")
+    if config.mode in ("full", "scratch") and config.train_encoder:
+        raise BadInput(f"--mode {config.mode} trains everything: leave out --train-encoder")
+    if config.mode == "scratch" and config.sequence:
+        raise BadInput("--mode scratch learns the new tasks alone, so there is no sequence: use --tasks")
+    return resolve_tasks(config.tasks or config.sequence)
+
+
+def check_source(config, origin: Path, tasks: list[str], device) -> None:
+    """Refuse what this run cannot do, before demonstrations are made."""
+    variant, policy = runs.read_config(origin)["policy"], runs.load_policy(origin, device)
+    if again := [task for task in tasks if task in policy.config.tasks]:
+        raise BadInput(f"the run in {origin} knows '{', '.join(again)}' already")
+    spaces = common_spaces(tasks)
+    theirs = {name: tuple(shape) for name, shape in policy.config.observation.items()}
+    if theirs != spaces.observation or len(spaces.action_low) != policy.config.action_dim:
+        raise BadInput(f"the run in {origin} sees {theirs}, and task '{tasks[0]}' gives {spaces.observation}")
+    if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
+        raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
+    if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
+        raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
+    K, new = policy.config.components, config.new_components
+    size = sum(p[0].numel() for p in policy.components.parameters())
+    if 32 * size * new > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):  # with gradient, moments, average
+        raise BadInput(f"{new} new components of {size:,} parameters do not fit into this machine's memory")
+    if config.mode in ("add-component", "components") or config.retain == "exact":
+        if not all(len(p) == K for p in policy.components.parameters()):
+            raise BadInput(f"policy '{variant}' has components without a leading K axis: use --mode full, or --mode "
+                           "router --retain paper")  # fmt: skip
+    if config.mode == "components":
+        numbers(config.train_components, K, "--train-components")
+    if config.start_from == "most-used" and new > K:
+        raise BadInput(f"--new-components copy different components, and this run has {K}: at most {K}, got {new}")
+    if config.start_from not in ("most-used", "random"):
+        if len(numbers(config.start_from, K, "--start-from, if not most-used or random,")) != new:
+            raise BadInput(f"--start-from must name {new}, one for each new component, got '{config.start_from}'")
+
+
+def run_folder(config, origin: Path, stages: list[list[str]]) -> Path:
+    """Where the new run goes. BadInput if anything but the same sequence, begun before, is there."""
+    names = slug((config.tasks or config.sequence).replace(",", "-"))[:100]
+    out = Path(config.out or Path("runs") / f"{origin.name}-{names}-{config.mode}-{config.retain}")
+    if not (config.out or config.sequence):
+        out = runs.free_folder(out)
+    first = out / f"1-{slug(stages[0][0])}" / "config.json"
+    if runs.taken(out) and not (config.sequence and first.exists()):
+        raise BadInput(f"{out} exists: choose another --out")
+    if out.resolve().is_relative_to(origin.resolve()):
+        raise BadInput(f"--out {out} is inside the run that is only read: choose another --out")
+    return out
+
+
+def begin(config, origin: Path, folder: Path, variant: str, grown, stage: dict, parts: dict, windows) -> dict:
+    """Say what learns and what new data look like to old parts; claim the run folder. -> what `finish` completes."""
+    for number, task in enumerate(windows.tasks):
+        mine = windows.of_task == number
+        say(f"{task}: {outside(grown, rows(windows.observations, mine), windows.actions[mine])}")
+    say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
+    for name, (total, learns) in parts.items():
+        say(f"{name:<16}{total:>12,}{learns:>12,}")
+    source = runs.read_config(origin)
+    stage["source_weights"] = runs.fingerprint(origin)
+    runs.claim_folder(folder, overwrite=True)
+    learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
+    about = {**provenance(config.seed, str(grown.device)), "adapted": [*source.get("adapted", []), stage],
+             "datasets": datasets(source) | dict.fromkeys(windows.tasks, learned_from)}  # fmt: skip
+    flags = asdict(config) | {"policy": variant, "run": str(origin)}
+    runs.begin_run(folder, flags, asdict(grown.config), about)
+    return about
+
+
+def finish(folder: Path, about: dict, state: dict, steps: int, seconds: float) -> None:
+    """Figures, the record of the stage, the weights, in this order: a folder with weights holds a finished stage."""
+    figures.training(read_log(folder / "log.jsonl"), folder / "figures")
+    about["adapted"][-1]["seconds"] = round(seconds, 1)
+    write_json(folder / "config.json", runs.read_config(folder) | {"adapted": about["adapted"]})
+    runs.save_weights(folder, state, steps, seconds)
+
+
+def outside(policy, observation, actions) -> str:
+    """How far new observations {part: (N, *shape)} and actions (N, H, A) leave what an old policy can see and do, in
+    words. Samplers clip actions to [-1, 1], the range of the environment that the policy was made for."""
+    found = []
+    beyond = (policy.normalize(actions).abs() - 1 - 1e-4).clamp(min=0)
+    found.append(("action", beyond))
+    if isinstance(policy.encoder, StateEncoder):
+        found.insert(0, ("observed", (policy.encoder.standardize(observation).abs() - StateEncoder.CLIP).clamp(min=0)))
+    words = [f"{(beyond > 0).float().mean():.1%} of its {kind} numbers (by up to {beyond.max():.1f} scales)"
+             for kind, beyond in found]  # fmt: skip
+    return f"{' and '.join(words)} are outside the range that is known, and clipped"
+
+
+def read_memory(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """A run's replay.safetensors, "task/part" -> (R, *shape); empty where it has none. BadInput for a damaged one."""
+    path = folder / "replay.safetensors"
+    try:
+        kept = safetensors.torch.load_file(path) if path.exists() else {}
+        wrong = [name for name, x in kept.items() if tuple(x.shape) != shapes[name.rpartition("/")[2]]]
+    except Exception as error:  # truncated, or with other parts
+        raise BadInput(f"{path} is damaged: {error}") from error
+    if wrong:
+        raise BadInput(f"{path} is damaged: {wrong[0]} has another shape than this policy's observations")
+    return kept
+
+
+def main(config, learn) -> dict:
+    """Learn, stage by stage, and evaluate. Returns what the command's last line says: success, seconds, paths."""
+    tasks, origin, device = check(config), Path(config.run), runs.choose_device(config.device)
+    check_source(config, origin, tasks, device)
+    stages = [[task] for task in tasks] if config.sequence else [tasks]
+    config.steps = config.steps or 2000 * len(stages[0])
+    out = run_folder(config, origin, stages)
+    success, history, experts = [], [], {}
+
+    def measure(run: Path, into: Path) -> None:
+        result = evaluated(run, into / "evaluation.json", config.eval_episodes, config.eval_seed, device)
+        say(evaluate.table(result))
+        success.append({task: r["success"] for task, r in result["tasks"].items()})
+        experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})
+
+    for i, new in enumerate(stages, 1):
+        folder = out / f"{i}-{slug('-'.join(new))}" if config.sequence else out
+        if unfinished(config, origin, folder):
+            learn(config, origin, new, folder)
+        if config.eval_episodes and i == 1 and config.mode != "scratch":  # the same then and now: origin is only read
+            measure(origin, out / "before")
+        if config.eval_episodes:
+            measure(folder, folder)
+        about = {"run": str(folder), "bytes_added": size(folder) - size(origin)}
+        origin = folder
+        history.append(runs.read_config(folder)["adapted"][-1] | about)
+    written = [stage["run"] for stage in history]
+    summary = {"run": str(origin), "seconds": sum(stage["seconds"] for stage in history), "wrote": written}
+    if config.eval_episodes:
+        measured = metrics(success, history)
+        result = {"success": success, "expert": experts, "stages": history, **measured}
+        write_json(out / "adaptation.json", result | provenance(config.seed, str(device)))
+        matrix = figures.success_matrix({"": result}, out / "figures" / "matrix.png")
+        written += [str(out / "adaptation.json"), str(matrix)]
+        summary |= measured
+    return summary
+
+
+def unfinished(config, origin: Path, folder: Path) -> bool:
+    """Whether a stage is still to be made. BadInput if the folder holds one made with other flags."""
+    if not runs.taken(folder):
+        return True
+    if other := runs.difference(folder, asdict(config), ("run", "out", "device", "data_dir")):
+        raise BadInput(f"the run in {folder} has {other}: choose another --out")
+    if not (folder / "model.safetensors").exists():
+        return True
+    stage = runs.read_config(folder)["adapted"][-1]
+    if stage.get("source_weights") != runs.fingerprint(origin):
+        raise BadInput(f"the run in {folder} was learned from other weights than {origin} holds: choose another --out")
+    return False
+
+
+def datasets(config: dict) -> dict[str, str]:
+    """Where the demonstrations of each task that a run knows came from: task -> Minari id with {task}."""
+    flags = config["train"]
+    usual = drawn(flags["demo_draw"]) if flags.get("demo_draw") else flags.get("dataset_id", DATASET_ID)
+    return config.get("datasets") or dict.fromkeys(config["policy_config"]["tasks"], usual)
+
+
+def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: int = 0) -> dict[str, dict]:
+    """What forward transfer compares: new tasks' success with a policy that knows their names only, and untrained.
+
+    named: the old policy, with the new names at the mean of the known ones. The untrained one sees through the same
+    encoder's statistics.
+    """
+    untrained = runs.build_policy(variant, asdict(named.config)).to(named.device)
+    for mine, theirs in zip(untrained.encoder.buffers(), named.encoder.buffers(), strict=True):
+        mine.copy_(theirs)
+    measured = {}
+    for name, candidate in (("success_before_learning", named), ("success_untrained", untrained)):
+        result, _ = evaluate.evaluate(candidate.eval(), tasks, episodes, seed)
+        measured[name] = {task: result["tasks"][task]["success"] for task in tasks}
+    return measured
+
+
+def evaluated(run: Path, path: Path, episodes: int, seed: int, device) -> dict:
+    """A run's evaluation on the first episodes of a block: read where it was made before, made into `path` otherwise.
+
+    (Never into the run that we start from.)
+    """
+    seeds = block_seeds(seed, episodes)
+    policy = runs.load_policy(run, device)
+    how = dict(zip(("sampler", "sampling_steps"), policy.choose_sampler(), strict=True))
+    how["training"] = runs.training_record(run)  # of these weights, not of an earlier checkpoint
+    for made in (run / "evaluation.json", path):
+        try:
+            result = json.loads(made.read_text())
+            same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)
+            block = [seeds[0], seeds[-1]]
+            if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):
+                return result
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: it is made again
+            continue
+    result, traces = evaluate.evaluate(policy, policy.config.tasks, episodes, seed)
+    result.update(provenance(seed, str(device)), training=how["training"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    evaluate.write_evaluation(path, policy, result, traces, video=False)
+    return result
+
+
+def size(run: Path) -> int:
+    """Bytes that acting, and adapting further, need."""
+    paths = (run / name for name in ("model.safetensors", "replay.safetensors"))
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
+def metrics(success: list[dict[str, float]], stages: list[dict]) -> dict:
+    """Continual-learning metrics of success[stage][task], a task's row beginning with the stage that learned it.
+
+    average success: over all tasks, after the last stage. backward transfer: success at the end minus success right
+    after learning, over the tasks learned before the last stage (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, section
+    2). forgetting: the best success before the last stage minus that at the end, over the same tasks (Chaudhry et al.
+    2018, arXiv 1801.10112, section 3). forward transfer: success just before a task is learned minus that of an
+    untrained policy (Lopez-Paz & Ranzato), see `before_learning`.
+    """
+
+    def mean(values) -> float | None:
+        values = list(values)
+        return float(np.mean(values)) if values else None
+
+    # A task whose episodes were all lost has no success at that stage.
+    last = {task: rate for task, rate in success[-1].items() if rate is not None}
+    seen = {task: [row[task] for row in success if row.get(task) is not None] for task in last}
+    transfer = [
+        rate - stage["success_untrained"][task]
+        for stage in stages
+        for task, rate in stage.get("success_before_learning", {}).items()
+        if None not in (rate, stage["success_untrained"][task])
+    ]
+    old = {task: rates for task, rates in seen.items() if len(rates) > 1}
+    return {
+        "average_success": mean(last.values()),
+        "backward_transfer": mean(rates[-1] - rates[0] for rates in old.values()),
+        "forgetting": mean(max(rates[:-1]) - rates[-1] for rates in old.values()),
+        "forward_transfer": mean(transfer),
+    }

@@ -1,0 +1,38 @@
+"""Flow matching instead of diffusion: straight lines from noise to actions, walked in Euler steps.
+
+    python train.py --policy flow --tasks reach,push
+
+Lipman et al. 2023 (arXiv 2210.02747), with the straight paths of rectified flow (Liu et al. 2022, arXiv 2209.03003):
+x_s = (1 - s) * clean + s * noise, and the network predicts the direction noise - clean. It replaces what is learned
+(`loss`) and how it acts (`sample`); components, router and composition are those of fdp.py.
+"""
+
+import torch
+
+from fdp import Policy as FactorizedPolicy
+from fdp import PolicyConfig  # noqa: F401  (a variant has both names)
+from sampler import check_steps
+
+
+class Policy(FactorizedPolicy):
+    def loss(self, observation, task, actions, step, noise):
+        """(B,): squared error of the direction, at s = (step + 1) / T of the way from the action to the noise."""
+        s = ((step + 1) / self.config.diffusion_steps)[:, None, None]
+        clean = self.normalize(actions)
+        direction = self((1 - s) * clean + s * noise, step, self.encode(observation, task)).float()
+        return (direction - (noise - clean)).square().mean(dim=(1, 2))
+
+    def choose_sampler(self, name=None, steps=None):
+        if name not in (None, "euler"):
+            raise ValueError(f"unknown sampler '{name}': a flow is walked by euler")
+        steps = 5 if steps is None else steps
+        check_steps(self.config.diffusion_steps, steps)
+        return "euler", steps
+
+    def sample(self, condition, noise, name, steps, generator=None):
+        """From s = 1, pure noise, to s = 0 in equal steps; each one goes on in the direction predicted there."""
+        weights, x, T = self.weigh(condition), noise, self.config.diffusion_steps
+        for i in range(steps, 0, -1):
+            step = torch.full((len(x),), round(i * T / steps) - 1, device=x.device)
+            x = x - self(x, step, condition, weights) / steps
+        return x.clamp(-1, 1), weights
