@@ -1,10 +1,11 @@
-"""The router: looks at the observation and says how much each component counts.
+"""The router: looks at the situation and says how much each component counts.
 
     condition (B, C)  ->  weights (B, K)
 
-It sees the observation *only*: neither the noisy actions nor the diffusion step. Hence the weights are computed
-once per action chunk, however many denoising steps follow, and a weight means "in this situation, component k
-matters that much", which can be plotted over an episode and read (FDP, arXiv 2512.21898).
+It sees the *condition* only: what the encoder made of the observation, and the task's name unless that is switched
+off; neither the noisy actions nor the diffusion step. Hence the weights are computed once per action chunk, however
+many denoising steps follow, and a weight means "in this situation, component k matters that much", which can be plotted
+over an episode and read (FDP, arXiv 2512.21898). A router that sees the step too is a fork: `router_sees_step`.
 
 How raw network outputs (logits) become weights is a real choice:
 

@@ -260,7 +260,7 @@ def find_opengl() -> bool:
     Tried in processes of their own: a missing driver may end the process instead of raising.
     """
     asked = os.environ.get("MUJOCO_GL")
-    for name in [asked] if asked else ["egl", "osmesa"]:
+    for name in [asked] if asked else ["glfw"] if sys.platform == "darwin" else ["egl", "osmesa"]:
         probe = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
         environment = {**os.environ, "MUJOCO_GL": name}
         if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0:

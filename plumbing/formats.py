@@ -34,7 +34,12 @@ def upgrade_config(config: dict, folder: Path) -> dict:
         center, scale = _action_range(folder / "model.safetensors", old.pop("action_dim"))
         pairs = [[*POSITIONS[i], *POSITIONS[j]] for i, j in old.pop("differences", ())]
         low, high = (center - scale).tolist(), (center + scale).tolist()
-        new = {"observation": dict(PARTS), "action_low": low, "action_high": high, "differences": pairs}
+        new = {
+            "observation": {part: list(shape) for part, shape in PARTS.items()},
+            "action_low": low,
+            "action_high": high,
+            "differences": pairs,
+        }
         config = config | {"format": FORMAT, "policy_config": new | old}
     return config
 

@@ -209,8 +209,9 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def load_policy(folder: Path, device: torch.device):
+def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
     """The trained policy of a run, ready to act. BadInput if the folder is no run or a file in it is damaged."""
+    folder = Path(folder)
     config = read_config(folder)
     try:
         policy = build_policy(config["policy"], config["policy_config"])
