@@ -86,7 +86,8 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
     seeds = block_seeds(seed, episodes)
     # All tasks at the same time, not one after the other: simulators are used again instead of built again, and the
     # tasks that take long do not all end last.
-    todo = [Episode(t, s, render_every=4 if video and s == seeds[0] else 0) for s in seeds for t in tasks]
+    filmed = {t for t in tasks if video and spaces(t).pictures}
+    todo = [Episode(t, s, render_every=4 if t in filmed and s == seeds[0] else 0) for s in seeds for t in tasks]
     generator = torch.Generator(device=policy.device).manual_seed(seed)  # used by stochastic samplers only
     weights: dict[tuple[str, int], list[np.ndarray]] = {}
     policy_seconds, started = 0.0, time.perf_counter()
@@ -229,6 +230,8 @@ def main(config: EvaluateConfig) -> dict:
     path = Path(config.out) if config.out else folder / "evaluation.json"
     check_output(path, "mean_success")
     source = {**provenance(config.seed, str(device)), "training": training_record(folder)}
+    if config.video and (blind := [task for task in tasks if not spaces(task).pictures]):
+        say(f"no video of {', '.join(blind)}: without 'rgb_array' among its render modes")
     video = config.video and figures.find_opengl()
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps, video)
     result.update(source)

@@ -126,7 +126,7 @@ class Policy(nn.Module):
 
     def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:
         """Router weights (B, K), from what the encoder saw and the task's name. They stay the same over the denoising
-        steps: `step` (B,) is given where there is one, for routers that want it (`router_sees_step`)."""
+        steps: `step` (B,), for routers that want it (`router_sees_step`), is None where nothing is being denoised."""
         return self.router(condition)
 
     def encode(self, observation: Observation, task: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ import envs  # noqa: F401  (registers the ids that datasets refer to)
 from encoder import join
 from envs.metaworld import TASKS
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
-from envs.tasks import name_parts, slug, spaces
+from envs.tasks import make, name_parts, slug, spaces
 from envs.worker import Episode
 from plumbing.cli import BadInput, progress, say
 
@@ -153,7 +153,7 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, dr
             dataset = minari.create_dataset_from_buffers(
                 name,
                 buffers,
-                env=f"fdp/{task}-v3" if task in TASKS else task,
+                **_environment(task),
                 algorithm_name="scripted expert",
                 author=AUTHOR,
                 description=f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} "
@@ -171,6 +171,17 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, dr
         os.rename(Path(temporary) / name, target)
         namespace = Path("fdp") / "namespace_metadata.json"  # Minari's own record that the folder fdp/ is a namespace
         os.replace(Path(temporary) / namespace, data_dir / namespace)
+
+
+def _environment(task: str) -> dict:
+    """What Minari stores of the environment: its id, or, where it may be one that no text describes (registered with a
+    class, say), what it gives and takes."""
+    if task in TASKS:
+        return {"env": f"fdp/{task}-v3"}
+    env = make(task)
+    found = {"observation_space": env.observation_space, "action_space": env.action_space}
+    env.close()
+    return found
 
 
 def _stack(observations: list):

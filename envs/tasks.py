@@ -11,7 +11,9 @@ without one, demonstrations come from a dataset. docs/environments.md has an exa
 import difflib
 import functools
 import importlib
+import os
 import re
+import sys
 from dataclasses import dataclass
 
 import gymnasium
@@ -31,6 +33,7 @@ class Spaces:
     action_high: tuple[float, ...]
     differences: tuple = ()  # positions whose difference helps (encoder.py)
     expert: bool = True  # whether it has one
+    pictures: bool = True  # whether it can be filmed
 
 
 def resolve_tasks(text: str) -> list[str]:
@@ -68,10 +71,13 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
     if task in TASKS:
         return metaworld.MetaWorldEnv(task, render_mode)
     module, _, name = task.rpartition(":")
+    if os.getcwd() not in sys.path:  # Python looks beside train.py, but one's own module lies where one calls it from
+        sys.path.append(os.getcwd())  # last, so that no file there can hide one of ours
     try:
         if module:
             importlib.import_module(module)
-        return gymnasium.make(name, render_mode=render_mode)
+        # Not with render_mode=None: an environment that draws nothing has no such argument.
+        return gymnasium.make(name, **({"render_mode": render_mode} if render_mode else {}))
     except (ImportError, gymnasium.error.Error) as error:
         raise BadInput(f"no environment '{task}': {error}") from error
 
@@ -94,8 +100,9 @@ def spaces(task: str) -> Spaces:
     if "success" not in env.step(action.sample())[-1]:
         raise BadInput(f"environment '{task}' must say in info['success'], at every step, whether the task is done")
     expert = hasattr(env.unwrapped, "expert_action")
+    pictures = "rgb_array" in (env.metadata.get("render_modes") or ())
     env.close()
-    return Spaces({name: space.shape for name, space in parts.items()}, low, high, expert=expert)
+    return Spaces({name: space.shape for name, space in parts.items()}, low, high, expert=expert, pictures=pictures)
 
 
 def common_spaces(tasks: list[str]) -> Spaces:

@@ -54,7 +54,7 @@ def training_curve(log: list[dict], path: Path) -> Path:
     if all(line[name] > 0 for line in log for name in line if name not in usual):
         axis.set_yscale("log")
     axis.set(xlabel="training step", ylabel="mean since the last line")
-    axis.legend(fontsize=8, loc="upper right")
+    axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncol=5, frameon=False)
     axis.grid(alpha=0.3)
     rate = axis.twinx()
     rate.plot(steps, [line["lr"] for line in log], color="gray", linestyle=":")
@@ -73,7 +73,8 @@ def router_usage(log: list[dict], path: Path) -> Path:
         axes[0].plot(steps, usage.mean(1)[:, k], color=COLORS[k % 10], label=f"component {k}")
     axes[0].axhline(1 / K, color="black", linewidth=0.6, linestyle=":")
     axes[0].set(title="mean weight, all tasks (dotted: 1/K)", xlabel="training step")
-    axes[0].legend(fontsize=7)
+    axes[0].set_ylim(min(0, usage.mean(1).min()) - 0.1 / K, 1.1 * max(1 / K, usage.mean(1).max()))
+    axes[0].legend(fontsize=7, ncol=2, loc="lower left")
     axes[1].plot(steps, entropy, color="0.7", linewidth=0.7)
     axes[1].plot(steps, entropy.mean(1), color=COLORS[0], label="mean over tasks")
     axes[1].axhline(math.log(K), color="black", linewidth=0.6, linestyle=":", label=f"ln {K}: indifferent")
@@ -111,14 +112,16 @@ def success_bars(result: dict, path: Path) -> Path:
     rows = [result["tasks"][name] for name in names]
     success = np.array([r["success"] or 0.0 for r in rows])
     low, high = np.array([r["interval"] for r in rows]).T
-    expert = [np.nan if r["expert"]["success"] is None else r["expert"]["success"] for r in rows]  # NaN is not drawn
+    expert = {task: r["expert"]["success"] for task, r in result["tasks"].items() if r["expert"]["n"]}
     figure, axis = pyplot().subplots(figsize=(max(3.5, 0.9 * len(names) + 1.5), 3.5))
     axis.bar(names, success, color=COLORS[0], alpha=0.8, width=0.6)
     axis.errorbar(names, success, yerr=[success - low, high - success], fmt="none", ecolor="black", capsize=4)
-    axis.scatter(names, expert, marker="_", s=500, color="black", label="scripted expert", zorder=3)
+    if expert:  # an environment of one's own may have none
+        marks = {"marker": "_", "s": 500, "color": "black", "label": "scripted expert", "zorder": 3}
+        axis.scatter(list(expert), list(expert.values()), **marks)
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, markerscale=0.4, frameon=False)
     axis.set(ylim=(0, 1.08), ylabel=f"success, {rows[0]['n']} unseen episodes")
     axis.set_title(f"mean {result['mean_success'] or 0:.3f}", fontsize=10, loc="left")
-    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=7, markerscale=0.4, frameon=False)
     axis.tick_params(axis="x", rotation=30)
     for label in axis.get_xticklabels():
         label.set_horizontalalignment("right")

@@ -63,8 +63,9 @@ def restore(folder: Path, learner, seed: int, data: list[float]) -> dict:
 
 def try_once(policy, loss_function, windows, config) -> None:
     """One forward and backward before an old run is overwritten: too large a batch, or no compiler for --compile. The
-    run itself draws its random numbers as if nothing had been."""
+    run itself goes on as if nothing had been: with its random numbers, and with the statistics of a BatchNorm."""
     device, index = policy.device, torch.arange(config.batch_size) % len(windows.actions)
+    statistics = [(buffer, buffer.clone()) for buffer in policy.buffers()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             observation, task, actions = windows.select(index.to(device))
@@ -78,3 +79,5 @@ def try_once(policy, loss_function, windows, config) -> None:
             if not config.compile:
                 raise
             raise BadInput(f"--compile fails on this machine; leave it out ({str(error).splitlines()[0]})") from error
+    for buffer, before in statistics:
+        buffer.copy_(before)

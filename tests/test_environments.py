@@ -1,0 +1,277 @@
+"""Environments of one's own, through the real commands: recorded, learned, played, adapted to, and refused."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import ROOT, command
+from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.utils.env_checker import check_env
+from minari.data_collector import EpisodeBuffer
+from toy import Point
+
+import adapt
+import evaluate
+import train
+from envs.demos import demonstrations, make_windows
+from plumbing import figures, runs
+from plumbing.cli import BadInput, run
+
+TINY = ["--steps", 5, "--batch-size", 8, "--demos-per-task", 5, "--components", 2, "--device", "cpu"]
+
+
+def minari_seeds(folder: Path) -> list[int]:
+    """The environment seeds of a stored dataset's episodes, from its own file."""
+    import h5py
+
+    with h5py.File(folder / "data" / "main_data.hdf5") as file:
+        return [int(file[f"episode_{i}"].attrs["seed"]) for i in range(len(file))]
+
+
+# ------------------------------------------------------------------------------------------------ one that works
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """The toy, learned as anybody would: recorded, trained for seconds, evaluated. -> the run folder, the summary."""
+    folder = tmp_path_factory.mktemp("toys") / "point"
+    flags = ["--steps", 300, "--demos-per-task", 20, "--components", 2, "--device", "cpu", "--eval-episodes", 40]
+    return folder, command(train, "--tasks", "toy:Point-v0", *flags, "--data-dir", data_dir, "--out", folder)
+
+
+@pytest.mark.parametrize("name", ["Point-v0", "FlatPoint-v0", "Alone-v0"])
+def test_gymnasium_accepts_the_toys(name):
+    check_env(gymnasium.make(name).unwrapped, skip_render_check=True)
+
+
+def test_an_environment_of_ones_own_is_learned(trained):
+    folder, summary = trained
+    policy = runs.load_policy(folder)
+    assert {name: tuple(shape) for name, shape in policy.config.observation.items()} == {"goal": (2,), "point": (2,)}
+    untrained = runs.build_policy("fdp", vars(policy.config)).eval()
+    untrained.encoder.load_state_dict(policy.encoder.state_dict())  # it sees as well, and only does not know what to do
+    before, _ = evaluate.evaluate(untrained, ["toy:Point-v0"], 40)
+    assert before["mean_success"] <= 0.4 and summary["mean_success"] >= 0.8
+    result = json.loads((folder / "evaluation.json").read_text())["tasks"]["toy:Point-v0"]
+    assert result["n"] == result["expert"]["n"] == result["expert"]["successes"] == 40
+    # Actions in the environment's own units: towards the goal, about as fast as the expert, and never beyond the range.
+    actions, _ = policy.act({"point": np.zeros((1, 2)), "goal": np.array([[0.8, -0.8]])}, ["toy:Point-v0"])
+    assert np.abs(actions).max() <= 0.05 + 1e-6
+    assert np.allclose(actions.mean((0, 1)), [0.05, -0.05], atol=0.015)
+
+
+def test_its_demonstrations_are_what_happened(trained, data_dir):
+    """Replayed in a fresh environment: noise of a tenth of half its range, added to what the expert wanted."""
+    folder = data_dir / "fdp" / "toy-Point-v0" / "expert-v0"
+    seeds = minari_seeds(folder)
+    os.environ["MINARI_DATASETS_PATH"] = str(data_dir)
+    try:
+        episodes = list(minari.load_dataset("fdp/toy-Point-v0/expert-v0").iterate_episodes())
+    finally:
+        del os.environ["MINARI_DATASETS_PATH"]
+    noise = []
+    for seed, episode in list(zip(seeds, episodes, strict=True))[:5]:
+        env = Point()
+        observation, _ = env.reset(seed=seed)
+        for t, (wanted, executed) in enumerate(zip(episode.actions, episode.infos["executed_action"][1:], strict=True)):
+            for part in ("point", "goal"):
+                assert np.array_equal(episode.observations[part][t], observation[part])
+            assert np.array_equal(wanted, env.expert_action())
+            free = (np.abs(executed) < 0.05) & (np.abs(wanted) < 0.04)  # where the range cuts nothing off
+            noise += (executed - wanted)[free].tolist()
+            observation = env.step(executed)[0]
+    assert len(noise) > 50 and np.std(noise) == pytest.approx(0.1 * 0.05, rel=0.25)
+
+
+def test_one_vector_or_named_parts_is_the_same_policy(data_dir, tmp_path):
+    """Point and FlatPoint differ only in how they hand over four numbers: then the weights differ in no bit."""
+    for task in ("Point", "FlatPoint"):
+        command(train, "--tasks", f"toy:{task}-v0", *TINY, "--data-dir", data_dir, "--out", tmp_path / task,
+                "--eval-episodes", 2)  # fmt: skip
+    named, flat = (
+        safetensors.torch.load_file(tmp_path / task / "model.safetensors") for task in ("Point", "FlatPoint")
+    )
+    assert runs.load_policy(tmp_path / "FlatPoint").config.observation == {"state": [4]}
+    assert set(named) == set(flat) and all(torch.equal(named[name], flat[name]) for name in named)
+
+
+def test_pictures_are_only_asked_of_those_that_draw(trained):
+    policy = runs.load_policy(trained[0])
+    result, traces = evaluate.evaluate(policy, ["toy:Point-v0"], 2, video=True)
+    assert result["tasks"]["toy:Point-v0"]["n"] == 2 and not traces[0][0].frames
+
+
+# ------------------------------------------------------------------------------------------------ without an expert
+
+
+@pytest.fixture(scope="module")
+def human_data(tmp_path_factory) -> Path:
+    """Demonstrations by somebody else, stored as anybody would store them."""
+    folder = tmp_path_factory.mktemp("human")
+    env, episodes = gymnasium.make("Alone-v0"), []
+    for seed in range(5):
+        observations, actions, over = [env.reset(seed=seed)[0]], [], False
+        while not over:
+            actions.append(Point.expert_action(env.unwrapped))
+            observation, _, _, truncated, info = env.step(actions[-1])
+            observations.append(observation)
+            over = truncated or info["success"]
+        named = {part: np.stack([observation[part] for observation in observations]) for part in observation}
+        n = len(actions)
+        ends = {"rewards": [0.0] * n, "terminations": [False] * n, "truncations": [False] * (n - 1) + [True]}
+        episodes.append(EpisodeBuffer(id=seed, observations=named, actions=np.stack(actions), **ends))
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)
+    try:
+        minari.create_dataset_from_buffers("mylab/toy-Alone-v0/human-v0", episodes, env="Alone-v0",
+                                           algorithm_name="a patient human", author="mylab")  # fmt: skip
+    finally:
+        del os.environ["MINARI_DATASETS_PATH"]
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:`.*` is set to None:UserWarning")  # what Minari would like to know of its authors
+def test_without_an_expert_a_dataset_is_enough(human_data, tmp_path, monkeypatch, capsys):
+    flags = [
+        *TINY,
+        "--tasks",
+        "toy:Alone-v0",
+        "--eval-episodes",
+        2,
+        "--data-dir",
+        human_data,
+        "--out",
+        tmp_path / "run",
+    ]
+    with pytest.raises(BadInput, match="'toy:Alone-v0' has no expert_action.*--dataset-id"):
+        command(train, *flags)
+    drawn, save = {}, figures.save
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.update({path.name: figure}) or save(figure, path))
+    summary = command(train, *flags, "--dataset-id", "mylab/{task}/human-v0")
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    mine = result["tasks"]["toy:Alone-v0"]
+    assert mine["n"] == 2 and mine["expert"]["n"] == 0 and mine["expert"]["success"] is None
+    assert not mine["expert"]["lost"] and "died" not in capsys.readouterr().err  # it was not tried, either
+    assert summary["mean_success"] is not None and re.search(r"toy:Alone-v0 .* - +2 ", evaluate.table(result))
+    assert drawn["evaluation-success.png"].axes[0].get_legend() is None  # which would explain the expert's mark
+
+
+# ------------------------------------------------------------------------------------------------ other draws
+
+
+def test_another_draw_has_seeds_and_a_dataset_of_its_own(data_dir, tmp_path):
+    task = "toy:Point-v0"
+    demonstrations([task], 5, data_dir)
+    first, again = (demonstrations([task], 5, folder, draw=1)[task] for folder in (data_dir, tmp_path))
+    usual, drawn = (data_dir / "fdp" / "toy-Point-v0" / f"expert{draw}-v0" for draw in ("", "-draw1"))
+    mine, theirs = minari_seeds(drawn), minari_seeds(usual)
+    assert len(mine) == 5 and not set(mine) & set(range(50_000)) and set(theirs) <= set(range(50_000))
+    assert max(mine) < 100_000  # and below those of draw 2, and of evaluation
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one["actions"], other["actions"])
+        assert all(np.array_equal(one["observations"][part], other["observations"][part]) for part in ("point", "goal"))
+    before = demonstrations([task], 5, data_dir)[task]
+    assert not any(np.array_equal(a["observations"]["goal"][0], b["observations"]["goal"][0])
+                   for a in first for b in before)  # fmt: skip
+
+
+def test_replay_finds_the_draw_that_its_run_was_trained_on(tmp_path):
+    """In a folder where no other draw was ever recorded, and none may be."""
+    data, origin = tmp_path / "data", tmp_path / "origin"
+    command(train, "--tasks", "toy:Point-v0", *TINY, "--demo-draw", 1, "--data-dir", data, "--out", origin,
+            "--eval-episodes", 0)  # fmt: skip
+    command(adapt, "--run", origin, "--tasks", "toy:OtherPoint-v0", "--retain", "replay", "--steps", 5,
+            "--batch-size", 8, "--demos-per-task", 2, "--data-dir", data, "--out", tmp_path / "run",
+            "--eval-episodes", 2, "--device", "cpu")  # fmt: skip
+    assert not (data / "fdp" / "toy-Point-v0" / "expert-v0").exists()
+    episodes = demonstrations(["toy:Point-v0"], 5, data, draw=1)["toy:Point-v0"]
+    seen, _ = make_windows(episodes, 1)
+    kept = safetensors.torch.load_file(tmp_path / "run" / "replay.safetensors")
+    assert set(kept) == {f"toy:{name}-v0/{part}" for name in ("Point", "OtherPoint") for part in ("point", "goal")}
+    for part, rows in seen.items():
+        mine = kept[f"toy:Point-v0/{part}"]
+        assert mine.shape == (64, 2) and torch.equal(mine[[0, -1]], rows[[0, -1]])
+    success = json.loads((tmp_path / "run" / "adaptation.json").read_text())["success"]
+    assert list(success[-1]) == ["toy:Point-v0", "toy:OtherPoint-v0"]
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+class Silent(Point):
+    """It does not say whether the task is done."""
+
+    def step(self, action):
+        return *super().step(action)[:-1], {}
+
+
+def broken(**space):
+    class Broken(Point):
+        def __init__(self):
+            super().__init__()
+            self.__dict__ |= space
+
+    return Broken
+
+
+BROKEN = {
+    "Silent": (Silent, r"info\['success'\]"),
+    "Unbounded": (broken(action_space=Box(-np.inf, np.inf, (2,), np.float32)), "bounded Box of numbers as actions"),
+    "Picture": (broken(action_space=Box(-1, 1, (2, 2), np.float32)), "bounded Box of numbers as actions"),
+    "Buttons": (broken(action_space=Discrete(3)), "bounded Box of numbers as actions"),
+    "Cards": (broken(observation_space=Discrete(52)), "must have a Box, or a Dict of Boxes, as observations"),
+    "Mixed": (broken(observation_space=Dict({"a": Box(0, 1, (2,)), "b": Discrete(2)})), "must have a Box, or a Dict"),
+}
+for _name, (_kind, _) in BROKEN.items():
+    gymnasium.register(f"broken/{_name}-v0", _kind, max_episode_steps=60)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium does not like them either
+@pytest.mark.parametrize(
+    "task,message",
+    [(f"broken/{name}-v0", message) for name, (_, message) in BROKEN.items()]
+    + [
+        ("toy:Pont-v0", "no environment 'toy:Pont-v0'.*Pont"),
+        ("broken/Nothing-v0", "no environment 'broken/Nothing-v0'"),
+        ("no_such_module:Point-v0", "no environment.*No module named 'no_such_module'"),
+        ("toy:Point-v0,toy:FlatPoint-v0", "cannot be learned together: observation"),
+        ("reach,toy:Point-v0", "cannot be learned together: observation"),
+    ],
+)
+def test_what_no_policy_can_work_with_is_refused_in_one_line(task, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        run(lambda: command(train, "--tasks", task, *TINY, "--data-dir", tmp_path / "data", "--out", tmp_path / "run"))
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and re.fullmatch(rf"error: .*{message}.*\n", said), said
+    assert not list(tmp_path.iterdir()), "nothing may have been made"
+
+
+def test_adapting_to_another_shape_is_refused(trained, data_dir, tmp_path):
+    with pytest.raises(BadInput, match="sees .*point.* 'toy:FlatPoint-v0' gives .*state"):
+        command(adapt, "--run", trained[0], "--tasks", "toy:FlatPoint-v0", "--data-dir", data_dir, "--out",
+                tmp_path / "run")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ from one's own folder
+
+
+def test_the_documented_example_runs_from_the_folder_that_it_lies_in(tmp_path):
+    """Its module is neither beside train.py nor on Python's path: the commands and their simulators must find it."""
+    page = (ROOT / "docs" / "environments.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "my_envs.py").write_text(example)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    flags = ["--eval-episodes", 2, "--data-dir", "data", "--out", "run"]
+    words = [sys.executable, ROOT / "train.py", "--tasks", "my_envs:Point-v0", *TINY, *flags]
+    done = subprocess.run([str(word) for word in words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "run" and (tmp_path / "run" / "evaluation.json").exists()
+    assert (tmp_path / "data" / "fdp" / "my_envs-Point-v0" / "expert-v0").exists()

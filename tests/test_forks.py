@@ -1,0 +1,686 @@
+"""Every seam that a fork can use, each by a fork that uses it: the encoder, the sampler, loss terms, the router's step,
+stages, and what the log says of them.
+
+The environment is tests/toy.py's point where something has to be trained: no physics, so a run takes a second.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import re
+import struct
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.nn as nn
+from conftest import ROOT, command
+
+import adapt
+import evaluate
+import fdp
+import sampler
+import train
+import variants.staged
+from envs.metaworld import DIFFERENCES, PARTS
+from plumbing import figures, runs
+from plumbing.cli import BadInput, run
+from plumbing.log import Usage, entropy, read_log
+from variants import flow
+
+TINY = ["--tasks", "toy:Point-v0", "--batch-size", 8, "--demos-per-task", 5, "--components", 3, "--device", "cpu"]
+ONES = (1.0, 1.0, 1.0, 1.0)
+SMALL = {"observation": PARTS, "action_low": tuple(-x for x in ONES), "action_high": ONES, "tasks": ["reach", "push"],
+         "components": 4, "channels": (8, 16), "condition_dim": 16, "differences": DIFFERENCES}  # fmt: skip
+
+
+def make(variant="fdp", **changes):
+    """A small policy with MetaWorld's observations, the same one every time."""
+    torch.manual_seed(0)
+    return runs.build_policy(variant, SMALL | changes).eval()
+
+
+def seen(n: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {part: torch.randn((n, *shape), generator=generator) for part, shape in PARTS.items()}
+
+
+def batch(policy, n: int = 6, seed: int = 0) -> tuple:
+    """What `Policy.loss` takes: observation, task, actions, step, noise."""
+    g = torch.Generator().manual_seed(seed)
+    actions = torch.rand((n, 8, 4), generator=g) * 2 - 1
+    task, step = torch.arange(n) % 2, torch.randint(0, policy.config.diffusion_steps, (n,), generator=g)
+    return seen(n, seed), task, actions, step, torch.randn(actions.shape, generator=g)
+
+
+def act(policy, n: int = 4, observation=None, **how) -> tuple[np.ndarray, np.ndarray]:
+    noise = torch.randn((n, 8, 4), generator=torch.Generator().manual_seed(7))
+    return policy.act(seen(n) if observation is None else observation, ["reach", "push"] * (n // 2), noise=noise, **how)
+
+
+def same(one, other) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def with_policy(kind: type, config: type = fdp.PolicyConfig):
+    """A fork as a module, as if it were a file in variants/."""
+    return types.SimpleNamespace(Policy=kind, PolicyConfig=config)
+
+
+class NormEncoder(nn.Module):
+    """What an encoder for cameras would have: statistics that move while it learns."""
+
+    def __init__(self, parts: dict, condition_dim: int):
+        super().__init__()
+        self.parts = list(parts)
+        size = sum(math.prod(shape) for shape in parts.values())
+        self.norm, self.net = nn.BatchNorm1d(size), nn.Linear(size, condition_dim)
+
+    def fit(self, observation):
+        """Nothing: it takes them as it goes."""
+
+    def forward(self, observation):
+        return self.net(self.norm(torch.cat([observation[part].flatten(1) for part in self.parts], dim=-1)))
+
+
+class NormPolicy(fdp.Policy):
+    def build_encoder(self):
+        return NormEncoder(self.config.observation, self.config.condition_dim)
+
+
+def copy_of_fdp():
+    spec = importlib.util.spec_from_file_location("variants.mine", ROOT / "fdp.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for it there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def my_forks():
+    """variants/mine.py, a copy of fdp.py, and variants/norm.py, as far as any code can tell."""
+    patch, usual = pytest.MonkeyPatch(), runs.load_variant
+    mine = {"mine": copy_of_fdp(), "norm": with_policy(NormPolicy)}
+    for module in (runs, variants.staged):
+        patch.setattr(module, "load_variant", lambda name: mine[name] if name in mine else usual(name))
+    yield mine
+    patch.undo()
+    variants.staged.on_top_of.cache_clear()  # or it would know this "mine" forever
+    del sys.modules["variants.mine"]
+
+
+# ------------------------------------------------------------------------------------------------ build_encoder
+
+
+def test_a_policy_that_feels_its_hand_only_is_blind_to_the_rest():
+    blind, sighted = make("proprioception"), make()
+    before, elsewhere = seen(4), seen(4, seed=1)
+    moved = elsewhere | {"proprioception": before["proprioception"]}
+    assert same(act(blind, observation=before), act(blind, observation=moved))
+    assert not np.allclose(act(blind, observation=before)[0], act(blind, observation=elsewhere)[0])
+    assert not np.allclose(act(sighted, observation=before)[0], act(sighted, observation=moved)[0])
+    assert blind.encoder.mean.shape == (2 * 4,)  # two frames of four numbers, and nothing else has statistics
+
+
+def test_it_says_where_there_is_no_hand():
+    with pytest.raises(BadInput, match="give point, goal, and no part named 'proprioception'"):
+        make("proprioception", observation={"point": (2,), "goal": (2,)}, differences=())
+
+
+@pytest.fixture(scope="module")
+def norm_run(data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("forks") / "norm"
+    command(train, "--policy", "norm", *TINY, "--steps", 20, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+            folder)  # fmt: skip
+    return folder
+
+
+def test_an_encoder_with_statistics_of_its_own_trains(norm_run):
+    state = safetensors.torch.load_file(norm_run / "model.safetensors")
+    assert state["encoder.norm.num_batches_tracked"] == 20  # the trial step before the run is none of them
+    # The demonstrations' positions lie around 0 with a spread of 0.5; the statistics began at mean 0, variance 1.
+    assert 0.05 < state["encoder.norm.running_var"].mean() < 0.95 and state["encoder.norm.running_mean"].abs().max() > 0
+
+
+def test_the_average_of_the_weights_has_the_statistics_of_the_same_steps():
+    policy = make("norm").train()
+    learner, decays = train.Learner(policy), (0.0, 0.4, 0.7)
+    mean, weight = torch.zeros(()), torch.zeros(())
+    for i, decay in enumerate(decays):
+        learner.step(policy.loss, batch(policy, seed=i), 1e-2, decay)
+        mean = decay * mean + (1 - decay) * policy.encoder.norm.running_mean
+        weight = decay * weight + (1 - decay) * policy.encoder.net.weight.detach()
+    state = learner.averaged_state()
+    assert torch.allclose(state["encoder.norm.running_mean"], mean, atol=1e-6)
+    assert torch.allclose(state["encoder.net.weight"], weight, atol=1e-6)
+    assert not torch.allclose(mean, policy.encoder.norm.running_mean, atol=1e-3)  # or this would prove nothing
+    learner.adopt_average(1e-3)
+    assert torch.allclose(policy.encoder.norm.running_mean, mean, atol=1e-6)
+
+
+def test_growing_keeps_counters(norm_run):
+    policy = runs.load_policy(norm_run)
+    _, grown = adapt.grow("norm", policy, ["toy:OtherPoint-v0"], 1, [0], exact=False)
+    assert grown.encoder.norm.num_batches_tracked == 20
+    assert torch.equal(grown.encoder.norm.running_var, policy.encoder.norm.running_var)
+    adapt.train_only(grown, [3], [1], encoder=False)
+    assert not grown.encoder.training and not grown.encoder.norm.training and grown.router.training
+
+
+@pytest.mark.parametrize("more,moves", [([], False), (["--train-encoder"], True)])
+def test_a_frozen_encoder_keeps_its_statistics_to_the_last_bit(norm_run, data_dir, tmp_path, more, moves):
+    command(adapt, "--run", norm_run, "--tasks", "toy:OtherPoint-v0", *more, "--steps", 5, "--batch-size", 8,
+            "--demos-per-task", 2, "--data-dir", data_dir, "--out", tmp_path / "run", "--eval-episodes", 0,
+            "--device", "cpu")  # fmt: skip
+    old, new = (safetensors.torch.load_file(folder / "model.safetensors") for folder in (norm_run, tmp_path / "run"))
+    mine = [name for name in old if name.startswith("encoder.")]
+    assert len(mine) == 7  # weight and bias twice, mean, variance, counter
+    assert all(torch.equal(old[name], new[name]) != moves for name in mine)
+
+
+# ------------------------------------------------------------------------------------------------ how it acts
+
+
+class FlowOracle(flow.Policy):
+    """It knows the action. On the straight line x = (1 - s) clean + s noise, the direction noise - clean is
+    (x - clean) / s, wherever one stands."""
+
+    def forward(self, noisy_actions, step, condition, weights=None):
+        s = ((step + 1) / self.config.diffusion_steps)[:, None, None]
+        return (noisy_actions - self.known) / s
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, 100])
+def test_a_flow_that_knows_the_action_walks_to_it(steps):
+    low, high = (-0.2, 0.0, -3.0, 5.0), (0.2, 1.0, 1.0, 6.0)
+    policy = FlowOracle(flow.PolicyConfig(**SMALL | {"action_low": low, "action_high": high})).eval()
+    policy.known = torch.rand((4, 8, 4)) * 2 - 1
+    actions, weights = act(policy, sampling_steps=steps)
+    low, high = np.array(low), np.array(high)
+    assert np.allclose(actions, low + (policy.known.numpy() + 1) / 2 * (high - low), atol=1e-5)
+    assert weights.shape == (4, 4)
+    # What it learns is the same line: the oracle has nothing left to learn.
+    observation, task, _, step, noise = batch(policy, n=4)
+    assert policy.loss(observation, task, torch.tensor(actions), step, noise).max() < 1e-6
+
+
+def test_a_flow_is_evaluated_as_what_it_is(data_dir, tmp_path):
+    command(train, "--policy", "flow", *TINY, "--steps", 5, "--eval-episodes", 2, "--data-dir", data_dir, "--out",
+            tmp_path / "run")  # fmt: skip
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert (result["sampler"], result["sampling_steps"]) == ("euler", 5)
+    for sampler_name in ("ddim", "dpm"):
+        with pytest.raises(BadInput, match=f"unknown sampler '{sampler_name}'.*euler"):
+            command(evaluate, "--run", tmp_path / "run", "--sampler", sampler_name, "--episodes", 2)
+    with pytest.raises(BadInput, match="between 1 and the 100"):
+        command(evaluate, "--run", tmp_path / "run", "--sampling-steps", 101, "--episodes", 2)
+
+
+def test_the_usual_policy_does_not_know_euler():
+    with pytest.raises(ValueError, match="unknown sampler 'euler'"):
+        make().choose_sampler("euler")
+
+
+# ------------------------------------------------------------------------------------------------ loss, with terms
+
+
+def test_terms_are_added_with_their_coefficient():
+    """The gradient of one step, against that of errors and term, taken apart and put together by hand."""
+    policy = make("moe", top=2, balance=0.3)
+    twin, inputs = copy.deepcopy(policy), batch(policy)
+    losses, _ = train.Learner(policy, grad_clip=math.inf).step(policy.loss, inputs, 1e-3, 0.0)
+    gradients = []
+    for part in range(2):
+        twin.zero_grad()
+        errors, terms = twin.loss(*inputs)
+        assert list(terms) == ["balance"] and terms["balance"][0] == 0.3
+        (errors.mean() if part == 0 else terms["balance"][1]).backward()
+        gradients.append({name: p.grad.clone() for name, p in twin.named_parameters() if p.grad is not None})
+    assert set(losses) == {"loss", "balance"}
+    assert losses["loss"] == errors.mean() and losses["balance"] == terms["balance"][1]
+    changed = 0
+    for name, p in policy.named_parameters():
+        of_errors, of_term = (g.get(name, torch.zeros_like(p)) for g in gradients)
+        assert torch.allclose(p.grad, of_errors + 0.3 * of_term, atol=1e-6), name
+        changed += not torch.allclose(p.grad, of_errors, atol=1e-5)
+    assert changed > 0  # the term reaches something
+
+
+@pytest.fixture(scope="module")
+def moe_run(data_dir, tmp_path_factory):
+    """A run with a loss term, and the figures that it drew."""
+    folder, drawn = tmp_path_factory.mktemp("forks") / "moe", {}
+    with pytest.MonkeyPatch.context() as patch:
+        usual = figures.save
+        patch.setattr(figures, "save", lambda figure, path: drawn.update({path.name: figure}) or usual(figure, path))
+        command(train, "--policy", "moe", *TINY, "--steps", 10, "--log-every", 5, "--eval-episodes", 0, "--top", 2,
+                "--selection", "multinomial", "--balance", 0.25, "--data-dir", data_dir, "--out", folder)  # fmt: skip
+    return folder, drawn
+
+
+def test_terms_are_logged_by_name_and_drawn(moe_run):
+    folder, drawn = moe_run
+    lines = read_log(folder / "log.jsonl")
+    assert [line["step"] for line in lines] == [5, 10]
+    assert all(1 <= line["balance"] <= 3 and line["balance"] != line["loss"] for line in lines)  # of 3 components
+    curves = {line.get_label(): line.get_ydata() for line in drawn["training.png"].axes[0].lines}
+    assert set(curves) == {"loss", "balance"}
+    assert list(curves["balance"]) == [line["balance"] for line in lines]
+
+
+def test_a_forks_own_fields_are_flags_and_are_kept(moe_run):
+    config = runs.read_config(moe_run[0])["policy_config"]
+    assert (config["top"], config["selection"], config["balance"]) == (2, "multinomial", 0.25)
+    assert runs.load_policy(moe_run[0]).config.selection == "multinomial"
+
+
+@pytest.mark.parametrize("words", [["--policy", "moe", "--help"], ["--policy=moe", "--help"]])
+def test_its_flags_are_explained(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        runs.parse_with_own_fields(train.TrainConfig, words)
+    text = " ".join(re.sub(r"[─╭╮╰╯│]", " ", capsys.readouterr().out).split())
+    assert left.value.code == 0 and "--balance" in text and "--top" in text and "{straight-through,multinomial}" in text
+    assert "coefficient of the load-balancing term; 0 lets components die" in text
+
+
+def test_they_are_nobody_elses_flags(capsys):
+    with pytest.raises(SystemExit):
+        run(lambda: command(train, *TINY, "--balance", 0.1))
+    assert re.fullmatch(r"error: .*--balance.*\n", capsys.readouterr().err)
+    with pytest.raises(BadInput, match="--top must be 1 or 2.* got 3"):
+        make("moe", top=3)
+
+
+def test_a_field_with_the_name_of_a_flag_is_refused(my_forks, monkeypatch):
+    config = type("PolicyConfig", (fdp.PolicyConfig,), {"__annotations__": {"lr": float}, "lr": 0.5})
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, dataclasses.dataclass(config)))
+    with pytest.raises(BadInput, match="config field 'lr' has the name of a flag; rename it"):
+        runs.parse_with_own_fields(train.TrainConfig, ["--policy", "norm"])
+
+
+def test_a_bug_in_a_fork_keeps_its_traceback(my_forks, monkeypatch):
+    class Buggy(fdp.Policy):
+        def build(self):
+            raise TypeError("a slip of the pen")
+
+    monkeypatch.setitem(my_forks, "norm", with_policy(Buggy))
+    with pytest.raises(TypeError, match="slip of the pen"):
+        make("norm")
+
+
+# ------------------------------------------------------------------------------------------------ the sparse mixture
+
+
+def balance_of(policy, bias, n: int = 6) -> float:
+    """The load-balancing term where the router's probabilities are the softmax of `bias`, whatever it sees."""
+    with torch.no_grad():
+        policy.router.net[-1].weight.zero_()
+        policy.router.net[-1].bias.copy_(torch.as_tensor(bias))
+    return policy.loss(*batch(policy, n))[1]["balance"][1].item()
+
+
+@pytest.mark.parametrize("top", [1, 2])
+def test_the_balance_term_by_hand(top):
+    policy = make("moe", top=top)
+    assert balance_of(policy, torch.zeros(4)) == pytest.approx(top)  # uniform: 4 * (top shares in all) * 1/4
+    assert balance_of(policy, torch.tensor([50.0, 0, 0, 0])) == pytest.approx(4)  # one has everything: 4 * 1 * 1
+    share = np.array([0.5, 0.3, 0.15, 0.05])  # the first `top` are always selected
+    assert balance_of(policy, np.log(share).astype(np.float32)) == pytest.approx(4 * share[:top].sum(), rel=1e-5)
+
+
+def test_top_1_is_one_hot_and_learns_as_if_it_were_not():
+    policy = make("moe", top=1)
+    logits = torch.randn((5, 4), generator=torch.Generator().manual_seed(0), requires_grad=True)
+    probabilities, value = logits.softmax(-1), torch.randn(5, 4)
+    weights, selected = policy.sparse(probabilities)
+    one_hot = torch.eye(4)[logits.argmax(-1)]
+    assert torch.allclose(weights, one_hot, atol=1e-6) and torch.equal(selected, one_hot)
+    (through,) = torch.autograd.grad((weights * value).sum(), logits, retain_graph=True)
+    (direct,) = torch.autograd.grad((probabilities * value).sum(), logits)
+    assert torch.equal(through, direct) and direct.abs().max() > 0
+
+
+def test_top_2_shares_what_the_two_had():
+    weights, _ = make("moe", top=2).sparse(torch.tensor([[0.1, 0.5, 0.1, 0.3]]))
+    assert torch.allclose(weights, torch.tensor([[0, 0.625, 0, 0.375]]), atol=1e-6)
+
+
+def test_multinomial_draws_while_training_and_never_when_acting():
+    policy = make("moe", top=2, selection="multinomial")
+    share = torch.tensor([0.6, 0.25, 0.1, 0.05])
+    torch.manual_seed(0)
+    policy.train()
+    drawn = policy.select(share.expand(20_000, 4)).mean(0)
+    # Two without replacement: k is first, or second after any other.
+    wanted = [p + sum(q * p / (1 - q) for j, q in enumerate(share) if j != k) for k, p in enumerate(share)]
+    assert torch.allclose(drawn, torch.stack(wanted), atol=0.015)
+    policy.eval()
+    state = torch.get_rng_state()
+    assert torch.equal(policy.select(share.expand(3, 4)), torch.tensor([[1.0, 1, 0, 0]]).expand(3, 4))
+    assert same(act(policy), act(policy)) and torch.equal(torch.get_rng_state(), state)
+    assert ((act(policy)[1] > 0).sum(1) == 2).all()
+
+
+# ------------------------------------------------------------------------------------------------ weigh alone
+
+
+def test_weigh_alone_makes_a_baseline():
+    """variants/uniform is fdp with a router that says 1/K: the same actions, the same gradients for all the rest."""
+    uniform, usual = make("uniform"), make()
+    usual.load_state_dict(uniform.state_dict())
+    assert not np.allclose(act(uniform)[0], act(usual)[0])
+    with torch.no_grad():  # softmax of zeros
+        usual.router.net[-1].weight.zero_()
+        usual.router.net[-1].bias.zero_()
+    assert same(act(uniform), act(usual)) and (act(uniform)[1] == 0.25).all()
+    for policy in (uniform, usual):
+        policy.loss(*batch(policy)).mean().backward()
+    for (name, mine), theirs in zip(uniform.named_parameters(), usual.parameters(), strict=True):
+        if name.startswith("router"):
+            assert mine.grad is None, name  # never asked, so it never learns
+        else:
+            assert torch.allclose(mine.grad, theirs.grad, atol=1e-7), name
+
+
+# ------------------------------------------------------------------------------------------------ who draws what
+
+
+@pytest.mark.parametrize("variant", ["fdp", "monolithic", "uniform", "flow", "proprioception", "moe", "norm"])
+def test_the_loss_is_a_function_of_its_inputs(variant):
+    policy = make(variant)
+    policy.train()
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        found.append(train.split(policy.loss(*batch(policy)))[0].detach())
+        assert torch.equal(torch.get_rng_state(), state), "it drew something"
+    assert torch.equal(*found) and found[0].shape == (6,)
+    observation, task, actions, step, noise = batch(policy)
+    other = train.split(policy.loss(observation, task, actions, step, noise + 0.1))[0]
+    assert not torch.allclose(other, found[0])  # and of no fewer
+
+
+@pytest.mark.parametrize("module", [train, adapt])
+def test_each_step_draws_index_step_noise_and_nothing_else(module, norm_run, data_dir, tmp_path, monkeypatch):
+    """From the random state before the first batch, all batches of the run are drawn again, with the log in between."""
+    states, windows, batches = [], [], []
+    sample, learn = train.Windows.sample, train.Learner.step
+
+    def watched_sample(self, batch_size):
+        states.append(torch.get_rng_state())
+        windows.append(self)
+        return sample(self, batch_size)
+
+    def watched_step(self, loss_function, inputs, lr, decay):
+        batches.append(inputs)
+        return learn(self, loss_function, inputs, lr, decay)
+
+    monkeypatch.setattr(train.Windows, "sample", watched_sample)
+    monkeypatch.setattr(train.Learner, "step", watched_step)
+    flags = ["--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out", tmp_path / "run"]
+    if module is train:
+        command(train, *TINY, *flags, "--log-every", 1)
+    else:
+        command(adapt, "--run", norm_run, "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--batch-size", 8,
+                "--device", "cpu", *flags)  # fmt: skip
+    assert len(batches) == 3
+    torch.set_rng_state(states[0])
+    for observation, _, actions, step, noise in batches:
+        index = torch.randint(0, len(windows[0].actions), (8,))
+        assert torch.equal(actions, windows[0].actions[index])
+        assert all(torch.equal(observation[part], windows[0].observations[part][index]) for part in ("point", "goal"))
+        assert torch.equal(step, torch.randint(0, 100, (8,)))
+        assert torch.equal(noise, torch.randn(8, 8, 2))
+
+
+# ------------------------------------------------------------------------------------------------ a router and the step
+
+
+class Clock(fdp.Policy):
+    """One component for the rough half of the denoising, another one for the fine half."""
+
+    router_sees_step = True
+
+    def weigh(self, condition, step=None):
+        self.asked.append(step)
+        if step is None:  # asked for the whole chunk
+            step = torch.full((len(condition),), 99)
+        return nn.functional.one_hot((step < 50).long(), self.config.components).to(condition.dtype)
+
+
+def test_a_router_that_sees_the_step_is_asked_at_each_one():
+    policy = make()
+    clock = Clock(policy.config).eval()
+    clock.load_state_dict(policy.state_dict())
+    clock.asked = []
+    actions, weights = act(clock, sampler_name="ddim", sampling_steps=5)
+    assert [step.unique().item() for step in clock.asked] == [99, 79, 59, 39, 19]
+    assert np.allclose(weights, [[0.6, 0.4, 0, 0]] * 4)  # their mean over the steps
+    # The same by hand, from the two components alone.
+    condition = policy.encode(seen(4), torch.tensor([0, 1, 0, 1]))
+
+    def predict_noise(x, step):
+        velocity = policy.components(x, step, condition)[0 if step[0] >= 50 else 1]
+        return sampler.to_noise("velocity", velocity, x, policy.alpha_bar_32[step])
+
+    noise = torch.randn((4, 8, 4), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        assert np.allclose(actions, sampler.ddim(predict_noise, noise, policy.alpha_bar, 5), atol=1e-5)
+    # In training it sees the step that each sample was given.
+    clock.asked, inputs = [], batch(clock)
+    clock.loss(*inputs)
+    assert len(clock.asked) == 1 and torch.equal(clock.asked[0], inputs[3])
+
+
+def test_any_other_router_is_asked_once_per_chunk():
+    class Patient(Clock):
+        router_sees_step = False
+
+    policy = Patient(make().config).eval()
+    policy.asked = []
+    _, weights = act(policy)
+    assert policy.asked == [None] and np.array_equal(weights, [[1, 0, 0, 0]] * 4)
+
+
+# ------------------------------------------------------------------------------------------------ stages
+
+
+NEW = ("toy:OtherPoint-v0", "toy:ThirdPoint-v0")
+
+
+@pytest.fixture(scope="module")
+def stages(data_dir, tmp_path_factory):
+    """A copy of fdp.py, trained, and taught two more tasks exactly. -> three policies."""
+    folder = tmp_path_factory.mktemp("forks")
+    command(train, "--policy", "mine", *TINY, "--steps", 5, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+            folder / "mine")  # fmt: skip
+    command(adapt, "--run", folder / "mine", "--sequence", ",".join(NEW), "--retain", "exact", "--steps", 5,
+            "--batch-size", 8, "--demos-per-task", 2, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+            folder / "more", "--device", "cpu")  # fmt: skip
+    later = sorted(path.parent for path in (folder / "more").glob("*/model.safetensors"))
+    return [runs.load_policy(path) for path in (folder / "mine", *later)]
+
+
+def play(policy, tasks: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    generator = torch.Generator().manual_seed(3)
+    position = {part: torch.rand((len(tasks), 2), generator=generator) for part in ("point", "goal")}
+    return policy.act(position, tasks, noise=torch.randn((len(tasks), 8, 2), generator=generator))
+
+
+def test_a_copied_fork_keeps_old_tasks_to_the_last_bit(stages, my_forks):
+    first, second, third = stages
+    assert isinstance(third, my_forks["mine"].Policy) and not isinstance(third, fdp.Policy)
+    assert [policy.config.components for policy in stages] == [3, 4, 5] and third.config.base == "mine"
+    old, middle = ["toy:Point-v0"] * 4, [NEW[0]] * 4
+    actions, weights = play(first, old)
+    for policy in (second, third):
+        again, padded = play(policy, old)
+        assert np.array_equal(actions, again) and np.array_equal(weights, padded[:, :3]) and not padded[:, 3:].any()
+    assert np.array_equal(play(second, middle)[0], play(third, middle)[0])
+    assert not np.allclose(play(third, old)[0], play(third, middle)[0])  # the tasks are not all one
+
+
+def test_an_exception_while_acting_changes_nothing(stages, my_forks, monkeypatch):
+    policy, tasks = stages[2], ["toy:Point-v0", *NEW, "toy:Point-v0"]
+    before, config = play(policy, tasks), copy.deepcopy(policy.config)
+    state = {name: (x, x.data_ptr(), x.clone()) for name, x in policy.state_dict().items()}
+    base = my_forks["mine"].Policy
+    for stage in range(3):  # in the middle of each stage's turn
+        calls, usual = [], base.sample
+
+        def fails(self, *arguments, calls=calls, usual=usual, stage=stage):
+            calls.append(self)
+            if len(calls) == stage + 1:
+                raise RuntimeError("out of memory, say")
+            return usual(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(base, "sample", fails)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                play(policy, tasks)
+        assert len(calls) == stage + 1
+        assert policy.config == config and type(policy.router) is nn.ModuleList and len(policy.router) == 3
+        now = policy.state_dict()
+        assert list(now) == list(state)
+        for name, (_, where, value) in state.items():
+            assert now[name].data_ptr() == where and torch.equal(now[name], value), name
+        assert same(before, play(policy, tasks))
+
+
+def test_views_of_old_stages_hold_no_copies(stages):
+    policy = stages[2]
+    own = {p.untyped_storage().data_ptr() for p in [*policy.parameters(), *policy.buffers()]}
+    for stage, known in enumerate((3, 4, 5)):
+        view = policy.at(stage)
+        assert view.router is policy.router[stage] and view.encoder is policy.encoder
+        parts = dict(view.components.named_parameters())
+        assert parts.keys() == dict(policy.components.named_parameters()).keys()
+        for name, p in parts.items():
+            whole = policy.components.get_parameter(name)
+            assert len(p) == known and p.data_ptr() == whole.data_ptr() and torch.equal(p, whole[:known]), name
+        assert all(x.untyped_storage().data_ptr() in own for x in [*view.parameters(), *view.buffers()])
+
+
+# ------------------------------------------------------------------------------------------------ what the log says
+
+
+def test_entropy_by_hand():
+    cases = {(0.5, 0.5): math.log(2), (1.0, 0.0): 0.0, (0.25,) * 4: math.log(4), (2.0, -2.0): math.log(2),
+             (0.9, 0.1): -0.9 * math.log(0.9) - 0.1 * math.log(0.1), (0.0, 0.0): 0.0}  # fmt: skip
+    for weights, nats in cases.items():
+        assert entropy(torch.tensor(weights)).item() == pytest.approx(nats, abs=1e-6), weights
+    assert entropy(torch.rand(2, 5, 3)).shape == (2, 5)
+
+
+class Told(nn.Module):
+    """Its router's answer stands in the observation; asked while training, it would give another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.router, self.frozen = nn.Dropout(0.5), nn.Dropout(0.5)
+
+    def encode(self, observation, task):
+        return observation["told"] * (1 + task[:, None])
+
+    def weigh(self, condition, step=None):
+        return self.router(condition)
+
+
+def test_usage_by_hand():
+    """Two tasks of different length, two observations of each: the first and the last."""
+    told = torch.tensor([[1.0, 0.0], [9, 9], [0.5, 0.5], [0, 1], [9, 9], [9, 9], [0.2, 0.8]])
+    of_task = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    usage = Usage(["a", "b"], {"told": told}, torch.zeros(7, dtype=torch.long), of_task, each=2)
+    policy = Told()
+    policy.frozen.eval()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    found = usage(policy)["router"]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert policy.training and policy.router.training and not policy.frozen.training
+    assert found["a"]["usage"] == [0.75, 0.25] and found["b"]["usage"] == [0.1, 0.9]
+    assert found["a"]["entropy"] == pytest.approx(math.log(2) / 2, abs=1e-4)
+    assert found["b"]["entropy"] == pytest.approx((-0.2 * math.log(0.2) - 0.8 * math.log(0.8)) / 2, abs=1e-4)
+    told_its_task = Usage(["a"], {"told": told}, torch.ones(7, dtype=torch.long), of_task * 0, each=2)
+    assert told_its_task(policy)["router"]["a"]["usage"] == [1.2, 0.8]  # 2 * (1 + 0.2) / 2 and 2 * (0 + 0.8) / 2
+    assert usage(nn.Linear(1, 1)) == {}  # a policy without a router has nothing to say
+
+
+def test_a_component_that_hardly_lives_shows_in_the_usage():
+    observation, task = seen(40), torch.arange(40) % 2
+    for variant in ("fdp", "moe"):
+        policy = make(variant)
+        usage = Usage(["reach", "push"], observation, task, task)
+        alive = usage(policy)["router"]
+        assert min(alive["reach"]["usage"]) > 0.05 or variant == "moe"
+        with torch.no_grad():
+            policy.router.net[-1].bias[2] -= 8
+        dead = usage(policy)["router"]
+        for name in ("reach", "push"):
+            assert dead[name]["usage"][2] < 0.002 and len(dead[name]["usage"]) == 4
+            assert sum(dead[name]["usage"]) == pytest.approx(1, abs=2e-4)
+            assert dead[name]["entropy"] < alive[name]["entropy"] or variant == "moe"
+
+
+def test_asking_for_the_usage_does_not_change_a_run():
+    """Multinomial selection would draw, and a BatchNorm would count, if it were asked in training mode."""
+    for variant, own in (("moe", {"selection": "multinomial"}), ("norm", {})):
+        policy = make(variant, **own).train()
+        task = torch.arange(40) % 2
+        usage = Usage(["reach", "push"], seen(40), task, task)
+        before, state = copy.deepcopy(policy.state_dict()), torch.get_rng_state()
+        usage(policy)
+        assert torch.equal(torch.get_rng_state(), state) and all(module.training for module in policy.modules())
+        assert all(torch.equal(before[name], x) for name, x in policy.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------ small change
+
+
+PROGRESS = "from plumbing.cli import progress; list(progress(range(3), desc='working'))"
+
+
+def test_progress_writes_lines_into_a_file_and_redraws_on_a_terminal(tmp_path):
+    with (tmp_path / "log").open("wb") as log:
+        subprocess.run([sys.executable, "-c", PROGRESS], cwd=ROOT, stderr=log, check=True)
+    text = (tmp_path / "log").read_bytes()
+    assert b"\r" not in text and text.endswith(b"\n") and b"working: 100%" in text and b"3/3" in text
+    pty, shown = pytest.importorskip("pty"), b""
+    import fcntl
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # or it would have no columns to draw in
+    subprocess.run([sys.executable, "-c", PROGRESS], cwd=ROOT, stderr=theirs, check=True)
+    os.close(theirs)
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while more := os.read(ours, 10_000):
+            shown += more
+    os.close(ours)
+    assert b"\rworking: 100%" in shown
+
+
+CORES = """
+import os
+from envs.rollout import available_cores
+mine = sorted(os.sched_getaffinity(0))
+for n in (1, len(mine)):
+    os.sched_setaffinity(0, mine[:n])
+    print(n, available_cores())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such thing on this system")
+def test_as_many_cores_as_this_process_may_use():
+    done = subprocess.run([sys.executable, "-c", CORES], cwd=ROOT, capture_output=True, text=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == 2 and all(wanted == found for wanted, found in lines), done.stdout + done.stderr

@@ -1,0 +1,52 @@
+"""An environment of one's own, as docs/environments.md describes them: a point in a square, to be moved to a goal.
+
+`--tasks toy:Point-v0` imports this file, which registers the ids below. The action range is not [-1, 1], so whoever
+forgets to scale actions is found out.
+"""
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+
+class Point(gymnasium.Env):
+    """Observation {"point": (2,), "goal": (2,)}, or one vector (4,) if flat, goal first, as Dict sorts its parts.
+    Action (2,): how far to move."""
+
+    def __init__(self, flat: bool = False):
+        self.flat = flat
+        parts = {"point": Box(-1, 1, (2,), np.float64), "goal": Box(-1, 1, (2,), np.float64)}
+        self.observation_space = Box(-1, 1, (4,), np.float64) if flat else Dict(parts)
+        self.action_space = Box(-0.05, 0.05, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.point, self.goal = self.np_random.uniform(-0.9, 0.9, (2, 2))
+        return self.observe(), {}
+
+    def step(self, action):
+        self.point = np.clip(self.point + np.clip(action, -0.05, 0.05), -1, 1)
+        distance = float(np.linalg.norm(self.goal - self.point))
+        return self.observe(), -distance, False, False, {"success": distance < 0.05}
+
+    def observe(self):
+        point, goal = self.point.copy(), self.goal.copy()
+        return np.concatenate([goal, point]) if self.flat else {"point": point, "goal": goal}
+
+    def expert_action(self):
+        return np.clip(0.3 * (self.goal - self.point), -0.05, 0.05).astype(np.float32)
+
+
+class Alone(Point):
+    """The same without an expert: who wants to train on it brings a dataset."""
+
+    @property
+    def expert_action(self):
+        raise AttributeError("nobody knows how")
+
+
+gymnasium.register("Point-v0", "toy:Point", max_episode_steps=60)
+gymnasium.register("OtherPoint-v0", "toy:Point", max_episode_steps=60)  # more tasks of the same shapes
+gymnasium.register("ThirdPoint-v0", "toy:Point", max_episode_steps=60)
+gymnasium.register("Alone-v0", "toy:Alone", max_episode_steps=60)
+gymnasium.register("FlatPoint-v0", Point, max_episode_steps=60, kwargs={"flat": True})  # a class: nothing to store
