@@ -11,7 +11,7 @@ from pathlib import Path
 import safetensors
 import torch
 
-from envs.metaworld import PARTS, STATE_DIM
+from envs.metaworld import PARTS, STATE_DIM, split_state
 from plumbing.cli import BadInput
 
 FORMAT = 2
@@ -50,6 +50,15 @@ def upgrade_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return state
     state = {WEIGHTS.get(name, name): tensor for name, tensor in state.items() if not name.startswith("normalizer.act")}
     return {re.sub(r"^encoder\.(\d)", r"encoder.net.\1", name): tensor for name, tensor in state.items()}
+
+
+def upgrade_memory(kept: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of replay.safetensors by task and part: in format 1 there was one of shape (R, 39) for each task."""
+    found = {name: x for name, x in kept.items() if "/" in name}
+    for task, state in kept.items():
+        if "/" not in task:
+            found |= {f"{task}/{part}": x.contiguous() for part, x in split_state(state).items()}
+    return found
 
 
 def _action_range(weights: Path, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:

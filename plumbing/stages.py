@@ -20,7 +20,7 @@ from encoder import StateEncoder, rows
 from envs.demos import DATASET_ID, DRAWS, drawn
 from envs.rollout import block_seeds
 from envs.tasks import common_spaces, resolve_tasks, slug
-from plumbing import figures, runs
+from plumbing import figures, formats, runs
 from plumbing.cli import BadInput, check_limits, numbers, provenance, say, write_json
 from plumbing.log import read_log
 
@@ -141,7 +141,7 @@ def read_memory(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, t
     """A run's replay.safetensors, "task/part" -> (R, *shape); empty where it has none. BadInput for a damaged one."""
     path = folder / "replay.safetensors"
     try:
-        kept = safetensors.torch.load_file(path) if path.exists() else {}
+        kept = formats.upgrade_memory(safetensors.torch.load_file(path)) if path.exists() else {}
         wrong = [name for name, x in kept.items() if tuple(x.shape) != shapes[name.rpartition("/")[2]]]
     except Exception as error:  # truncated, or with other parts
         raise BadInput(f"{path} is damaged: {error}") from error

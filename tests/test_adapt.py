@@ -1,5 +1,6 @@
 """Adaptation: what must not move does not, to the last bit; what grows begins as what it was; bad input is refused."""
 
+import copy
 import hashlib
 import json
 import shutil
@@ -11,12 +12,14 @@ import torch
 from conftest import command
 
 import adapt
-import continual
-from checkpoint import load_policy, read_config, save_weights
-from cli import BadInput
-from envs.demos import DATASET_ID
+from adapt import count, grow, most_used, newest_router, only_rows, release, train_only
+from envs.demos import DATASET_ID, demonstrations
+from envs.metaworld import DIFFERENCES, PARTS, split_state
 from fdp import Policy, PolicyConfig
-from grow import count, grow, most_used, newest_router, only_rows, outside, release, train_only
+from plumbing import stages
+from plumbing.cli import BadInput
+from plumbing.runs import load_policy, read_config, save_weights
+from plumbing.stages import outside
 
 CPU = torch.device("cpu")
 
@@ -31,9 +34,9 @@ def fingerprint(folder) -> dict:
 
 
 def inputs(n, seed=0):
-    """Observations (n, O) and starting noise (n, H, A)."""
+    """Observations {part: (n, *shape)} and starting noise (n, H, A)."""
     random = np.random.default_rng(seed)
-    return random.standard_normal((n, 39)) * 0.2, torch.tensor(random.standard_normal((n, 8, 4))).float()
+    return split_state(random.standard_normal((n, 39)) * 0.2), torch.tensor(random.standard_normal((n, 8, 4))).float()
 
 
 def chunks(policy, tasks):
@@ -43,8 +46,8 @@ def chunks(policy, tasks):
 
 def make_policy(router="softmax", target="velocity", conditioning="name", K=3) -> Policy:
     torch.manual_seed(0)
-    config = PolicyConfig(39, 4, ["reach", "push"], K, channels=(8, 16), router=router, target=target,
-                          task_conditioning=conditioning)  # fmt: skip
+    config = PolicyConfig(PARTS, (-1.0,) * 4, (1.0,) * 4, ["reach", "push"], K, channels=(8, 16), router=router,
+                          target=target, task_conditioning=conditioning, differences=DIFFERENCES)  # fmt: skip
     return Policy(config).eval()
 
 
@@ -75,13 +78,13 @@ def test_new_components_copy_those_named_or_nothing():
 
 def test_most_used_is_measured_on_the_observations():
     policy = make_policy()
-    observations = torch.randn(50, 39)
-    condition = policy.encoder(policy.normalizer.observation(observations)) + policy.task_embedding.weight.mean(0)
+    observations = split_state(torch.randn(50, 39))
+    condition = policy.encoder(observations) + policy.task_embedding.weight.mean(0)
     winner = int(policy.router(condition).mean(0).argmax())
-    assert most_used(policy, observations, 1) == [winner]
+    assert most_used("fdp", policy, observations, "hammer", 1) == [winner]
     with torch.no_grad():  # turn the router to another component, and the answer follows
         policy.router.net[-1].bias[(winner + 1) % 3] += 10
-    assert most_used(policy, observations, 2) == [(winner + 1) % 3, winner]
+    assert most_used("fdp", policy, observations, "hammer", 2) == [(winner + 1) % 3, winner]
 
 
 # ------------------------------------------------------------------------------------------------ freezing
@@ -95,7 +98,9 @@ def test_rows_that_do_not_learn_stay_bit_equal_under_weight_decay_and_momentum()
     optimizer = torch.optim.AdamW(parameters, lr=0.1, weight_decay=1.0)
     for _ in range(3):
         optimizer.zero_grad()
-        policy.loss(torch.randn(8, 39), torch.ones(8, dtype=torch.long), torch.rand(8, 8, 4)).mean().backward()
+        observation, task = split_state(torch.randn(8, 39)), torch.ones(8, dtype=torch.long)
+        step, noise = torch.randint(0, 100, (8,)), torch.randn(8, 8, 4)
+        policy.loss(observation, task, torch.rand(8, 8, 4), step, noise).mean().backward()
         optimizer.step()
     release(policy)
     for name, value in policy.state_dict().items():
@@ -149,6 +154,8 @@ def test_each_mode_moves_what_its_row_of_the_table_says(tiny_run, flags, tmp_pat
         if not torch.equal(now[: len(value)], value):
             changed.add(name.split(".")[0])
     assert changed == (MOVES[mode] or {"encoder", "task_embedding", "components", "router"})
+    for name in ("mean", "scale"):  # statistics are never taken again, whatever else moves
+        assert torch.equal(getattr(old.encoder, name), getattr(new.encoder, name))
     stage = read_config(tmp_path / "run")["adapted"][-1]
     parts = {"router": count(new.router), "task_embedding": 128, "components": count(new.components) // 5}
     if mode == "add-component":
@@ -160,8 +167,8 @@ def test_each_mode_moves_what_its_row_of_the_table_says(tiny_run, flags, tmp_pat
 def test_train_encoder_moves_the_encoder_and_only_then(tiny_run, flags, tmp_path):
     command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--train-encoder", *flags, "--out", tmp_path / "run")
     old, new = load_policy(tiny_run, CPU), load_policy(tmp_path / "run", CPU)
-    assert not torch.equal(old.encoder[0].weight, new.encoder[0].weight)
-    assert torch.equal(old.normalizer.observation_mean, new.normalizer.observation_mean)
+    assert not torch.equal(old.encoder.net[0].weight, new.encoder.net[0].weight)
+    assert torch.equal(old.encoder.mean, new.encoder.mean) and torch.equal(old.encoder.scale, new.encoder.scale)
 
 
 # ------------------------------------------------------------------------------------------------ retention
@@ -187,7 +194,8 @@ def test_exact_keeps_every_old_action_bit_for_bit_over_several_stages(tiny_run, 
     # In one batch with other tasks each gets what its own stage answers to its rows.
     (observations, noise), tasks = inputs(3), ["push", "drawer-close", "reach"]
     mixed, _ = policy.act(observations, tasks, noise=noise)
-    alone, _ = policy.act(observations[[0, 2]], ["push", "reach"], noise=noise[[0, 2]])
+    two = {part: x[[0, 2]] for part, x in observations.items()}
+    alone, _ = policy.act(two, ["push", "reach"], noise=noise[[0, 2]])
     assert np.array_equal(mixed[[0, 2]], alone)
 
 
@@ -218,10 +226,11 @@ def test_the_memory_grows_by_the_new_tasks_and_keeps_the_old_rows(tiny_run, flag
         command(adapt, "--run", origin, "--tasks", task, "--retain", "replay", *flags, "--out", tmp_path / task)
         origin = tmp_path / task
         now = safetensors.torch.load_file(origin / "replay.safetensors")
-        assert set(now) == {"reach", "push", "drawer-open", task}
+        assert set(now) == {f"{name}/{part}" for name in {"reach", "push", "drawer-open", task} for part in PARTS}
+        assert all(x.shape == (64, *PARTS[name.split("/")[1]]) for name, x in now.items())
         assert all(torch.equal(now[name], rows) for name, rows in kept.items())
         kept = now
-    assert not torch.equal(kept["drawer-open"], kept["drawer-close"])
+    assert not torch.equal(kept["drawer-open/objects"], kept["drawer-close/objects"])
 
 
 def test_old_observations_come_from_the_demonstrations_that_taught_the_task(tiny_run, flags, tmp_path):
@@ -232,7 +241,7 @@ def test_old_observations_come_from_the_demonstrations_that_taught_the_task(tiny
     config["train"]["dataset_id"] = "mylab/{task}/human-v0"
     (own / "config.json").write_text(json.dumps(config))
     command(adapt, "--run", own, "--tasks", "drawer-open", *flags, "--retain", "paper", "--out", tmp_path / "a")
-    assert continual.datasets(read_config(tmp_path / "a")) == {
+    assert stages.datasets(read_config(tmp_path / "a")) == {
         "reach": "mylab/{task}/human-v0", "push": "mylab/{task}/human-v0", "drawer-open": DATASET_ID,
     }  # fmt: skip
     with pytest.raises(BadInput, match="mylab/reach/human-v0"):  # nobody has recorded those here
@@ -241,7 +250,7 @@ def test_old_observations_come_from_the_demonstrations_that_taught_the_task(tiny
 
 
 def test_drift_is_zero_where_old_weights_stay_and_new_components_have_none(tiny_run, data_dir):
-    memory = continual.Memory(tiny_run, load_policy(tiny_run, CPU), data_dir)
+    memory = adapt.Memory(tiny_run, load_policy(tiny_run, CPU), data_dir)
 
     class Grown:  # a router whose answers are given
         def __init__(self, weights):
@@ -266,7 +275,7 @@ def test_replay_holds_the_router_where_paper_lets_it_go(trained_run, flags, tmp_
         drift[retain] = np.abs(np.pad(before, ((0, 0), (0, 1))) - after).mean()
     assert drift["replay"] < 0.5 * drift["paper"], drift
     kept = (tmp_path / "replay" / "replay.safetensors").stat().st_size
-    assert 3 * 64 * 39 * 4 < kept < 3 * 64 * 39 * 4 + 1000  # three tasks, the new one for the stages to come
+    assert 3 * 64 * 39 * 4 < kept < 3 * 64 * 39 * 4 + 1500  # three tasks, the new one for the stages to come
     assert not (tmp_path / "paper" / "replay.safetensors").exists()
 
 
@@ -275,12 +284,12 @@ def test_replay_holds_the_router_where_paper_lets_it_go(trained_run, flags, tmp_
 
 def test_metrics_of_a_matrix_worked_out_by_hand():
     success = [{"a": 0.8}, {"a": 0.9, "b": 0.5}, {"a": 0.6, "b": 0.5, "c": 1.0}]
-    stages = [{"success_before_learning": {"b": 0.1}, "success_untrained": {"b": 0.2}},
-              {"success_before_learning": {"c": 0.7}, "success_untrained": {"c": 0.0}}]  # fmt: skip
-    result = continual.metrics(success, stages)
+    learned = [{"success_before_learning": {"b": 0.1}, "success_untrained": {"b": 0.2}},
+               {"success_before_learning": {"c": 0.7}, "success_untrained": {"c": 0.0}}]  # fmt: skip
+    result = stages.metrics(success, learned)
     expected = {"average_success": 0.7, "backward_transfer": -0.1, "forgetting": 0.15, "forward_transfer": 0.3}
     assert result == pytest.approx(expected)
-    assert continual.metrics([{"a": 1.0}], [{}])["forgetting"] is None  # nothing was there to be forgotten
+    assert stages.metrics([{"a": 1.0}], [{}])["forgetting"] is None  # nothing was there to be forgotten
 
 
 def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flags, tmp_path):
@@ -318,34 +327,48 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flag
         command(adapt, *line, "--run", other)
 
 
-def test_forward_transfer_compares_one_that_knows_the_name_only_with_an_untrained_one(tiny_run, monkeypatch):
+def test_forward_transfer_compares_one_that_knows_the_name_only_with_an_untrained_one(
+    tiny_run, flags, tmp_path, monkeypatch
+):
     """The first acts like the old policy; both know the new name."""
-    asked = []
+    asked, given = [], []
 
-    def evaluated(policy, tasks, *_, **__):
-        asked.append((tasks, policy))
+    def stop(*arguments):
+        given.extend(arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(adapt.stages, "before_learning", stop)
+        command(adapt, "--run", tiny_run, "--sequence", "drawer-open", *flags, "--eval-episodes", 3, "--eval-seed", 2,
+                "--out", tmp_path / "run")  # fmt: skip
+
+    def evaluated(policy, tasks, episodes, seed):
+        assert (tasks, episodes, seed) == (["drawer-open"], 3, 2)
+        asked.append(policy)
         return {"tasks": {"drawer-open": {"success": len(asked) / 4}}}, {}
 
-    monkeypatch.setattr(continual.evaluate, "evaluate", evaluated)
+    monkeypatch.setattr(stages.evaluate, "evaluate", evaluated)
     policy = load_policy(tiny_run, CPU)
-    measured = continual.before_learning("fdp", policy, ["drawer-open"], 3)
+    measured = stages.before_learning(*given)
     assert measured == {"success_before_learning": {"drawer-open": 0.25}, "success_untrained": {"drawer-open": 0.5}}
-    (_, known), (_, untrained) = asked
+    known, untrained = asked
     old, named = chunks(policy, ["reach", "push"])[0], chunks(known, ["reach", "push"])[0]
     assert np.array_equal(old, named) and known.config.tasks[-1] == untrained.config.tasks[-1] == "drawer-open"
+    embedding = known.task_embedding.weight
+    assert torch.allclose(embedding[2], embedding[:2].mean(0))
     assert not np.allclose(chunks(untrained, ["reach", "push"])[0], old, atol=0.01)
-    assert torch.equal(untrained.normalizer.observation_mean, policy.normalizer.observation_mean)
+    assert torch.equal(untrained.encoder.mean, policy.encoder.mean) and policy.encoder.mean.any()
+    assert torch.equal(untrained.encoder.scale, policy.encoder.scale)
 
 
-def test_demonstrations_outside_the_normaliser_are_told():
-    normalizer = make_policy().normalizer
-    inside, beyond = torch.zeros(10, 39), torch.zeros(10, 8, 4)
-    assert outside(normalizer, inside, beyond).startswith("0.0% of its observed numbers (by up to 0.0 scales) and 0.0%")
-    inside[:, 0], beyond[..., 3] = 7.0, -1.5
-    said = outside(normalizer, inside, beyond)
-    features = normalizer.features  # of which 39 are observed and the others differences of them
-    touched = 1 + sum(i == 0 or j == 0 for i, j in normalizer.differences)
-    assert f"{touched / features:.1%} of its observed numbers (by up to 2.0 scales)" in said
+def test_demonstrations_outside_what_is_known_are_told():
+    policy = make_policy()
+    inside, beyond = {part: torch.zeros(10, *shape) for part, shape in PARTS.items()}, torch.zeros(10, 8, 4)
+    assert outside(policy, inside, beyond).startswith("0.0% of its observed numbers (by up to 0.0 scales) and 0.0%")
+    inside["proprioception"][:, 0, 0], beyond[..., 3] = 7.0, -1.5
+    said = outside(policy, inside, beyond)
+    # Of 39 numbers and 4 differences, 3 each: the hand's x, and how far both objects and the goal are from it.
+    assert f"{4 / 51:.1%} of its observed numbers (by up to 2.0 scales)" in said
     assert "25.0% of its action numbers (by up to 0.5 scales)" in said
 
 
@@ -433,25 +456,38 @@ def test_a_damaged_memory_is_refused(tiny_run, flags, tmp_path):
         command(adapt, "--run", tmp_path / "a", "--tasks", "drawer-close", *line, "--out", tmp_path / "b")
 
 
-def test_scratch_knows_the_new_task_alone_and_is_evaluated(tiny_run, flags, tmp_path):
+def test_scratch_knows_the_new_task_alone_and_is_evaluated(tiny_run, flags, tmp_path, data_dir):
     result = command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--mode", "scratch", *flags,
                      "--eval-episodes", 1, "--out", tmp_path / "run")  # fmt: skip
     policy, old = load_policy(tmp_path / "run", CPU), load_policy(tiny_run, CPU)
     assert policy.config.tasks == ["drawer-open"] and result["forgetting"] is None
-    assert not torch.equal(policy.normalizer.observation_mean, old.normalizer.observation_mean)
+    # Its statistics are those of the new demonstrations. The first four numbers are hand and gripper, now, wherever an
+    # action followed.
+    episodes = demonstrations(["drawer-open"], 2, data_dir)["drawer-open"]
+    hand = np.concatenate([e["observations"]["proprioception"][:-1, 0] for e in episodes])
+    assert np.allclose(policy.encoder.mean[:4], hand.mean(0), atol=1e-4)
+    assert not torch.allclose(policy.encoder.mean, old.encoder.mean, atol=1e-4)
 
 
-def test_an_evaluation_of_other_weights_or_steps_is_not_taken_for_this_one(tiny_run, tmp_path):
+def test_an_evaluation_of_other_weights_or_steps_is_not_taken_for_this_one(tiny_run, tmp_path, monkeypatch):
+    play, played = stages.evaluate.evaluate, []
+
+    def once(*arguments):  # what comes out is the same each time; how often it is asked is what matters here
+        played.append(played[0] if played else play(*arguments))
+        return copy.deepcopy(played[0])
+
+    monkeypatch.setattr(stages.evaluate, "evaluate", once)
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     made = json.loads((run / "evaluation.json").read_text())
-    assert continual.evaluated(run, tmp_path / "none" / "e.json", 2, 0, CPU)["tasks"] == made["tasks"]
-    assert not (tmp_path / "none").exists()  # it was found, not made
+    assert stages.evaluated(run, tmp_path / "none" / "e.json", 2, 0, CPU)["tasks"] == made["tasks"]
+    assert not (tmp_path / "none").exists() and not played  # it was found, not made
     for change in ({"sampling_steps": 1}, {"tasks": ["reach"]}, {"training": {**made["training"], "steps": 5}}):
         (run / "evaluation.json").write_text(json.dumps(made | change))
-        assert continual.evaluated(run, tmp_path / "new" / "e.json", 2, 0, CPU)["sampling_steps"] == 5
+        assert stages.evaluated(run, tmp_path / "new" / "e.json", 2, 0, CPU)["sampling_steps"] == 5
         assert (tmp_path / "new" / "e.json").exists()
         (tmp_path / "new" / "e.json").unlink()
+    assert len(played) == 3
 
 
 def test_a_staged_run_goes_on_exactly_or_not_at_all(tiny_run, flags, tmp_path):

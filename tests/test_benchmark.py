@@ -1,4 +1,4 @@
-"""What benchmark.py measures is what it says: the deeper network, the memory of all processes. No times here."""
+"""What study/speed measures is what it says: the deeper network, the memory of all processes. No times here."""
 
 import importlib.util
 import json
@@ -8,22 +8,48 @@ import sys
 import pytest
 import torch
 
-import benchmark
 import evaluate
-import figures
-from checkpoint import build_policy
-from cli import BadInput
 from envs.rollout import Roller
+from plumbing import figures
+from plumbing.cli import ROOT, BadInput
+from plumbing.runs import build_policy
+from study.speed import benchmark, candidates, timing
 from unet import ResidualBlock
 
 
 def test_the_deeper_network_has_lerobots_number_of_blocks_and_uses_all_of_them():
-    policy = benchmark.as_deep_as_lerobot(benchmark.make_policy(2, "small", torch.device("cpu")))
+    policy = candidates.as_deep_as_lerobot(candidates.make_policy(2, "small", torch.device("cpu")))
     # Two levels: two blocks each going down and in the middle, as LeRobot has (2 + 2 + 2), and two going up.
     assert sum(isinstance(m, ResidualBlock) for m in policy.components.modules()) == 8
     policy.components(torch.randn(3, 8, 4), torch.tensor([0, 5, 99]), torch.randn(3, 128)).square().sum().backward()
     for name, p in policy.components.named_parameters():
         assert (p.grad.flatten(1).abs().amax(1) > 0).all(), name
+
+
+def test_the_timed_step_is_a_training_step():
+    """Every parameter that a step of train.py moves, it moves; a loss that was handed over is the one that is used."""
+    policy, asked = candidates.make_policy(2, "small", torch.device("cpu")), []
+    before = {name: p.clone() for name, p in policy.named_parameters()}
+
+    def loss(*batch):
+        asked.append([x.shape for x in batch[1:]])
+        return policy.loss(*batch)
+
+    candidates.training_step(policy, 5, loss)()
+    assert asked == [[(5,), (5, 8, 4), (5,), (5, 8, 4)]]
+    for name, p in policy.named_parameters():
+        assert not torch.equal(p, before[name]), name
+
+
+def test_rows_are_those_of_the_stored_result():
+    """study/report.py reads rows by what they say, and candidates by their names."""
+    stored = {row["what"]: row for row in json.loads((ROOT / "study" / "speed" / "cpu.json").read_text())["rows"]}
+    device = torch.device("cpu")
+    for row in [*benchmark.training_rows(None, device, 1, ["small"]), *benchmark.scaling_rows(device, 1)]:
+        old = stored[row["what"]]
+        assert set(old) - {"share_of_peak"} == set(row)
+        for numbers in (key for key, value in row.items() if isinstance(value, dict)):
+            assert set(old[numbers]) - {"LeRobot"} == set(row[numbers])
 
 
 def test_memory_counts_a_process_and_its_children():
@@ -32,15 +58,15 @@ def test_memory_counts_a_process_and_its_children():
     outer = hold + f"import subprocess; subprocess.run([sys.executable, '-c', {inner!r}])"
     with subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
-        both = benchmark.memory(process.pid)
+        both = timing.memory(process.pid)
         process.stdin.close()
     assert 160 < both < 260
-    assert benchmark.memory(process.pid) == 0
+    assert timing.memory(process.pid) == 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lerobot") is not None, reason="the lerobot package is installed")
 def test_the_peer_policy_says_what_it_needs():
-    settings = {"observation_dim": 39, "action_dim": 4, "tasks": ["reach"]}
+    settings = {"observation": {"state": (39,)}, "action_low": (-1,) * 4, "action_high": (1,) * 4, "tasks": ["reach"]}
     with pytest.raises(BadInput, match="needs the lerobot package"):
         build_policy("lerobot", settings)
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from conftest import script
 from gymnasium.utils.env_checker import check_env
+from metaworld.policies import ENV_POLICY_MAP
 
 import envs  # noqa: F401
-from cli import BadInput
-from envs.metaworld import GROUPS, MAX_STEPS, TASKS, MetaWorldEnv, expert, resolve_tasks
-from envs.rollout import FIRST_EVALUATION_SEED, Episode, Roller
+from envs.metaworld import GROUPS, PARTS, TASKS, MetaWorldEnv, split_state
+from envs.rollout import FIRST_EVALUATION_SEED, Roller
+from envs.tasks import resolve_tasks
+from envs.worker import Episode
+from plumbing.cli import BadInput
 
 
 def test_all_50_tasks_are_registered_with_a_string_entry_point():
@@ -32,7 +35,7 @@ def test_gymnasium_accepts_the_environment(task):
 
 
 RENDERING = """
-import figures
+from plumbing import figures
 if not figures.find_opengl():
     raise SystemExit(77)
 import envs, gymnasium
@@ -54,12 +57,19 @@ def test_rgb_array_rendering():
     assert done.returncode == 0, done.stderr
 
 
+def row(observation) -> np.ndarray:
+    """All 39 numbers of an observation."""
+    return np.concatenate([observation[part].ravel() for part in PARTS])
+
+
 def play(env: MetaWorldEnv, seed: int, steps: int = 12) -> np.ndarray:
-    policy, rows = expert(env.task), [env.reset(seed=seed)[0]]
+    """The expert plays. -> all observations (steps + 1, 39)."""
+    rows = [row(env.reset(seed=seed)[0])]
     for _ in range(steps):
-        before = rows[-1].copy()
-        rows.append(env.step(policy(rows[-1]))[0])
-        assert np.array_equal(before, rows[-2]), "the expert changed the observation that it was given"
+        before = env.state.copy()
+        action = env.expert_action()
+        assert np.array_equal(before, env.state), "the expert changed the observation that it was given"
+        rows.append(row(env.step(action)[0]))
     return np.array(rows)
 
 
@@ -74,7 +84,7 @@ def test_a_seed_determines_the_episode_whatever_was_played_before(task):
     play(twin, seed=5)
     assert np.array_equal(first, play(twin, seed=3)), "a clone is the same environment"
     env.reset(seed=3)
-    again, new = env.reset()[0], env.reset()[0]
+    again, new = row(env.reset()[0]), row(env.reset()[0])
     assert not np.array_equal(again, new), "unseeded resets go on drawing new positions"
 
 
@@ -90,7 +100,37 @@ def test_at_reset_the_previous_frame_is_the_current_one():
     """So nothing has to be padded at the start of an episode."""
     for task in ("reach", "push", "hammer"):
         observation, _ = MetaWorldEnv(task).reset(seed=0)
-        assert np.array_equal(observation[:18], observation[18:36])
+        for part in ("proprioception", "objects"):
+            now, before = observation[part]
+            assert np.array_equal(now, before) and now.any()
+
+
+@pytest.mark.parametrize("task", ["reach", "push", "hammer"])
+def test_parts_of_an_observation_are_what_they_are_called(task):
+    """Against what the simulator itself says about hand, gripper, objects and goal."""
+    env = MetaWorldEnv(task)
+    before = env.reset(seed=0)[0]
+    for _ in range(3):
+        now, *_ = env.step(np.array([1.0, -1, 0.5, 1], np.float32))
+        assert {part: x.shape for part, x in now.items()} == PARTS
+        hand, objects = env.sim.get_endeff_pos(), env.sim._get_pos_objects()
+        assert np.allclose(now["proprioception"][0, :3], hand) and 0 <= now["proprioception"][0, 3] <= 1
+        assert not np.array_equal(now["proprioception"][0], before["proprioception"][0])
+        places = now["objects"][0].reshape(2, 7)[:, :3].ravel()[: len(objects)]
+        assert np.allclose(places, objects)
+        assert np.allclose(now["goal"], env.sim._target_pos)
+        for part in ("proprioception", "objects"):  # the second frame is the first of one step ago
+            assert np.array_equal(now[part][1], before[part][0])
+        before = now
+
+
+def test_splitting_a_state_loses_nothing_and_mixes_nothing():
+    state = np.arange(2 * 39).reshape(2, 39)
+    parts = split_state(state)
+    assert parts["proprioception"][1].tolist() == [[39, 40, 41, 42], [57, 58, 59, 60]]
+    assert parts["objects"][0].tolist() == [list(range(4, 18)), list(range(22, 36))]
+    assert parts["goal"].tolist() == [[36, 37, 38], [75, 76, 77]]
+    assert {part: x.shape for part, x in split_state(state[0]).items()} == PARTS
 
 
 def test_resolve_tasks():
@@ -130,12 +170,15 @@ def test_experts_succeed():
         episodes = roller.play_expert([Episode(task, seed, expert=True) for task in SAMPLE for seed in (0, 1)])
     failed = [(e.task, e.seed) for e in episodes if not e.success]
     assert len(failed) <= 1, failed
-    assert all(0 < e.steps < MAX_STEPS and len(e.observations) == len(e.actions) + 1 for e in episodes if e.success)
+    assert all(0 < e.steps < 500 and len(e.observations) == len(e.actions) + 1 for e in episodes if e.success)
 
 
 def expert_chunks(observations, episodes, chunks):
-    """An open-loop expert: asks once and repeats, as a policy with a chunk of 4 would."""
-    return np.stack([np.tile(expert(e.task)(o), (4, 1)) for o, e in zip(observations, episodes, strict=True)])
+    """An open-loop expert: MetaWorld's own, asked once and repeated, as a policy with a chunk of 4 would."""
+    frames = np.concatenate([observations["proprioception"], observations["objects"]], axis=-1)  # (B, 2, 18)
+    states = np.concatenate([frames.reshape(len(frames), 36), observations["goal"]], axis=-1).astype(np.float64)
+    wanted = [ENV_POLICY_MAP[f"{e.task}-v3"]().get_action(s) for s, e in zip(states, episodes, strict=True)]
+    return np.stack([np.tile(action.clip(-1, 1), (4, 1)) for action in wanted])
 
 
 def test_rollouts_do_not_depend_on_workers_or_slots():

@@ -1,25 +1,29 @@
-"""The composition and its reparametrisations; what acting and the normaliser must keep."""
+"""The composition and its reparametrisations; what the loss and acting must keep."""
 
 import pytest
 import torch
 
-import sampler
-from fdp import Normalizer, Policy, PolicyConfig
+from envs.metaworld import PARTS, split_state
+from fdp import Policy, PolicyConfig
+from sampler import to_noise
 from variants.monolithic import Policy as Monolithic
 from variants.monolithic import size
 
-B, O_DIM, A = 6, 39, 4
+B, A = 6, 4
 
 
 def make(**changes) -> Policy:
     torch.manual_seed(0)
-    return Policy(PolicyConfig(**{"observation_dim": O_DIM, "action_dim": A, "tasks": ["reach", "push"], **changes}))
+    settings = {"observation": PARTS, "action_low": (-1.0,) * A, "action_high": (1.0,) * A, "tasks": ["reach", "push"]}
+    return Policy(PolicyConfig(**{**settings, **changes}))
 
 
 @pytest.fixture
 def batch():
+    """What the loss takes: observation, task, actions, diffusion step, noise."""
     torch.manual_seed(1)
-    return torch.randn(B, O_DIM), torch.tensor([0, 1, 0, 1, 0, 1]), torch.rand(B, 8, A) * 2 - 1
+    seen = split_state(torch.randn(B, 39)), torch.tensor([0, 1, 0, 1, 0, 1]), torch.rand(B, 8, A) * 2 - 1
+    return *seen, torch.tensor([0, 1, 30, 60, 98, 99]), torch.randn(B, 8, A)
 
 
 @pytest.fixture
@@ -47,15 +51,14 @@ def test_identical_components_ignore_the_weights(noisy):
 def test_one_component_is_a_plain_diffusion_policy(batch, mode):
     """The DDPM loss of the bare U-Net, written out here, is the policy's loss to the last bit. So is its noise."""
     policy = make(components=1, router=mode, target="noise")
-    observation, task, actions = batch
-    condition = policy.encoder(observation.clamp(-5, 5)) + policy.task_embedding.weight[task]
-    torch.manual_seed(7)
-    step, noise = torch.randint(0, 100, (B,)), torch.randn(B, 8, A)
+    observation, task, actions, step, noise = batch
+    frames = torch.cat([observation["proprioception"], observation["objects"]], -1).flatten(1)
+    state = torch.cat([frames, observation["goal"]], -1)
+    condition = policy.encoder.net(state.clamp(-5, 5)) + policy.task_embedding.weight[task]
     ab = policy.alpha_bar.float()[step][:, None, None]
     noisy = ab.sqrt() * actions + (1 - ab).sqrt() * noise
     plain = (policy.components(noisy, step, condition)[0] - noise).square().mean((1, 2))
-    torch.manual_seed(7)
-    assert torch.equal(policy.loss(observation, task, actions), plain)
+    assert torch.equal(policy.loss(*batch), plain)
 
 
 @pytest.mark.parametrize("target", ["noise", "clean", "velocity"])
@@ -63,44 +66,37 @@ def test_composing_commutes_with_reparametrising_if_weights_sum_to_one(noisy, ta
     policy = make(target=target)
     actions, step, condition = noisy
     step = step.clamp(max=90)  # beyond, dividing by sqrt(ab) = 5e-4 leaves float32 no digits to compare
+    ab = policy.alpha_bar_32[step]
     predictions = policy.components(actions, step, condition)
     weights = torch.randn(B, 4)
     weights += (1 - weights.sum(-1, keepdim=True)) / 4
 
     def converted_first(weights):
-        return sum(weights[:, k, None, None] * policy.to_noise(predictions[k], actions, step) for k in range(4))
+        return sum(weights[:, k, None, None] * to_noise(target, predictions[k], actions, ab) for k in range(4))
 
-    composed_first = policy.to_noise(policy(actions, step, condition, weights), actions, step)
+    composed_first = to_noise(target, policy(actions, step, condition, weights), actions, ab)
     assert torch.allclose(composed_first, converted_first(weights), atol=1e-3)
     if target != "noise":  # and only then: this is what the `raw` router gives up
-        wrong = policy.to_noise(policy(actions, step, condition, 2 * weights), actions, step)
+        wrong = to_noise(target, policy(actions, step, condition, 2 * weights), actions, ab)
         assert (wrong - converted_first(2 * weights)).abs().max() > 0.1
-
-
-@pytest.mark.parametrize("target", ["noise", "clean", "velocity"])
-def test_a_perfect_prediction_in_any_target_is_the_exact_noise(target):
-    policy = make(target=target)
-    torch.manual_seed(3)
-    clean, noise, step = torch.rand(B, 8, A) * 2 - 1, torch.randn(B, 8, A), torch.tensor([0, 1, 30, 60, 98, 99])
-    ab = policy.alpha_bar.float()[step]
-    noisy, a = sampler.add_noise(clean, noise, ab), ab[:, None, None]
-    perfect = {"noise": noise, "clean": clean, "velocity": a.sqrt() * noise - (1 - a).sqrt() * clean}[target]
-    assert torch.allclose(policy.to_noise(perfect, noisy, step), noise, atol=1e-4)
 
 
 @pytest.mark.parametrize("target", ["noise", "clean", "velocity"])
 def test_the_loss_of_a_perfect_network_is_zero_in_every_target(batch, target):
     """Replace the network by an oracle that knows the clean action: any slip between loss and target shows."""
     policy = make(target=target)
-    observation, task, actions = batch
+    actions = batch[2]
 
-    def oracle(noisy, step, condition):
+    def oracle(noisy, step, condition, weights):
         a = policy.alpha_bar.float()[step][:, None, None]
         noise = (noisy - a.sqrt() * actions) / (1 - a).sqrt()
         return {"noise": noise, "clean": actions, "velocity": a.sqrt() * noise - (1 - a).sqrt() * actions}[target]
 
     policy.forward = oracle
-    assert policy.loss(observation, task, actions, step=torch.tensor([0, 1, 30, 60, 98, 99])).max() < 1e-6
+    assert policy.loss(*batch).max() < 1e-6
+    # And of one that is wrong by half a unit in one sample: a quarter there, and nothing elsewhere.
+    policy.forward = lambda *seen: oracle(*seen) + 0.5 * (torch.arange(B) == 3)[:, None, None]
+    assert torch.allclose(policy.loss(*batch), torch.tensor([0, 0, 0, 0.25, 0, 0]), atol=1e-4)
 
 
 def test_a_weighted_sum_of_scores_is_the_score_of_the_product():
@@ -162,40 +158,27 @@ def test_task_conditioning(batch):
 
 
 def test_acting_is_in_the_environments_units_and_depends_only_on_the_given_noise(batch):
-    policy = make()
-    policy.normalizer.fit(batch[0])
-    policy.normalizer.action_center[3], policy.normalizer.action_scale[3] = 3, 1
+    policy = make(action_low=(-1.0, -1, -1, 2), action_high=(1.0, 1, 1, 4))
+    policy.encoder.fit(batch[0])
     noise = torch.randn(B, 8, A)
     first, weights = policy.act(batch[0], ["push"] * B, "ddim", 10, noise)
     assert (first == policy.act(batch[0], ["push"] * B, "ddim", 10, noise)[0]).all() and weights.shape == (B, 4)
     assert abs(first[..., 0]).max() <= 1 and first[..., 3].min() >= 2 and first[..., 3].max() <= 4
-    alone = policy.act(batch[0][2:3], ["push"], "ddim", 10, noise[2:3])[0]
+    one = {part: x[2:3] for part, x in batch[0].items()}
+    alone = policy.act(one, ["push"], "ddim", 10, noise[2:3])[0]
     assert abs(alone - first[2:3]).max() < 1e-3
 
 
-def test_normaliser_round_trip_with_constant_and_hardly_moving_dimensions():
-    torch.manual_seed(0)
-    normalizer = Normalizer(3, 3)
-    observations = torch.stack([torch.randn(1000), torch.full((1000,), 0.7), 1e-4 * torch.randn(1000)], -1)
-    normalizer.fit(observations)
-    actions = 0.3 * torch.rand(1000, 3)  # a narrow range in the data leaves the environment's as it is
-    assert torch.equal(normalizer.action(actions), actions) and torch.equal(normalizer.raw_action(actions), actions)
-    seen = normalizer.observation(observations)
-    assert seen[:, 0].std().item() == pytest.approx(1, rel=1e-3) and seen[:, 1].abs().max() < 1e-4
-    # A millimetre in a dimension whose spread was a tenth of one: 10 spreads, but no alarm. A metre: clipped.
-    assert normalizer.observation(torch.tensor([[0.0, 0.7, 0.001]]))[0, 2].abs() < 0.1
-    assert normalizer.observation(torch.tensor([[0.0, 0.7, 1.0]]))[0, 2] == Normalizer.CLIP
-
-
-def test_the_encoder_gets_differences_of_positions_with_statistics_of_their_own():
-    torch.manual_seed(0)
-    hand, offset = torch.randn(1000, 3), 0.1 * torch.randn(1000, 3)
-    normalizer = Normalizer(6, 1, differences=((3, 0),))
-    observations = torch.cat([hand, hand + offset], -1)
-    normalizer.fit(observations)
-    seen = normalizer.observation(observations)
-    assert seen.shape == (1000, 9) == (1000, normalizer.features)
-    assert torch.allclose(seen[:, 6:], (offset - offset.mean(0)) / offset.std(0), atol=1e-4)
+def test_actions_are_scaled_by_the_environments_range_and_nothing_else(batch):
+    """Not by that of the data: who has only seen a half-open gripper could then never open it."""
+    policy = make(action_low=(-1.0, 0, -0.5, 10), action_high=(1.0, 1, 0.5, 30))
+    ends = torch.tensor([[-1.0, 0, -0.5, 10], [1, 1, 0.5, 30], [0, 0.5, 0, 20], [0.3, 0.25, 0.1, 12]])
+    clean = torch.tensor([[-1.0] * 4, [1.0] * 4, [0.0] * 4, [0.3, -0.5, 0.2, -0.8]])
+    for _ in range(2):
+        assert torch.allclose(policy.normalize(ends), clean) and torch.allclose(policy.denormalize(clean), ends)
+        policy.encoder.fit(batch[0])
+    actions = 0.3 * batch[2]
+    assert torch.equal(make().normalize(actions), actions) and torch.equal(make().denormalize(actions), actions)
 
 
 @pytest.mark.parametrize(
@@ -212,21 +195,17 @@ def test_the_monolithic_variant_has_the_same_size_within_2_percent(components, c
 
 def test_bf16_autocast_stays_near_float32(batch):
     policy = make()
-    step = torch.full((B,), 50)
-    torch.manual_seed(0)
-    exact = policy.loss(*batch, step=step)
-    torch.manual_seed(0)
+    batch = *batch[:3], torch.full((B,), 50), batch[4]
+    exact = policy.loss(*batch)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = policy.loss(*batch, step=step)
+        rough = policy.loss(*batch)
     assert rough.dtype == torch.float32 and torch.allclose(rough, exact, rtol=0.05)
 
 
 def test_the_loss_compiles_as_one_graph_and_stays_what_it_was(batch):
     """What --compile does, short of generating code, which takes minutes: no graph break, the same numbers."""
     policy = make()
-    torch.manual_seed(0)
     eager = policy.loss(*batch)
-    torch.manual_seed(0)
     assert torch.allclose(torch.compile(policy.loss, backend="aot_eager", fullgraph=True)(*batch), eager, atol=1e-6)
 
 

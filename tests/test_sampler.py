@@ -6,7 +6,19 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-from sampler import SAMPLERS, add_noise, ddim, ddpm, dpm, resolve_steps, sampling_timesteps, squared_cosine_schedule
+from sampler import (
+    SAMPLERS,
+    TARGETS,
+    add_noise,
+    ddim,
+    ddpm,
+    dpm,
+    resolve_steps,
+    sampling_timesteps,
+    squared_cosine_schedule,
+    to_noise,
+    wanted,
+)
 
 T = 100
 AB = squared_cosine_schedule(T)
@@ -51,6 +63,17 @@ def test_forward_noising_has_the_right_moments_at_both_ends():
         # Five standard errors of a mean (variance): a false alarm once in a million runs.
         assert noisy.mean().item() == pytest.approx(0.7 * math.sqrt(AB[t]), abs=5 * math.sqrt((1 - AB[t]) / 20_000))
         assert noisy.var().item() == pytest.approx(float(1 - AB[t]), rel=0.05)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_perfect_prediction_in_any_target_is_the_exact_noise(target):
+    torch.manual_seed(3)
+    clean, noise, step = torch.rand(6, 8, 4) * 2 - 1, torch.randn(6, 8, 4), torch.tensor([0, 1, 30, 60, 98, 99])
+    ab = AB.float()[step]
+    noisy, a = add_noise(clean, noise, ab), ab[:, None, None]
+    perfect = {"noise": noise, "clean": clean, "velocity": a.sqrt() * noise - (1 - a).sqrt() * clean}[target]
+    assert torch.equal(wanted(target, clean, noise, ab), perfect)
+    assert torch.allclose(to_noise(target, perfect, noisy, ab), noise, atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 10, 25, 100])

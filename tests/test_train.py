@@ -2,23 +2,26 @@
 
 import json
 import os
+import runpy
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from conftest import command, script
+from conftest import ROOT, command, script
 from safetensors.torch import load_file
 
-import checkpoint
 import evaluate
-import figures
 import train
-from cli import BadInput
 from envs.agent import Agent
-from envs.rollout import FIRST_EVALUATION_SEED, Episode
+from envs.rollout import FIRST_EVALUATION_SEED
+from envs.worker import Episode
 from evaluate import wilson_interval
+from plumbing import figures, runs
+from plumbing.cli import BadInput
+from plumbing.log import read_log
 
 
 def test_train_evaluate_reload(tiny_run):
@@ -33,7 +36,7 @@ def test_train_evaluate_reload(tiny_run):
     assert result["training"]["steps"] == 30 and result["training"]["seconds"] > 0
     config = json.loads((tiny_run / "config.json").read_text())
     assert config["policy_config"]["tasks"] == ["reach", "push"] and config["train"]["steps"] == 30
-    log = figures.read_log(tiny_run / "log.jsonl")
+    log = read_log(tiny_run / "log.jsonl")
     assert [line["step"] for line in log] == [10, 20, 30] and log[-1]["loss"] < log[0]["loss"]
     for name in ("training", "loss-by-step", "evaluation-success", "evaluation-router"):
         assert (tiny_run / "figures" / f"{name}.png").stat().st_size > 5000
@@ -47,6 +50,21 @@ def test_evaluating_again_gives_the_same_numbers(tiny_run, tmp_path):
         for key in ("n", "successes", "failed_seeds", "mean_steps_to_success", "router_weights"):
             assert first["tasks"][task][key] == second["tasks"][task][key]
     assert str(tmp_path / "again.json") in again["wrote"]
+
+
+def test_only_the_executed_actions_of_a_chunk_are_carried_out(tiny_run):
+    """Counted by the questions: the policy is asked again after 4 steps, with 4 of its 8 actions unused."""
+    policy = runs.load_policy(tiny_run)
+    assert (policy.config.executed, policy.config.horizon) == (4, 8)
+    asked, act = [], policy.act
+    policy.act = lambda observation, tasks, *rest: asked.extend(tasks) or act(observation, tasks, *rest)
+    result, traces = evaluate.evaluate(policy, ["reach", "push"], episodes=1)
+    assert len(traces) == 2
+    for episode, weights in traces:
+        chunks = -(-episode.steps // 4)
+        assert episode.steps > 8 and len(weights) == chunks
+        # One more for each of the measurements of latency, all at the first task.
+        assert asked.count(episode.task) == chunks + 12 * (episode.task == "reach")
 
 
 def test_same_seed_same_weights_bit_for_bit_and_another_seed_others(tiny, tiny_run, tmp_path):
@@ -81,7 +99,7 @@ def test_resuming_gives_the_weights_of_the_uninterrupted_run(tiny, tiny_run, tmp
     weights, resumed = load_file(tiny_run / "model.safetensors"), load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     logs = [
-        [(line["step"], line["loss"]) for line in figures.read_log(tmp_path / run / "log.jsonl")]
+        [(line["step"], line["loss"]) for line in read_log(tmp_path / run / "log.jsonl")]
         for run in ("run", "uninterrupted")
     ]
     assert logs[0] == logs[1] and [step for step, _ in logs[0]] == [8, 16, 24, 30]
@@ -90,25 +108,32 @@ def test_resuming_gives_the_weights_of_the_uninterrupted_run(tiny, tiny_run, tmp
 def test_saved_weights_are_the_average_not_the_last_ones(tiny_run):
     saved = torch.load(tiny_run / "resume.pt", weights_only=True)
     model = load_file(tiny_run / "model.safetensors")
-    policy = checkpoint.load_policy(tiny_run, torch.device("cpu"))
-    for (name, _), average in zip(policy.named_parameters(), saved["average"], strict=True):
-        assert torch.equal(model[name], average)
+    policy = runs.load_policy(tiny_run)
+    names = train.Learner(policy).names
+    assert {name for name, _ in policy.named_parameters()} < set(names)
+    averages = dict(zip(names, saved["average"], strict=True))
+    from_config = {"alpha_bar_32", "action_center", "action_scale"}  # so they are not saved
+    assert set(averages) == set(model) | from_config
+    assert all(torch.equal(model[name], averages[name]) for name in model)
     assert not torch.equal(model["components.head.weight"], saved["policy"]["components.head.weight"])
-    # The normaliser is data, not something to average: it must be exact in both.
-    assert torch.equal(model["normalizer.observation_mean"], saved["policy"]["normalizer.observation_mean"])
+    # The encoder's statistics are data and stay what they are while the network learns: exact in both.
+    for name in ("encoder.mean", "encoder.scale"):
+        assert torch.equal(model[name], saved["policy"][name]) and model[name].std() > 0
 
 
 def test_the_average_against_its_own_formula(tiny, tmp_path, monkeypatch):
     """Two steps by hand: decay 0 at step 0, so the average is the first weights; then 1 - 2^-0.75 of them."""
     seen = []
-    save = train._save
+    save = train.resume.save
 
-    def watch(folder, policy, parameters, average, *rest):
-        seen.append([(p.detach().clone(), a.clone()) for p, a in zip(parameters, average, strict=True)])
-        save(folder, policy, parameters, average, *rest)
+    def watch(folder, learner, *rest):
+        averages = learner.average[: len(learner.parameters)]
+        seen.append([(p.detach().clone(), a.clone()) for p, a in zip(learner.parameters, averages, strict=True)])
+        save(folder, learner, *rest)
 
-    monkeypatch.setattr(train, "_save", watch)
+    monkeypatch.setattr(train.resume, "save", watch)
     command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--steps", 2, "--save-every", 1)
+    assert len(seen) == 2 and len(seen[0]) > 20
     for (first, average1), (second, average2) in zip(*seen, strict=True):
         assert torch.allclose(average1, first)
         assert torch.allclose(average2, (1 - 2**-0.75) * first + 2**-0.75 * second, atol=1e-7)
@@ -124,7 +149,7 @@ def test_the_policy_learns_what_it_is_shown(tiny, tmp_path):
     """Not just "it ran": 300 steps on 3 demonstrations must bring the loss far below that of knowing nothing."""
     flags = [*tiny[:2], "--steps", 300, *tiny[4:]]
     command(train, *flags, "--out", tmp_path / "run", "--eval-episodes", 0)
-    losses = [line["loss"] for line in figures.read_log(tmp_path / "run" / "log.jsonl")]
+    losses = [line["loss"] for line in read_log(tmp_path / "run" / "log.jsonl")]
     assert losses[-1] < 0.2 * losses[0]
 
 
@@ -136,7 +161,7 @@ def test_every_variant_trains_and_evaluates_by_the_same_scripts(tiny, tmp_path, 
     command(train, *tiny, *flags, "--out", tmp_path / "run", "--eval-episodes", 1)
     result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert set(result["tasks"]) == {"reach", "push"}
-    policy = checkpoint.load_policy(tmp_path / "run", torch.device("cpu"))
+    policy = runs.load_policy(tmp_path / "run", torch.device("cpu"))
     assert type(policy).__module__ == ("variants.monolithic" if "monolithic" in flags else "fdp")
 
 
@@ -175,7 +200,7 @@ def test_metaworlds_own_evaluation_agrees(trained_run):
     import metaworld  # noqa: F401
     from metaworld.evaluation import evaluation
 
-    policy, n = checkpoint.load_policy(trained_run, torch.device("cpu")), 10
+    policy, n = runs.load_policy(trained_run, torch.device("cpu")), 10
     tasks = policy.config.tasks
     ours, _ = evaluate.evaluate(policy, tasks, episodes=n)
     vector = gymnasium.make_vec(
@@ -191,7 +216,7 @@ def test_metaworlds_own_evaluation_agrees(trained_run):
 
 
 def test_agent_keeps_a_chunk_per_environment_and_drops_it_at_reset(tiny_run):
-    policy = checkpoint.load_policy(tiny_run, torch.device("cpu"))
+    policy = runs.load_policy(tiny_run)
     agent, observations = Agent(policy, ["reach", "push"]), np.zeros((2, 39))
     agent.eval_action(observations)
     agent.reset(np.array([False, True]))
@@ -210,7 +235,7 @@ def test_wilson_interval():
 
 def test_lost_episodes_are_neither_success_nor_failure(tiny_run, tmp_path, monkeypatch):
     """Also where all episodes of a task are lost, and where the first one is, which the figures would show."""
-    policy = checkpoint.load_policy(tiny_run, torch.device("cpu"))
+    policy = runs.load_policy(tiny_run)
     play = evaluate.Roller.play
 
     def lose(self, *arguments, **more):
@@ -236,7 +261,7 @@ def test_lost_episodes_are_neither_success_nor_failure(tiny_run, tmp_path, monke
 
 
 def test_starting_noise_belongs_to_the_episode_not_to_the_batch(tiny_run):
-    policy = checkpoint.load_policy(tiny_run, torch.device("cpu"))
+    policy = runs.load_policy(tiny_run)
     a, b = Episode("reach", 5), Episode("push", 6)
     both, alone = evaluate.starting_noise(policy, [a, b], [0, 3]), evaluate.starting_noise(policy, [b], [3])
     assert torch.equal(both[1:], alone) and not torch.equal(both[0], both[1])
@@ -311,21 +336,21 @@ def test_what_cannot_run_is_refused_before_the_old_run_is_gone(tiny, tiny_run, t
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch, pytest.raises(BadInput, match="--batch-size 16 does not fit"):
-        patch.setattr(checkpoint.load_variant("fdp").Policy, "loss", too_large)
+        patch.setattr(runs.load_variant("fdp").Policy, "loss", too_large)
         command(train, *tiny, "--out", run, "--overwrite")
     assert (run / "model.safetensors").read_bytes() == (tiny_run / "model.safetensors").read_bytes()
     assert (run / "evaluation.json").exists()
 
 
 def test_a_loss_that_is_not_a_number_is_never_saved(tiny, tmp_path, monkeypatch):
-    """Also between two lines of the log: weights that are gone would replace the last good checkpoint."""
-    real, calls = checkpoint.load_variant("fdp").Policy.loss, []
+    """Also between two lines of the log: weights that are gone would replace the last good runs."""
+    real, calls = runs.load_variant("fdp").Policy.loss, []
 
     def diverge(*arguments):
         calls.append(0)
         return real(*arguments) * (float("nan") if len(calls) > 15 else 1.0)
 
-    monkeypatch.setattr(checkpoint.load_variant("fdp").Policy, "loss", diverge)
+    monkeypatch.setattr(runs.load_variant("fdp").Policy, "loss", diverge)
     with pytest.raises(BadInput, match="the loss is nan by step 20: lower --lr"):
         command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--log-every", 1000)
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
@@ -336,7 +361,7 @@ def test_resuming_is_recorded_and_refuses_other_demonstrations(tiny, tiny_run, t
     run = shutil.copytree(tiny_run, tmp_path / "run")
     shutil.rmtree(run / "figures")
     command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
-    assert [line["step"] for line in checkpoint.training_record(run)["resumed"]] == [30]
+    assert [line["step"] for line in runs.training_record(run)["resumed"]] == [30]
     saved = torch.load(run / "resume.pt", weights_only=True)
     torch.save({**saved, "data": [saved["data"][0], saved["data"][1] + 1]}, run / "resume.pt")
     with pytest.raises(BadInput, match="^--resume: the demonstrations are not those"):
@@ -348,7 +373,7 @@ def test_default_run_folders_are_numbered(tmp_path):
     for name in ("reach-fdp", "reach-fdp-2", "reach-fdp-3"):
         (tmp_path / name / "figures").mkdir(parents=True)
     (tmp_path / "reach-fdp" / "config.json").touch()
-    assert checkpoint.free_folder(tmp_path / "reach-fdp") == tmp_path / "reach-fdp-2"
+    assert runs.free_folder(tmp_path / "reach-fdp") == tmp_path / "reach-fdp-2"
 
 
 @pytest.mark.parametrize("flags,words", [
@@ -408,18 +433,28 @@ def test_resume_file_with_code_in_it_is_refused(tmp_path):
 
     torch.save({"policy": Attack()}, tmp_path / "resume.pt")
     with pytest.raises(BadInput, match="damaged"):
-        checkpoint.load_resume(tmp_path, torch.device("cpu"))
+        runs.load_resume(tmp_path, torch.device("cpu"))
     assert not (tmp_path / "executed").exists()
 
 
-def test_bad_input_is_one_line_exit_code_2_and_no_traceback():
+def test_bad_input_is_one_line_exit_code_2_and_no_traceback(monkeypatch, capsys):
+    """All of them inside this process, each script as `__main__`; and one of each script in a process of its own."""
     bad = [
         ["train.py", "--tasks", "puhs"], ["train.py", "--steps", "many"], ["train.py", "--size", "huge"],
         ["adapt.py", "--run", "study/core/mt6", "--tasks", "hammer"], ["adapt.py", "--mode", "x", "--run", "x"],
         ["evaluate.py", "--run", "runs/nowhere"], ["evaluate.py", "--colour", "red", "--run", "x"], ["evaluate.py"],
     ]  # fmt: skip
+    monkeypatch.chdir(ROOT)
+    for words in bad:
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(words[0], run_name="__main__")
+        said = capsys.readouterr()
+        assert left.value.code == 2 and said.out == "", words
+        assert said.err.startswith("error: ") and said.err.count("\n") == 1, (words, said.err)
     with ThreadPoolExecutor(2) as pool:  # most of it is waiting for Python to import torch
-        for words, done in zip(bad, pool.map(lambda words: script(*words), bad), strict=True):
+        one_each = list({words[0]: words for words in bad}.values())
+        for words, done in zip(one_each, pool.map(lambda words: script(*words), one_each), strict=True):
             assert done.returncode == 2 and done.stdout == "", words
             assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (words, done.stderr)
 

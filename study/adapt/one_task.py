@@ -2,7 +2,7 @@
 
     python study/adapt/one_task.py --tasks door-close,drawer-close --seeds 0      # any number of these at a time
     python study/adapt/one_task.py --demos 5 --new-only --out study/adapt/budget  # learning from less
-    python study/adapt/summarize.py
+    python study/report.py && python study/plots.py                               # tables and figures
 
 From study/core/mt6 (K = 4, six tasks), 25 demonstrations, 2000 steps; evaluated on block 3, 50 episodes per task. One
 JSON per run in study/adapt/; those that are there are not made again. A process plays every expert episode once.
@@ -20,11 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
-import checkpoint  # noqa: E402
-from cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
-from envs.metaworld import resolve_tasks  # noqa: E402
-from envs.rollout import FIRST_EVALUATION_SEED  # noqa: E402
+from envs.rollout import block_seeds  # noqa: E402
+from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
+from plumbing import runs, stages  # noqa: E402
+from plumbing.cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
 
 WAYS = {
     "add-exact": {},
@@ -60,23 +60,25 @@ def same_actions(old, new) -> bool:
     """Whether two policies act the same to the last bit, on every task of the old one."""
     random = np.random.default_rng(0)
     names = [task for task in old.config.tasks for _ in range(20)]
-    observation = random.standard_normal((len(names), 39)) * 0.2
-    noise = torch.tensor(random.standard_normal((len(names), old.config.horizon, 4)), dtype=torch.float32)
+    observation = {part: random.standard_normal((len(names), *shape)) * 0.2
+                   for part, shape in old.config.observation.items()}  # fmt: skip
+    shape = (len(names), old.config.horizon, old.config.action_dim)
+    noise = torch.tensor(random.standard_normal(shape), dtype=torch.float32)
     return np.array_equal(old.act(observation, names, noise=noise)[0], new.act(observation, names, noise=noise)[0])
 
 
 def main(config: OneTaskConfig) -> dict:
-    device, out = checkpoint.choose_device("auto"), ROOT / config.out
+    device, out = runs.choose_device("auto"), ROOT / config.out
     out.mkdir(parents=True, exist_ok=True)
-    old, written = checkpoint.load_policy(ROOT / config.run, device), []
+    old, written = runs.load_policy(ROOT / config.run, device), []
     before = ROOT / "study/adapt/before.json"
     if not before.exists():
         result, _ = evaluate(old, old.config.tasks, config.episodes, config.block)
         write_json(before, result | provenance(config.block, str(device)))
     # What a change is measured against has to be of the same episodes.
     seeds = [r["seeds"] for r in json.loads(before.read_text())["tasks"].values()][0]
-    first = FIRST_EVALUATION_SEED + 10_000 * config.block
-    assert seeds == [first, first + config.episodes - 1], f"{before} is of episodes {seeds}: move it"
+    block = block_seeds(config.block, config.episodes)
+    assert seeds == [block[0], block[-1]], f"{before} is of episodes {seeds}: move it"
     for seed in (int(s) for s in config.seeds.split(",")):
         for way in config.ways.split(","):
             for task in resolve_tasks(config.tasks):
@@ -92,15 +94,15 @@ def main(config: OneTaskConfig) -> dict:
                                           eval_episodes=0, seed=seed, out=folder, **WAYS[way])  # fmt: skip
                 if not (ROOT / folder / "model.safetensors").exists():
                     shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
-                    adapt.main(flags)
-                made = checkpoint.difference(ROOT / folder, asdict(flags), ("out", "device", "retain"))
+                    stages.main(flags, adapt.learn)
+                made = runs.difference(ROOT / folder, asdict(flags), ("out", "device", "retain"))
                 assert made is None, f"{folder} has {made}: remove it"
-                new = checkpoint.load_policy(ROOT / folder, device)
+                new = runs.load_policy(ROOT / folder, device)
                 # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
                 bit_equal = way != "scratch" and same_actions(old, new)
                 tasks = [task] if bit_equal or way == "scratch" or config.new_only else new.config.tasks
                 result, _ = evaluate(new, tasks, config.episodes, config.block)
-                stage = checkpoint.read_config(ROOT / folder)["adapted"][-1]
+                stage = runs.read_config(ROOT / folder)["adapted"][-1]
                 about = {"way": way, "task": task, "old_actions_bit_equal": bit_equal, "stage": stage}
                 write_json(path, result | about | {"flags": asdict(flags)} | provenance(seed, str(device)))
                 say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {bit_equal}")

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import checkpoint  # noqa: E402
-from cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
+from adapt import most_used  # noqa: E402
 from envs.demos import demonstrations, make_windows  # noqa: E402
 from evaluate import evaluate  # noqa: E402
-from grow import most_used  # noqa: E402
+from plumbing import runs  # noqa: E402
+from plumbing.cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
 
 HERE = ROOT / "study/adapt"
 
@@ -35,18 +35,19 @@ class WhyPaperConfig:
 
 
 def main(config: WhyPaperConfig) -> dict:
-    device = checkpoint.choose_device("auto")
+    device = runs.choose_device("auto")
     before = json.loads((HERE / "before.json").read_text())["tasks"]
-    old_policy = checkpoint.load_policy(ROOT / "study/core/mt6", device)
+    old_policy = runs.load_policy(ROOT / "study/core/mt6", device)
     K = old_policy.config.components
     rows = []
     for task in config.tasks.split(","):
-        policy = checkpoint.load_policy(ROOT / f"runs/adapt/add-paper-{task}-s{config.seed}", device)
+        policy = runs.load_policy(ROOT / f"runs/adapt/add-paper-{task}-s{config.seed}", device)
 
-        windows = make_windows(demonstrations([task], 25, ROOT / "data")[task], policy.config.horizon)
-        original = most_used(old_policy, windows[0].to(device), 1)[0]
+        observation, _ = make_windows(demonstrations([task], 25, ROOT / "data")[task], 1)
+        seen = {part: x.to(device) for part, x in observation.items()}
+        original = most_used("fdp", old_policy, seen, task, 1)[0]
 
-        def given_back(condition, weigh=policy.weigh, original=original):
+        def given_back(condition, step=None, weigh=policy.weigh, original=original):
             weights = weigh(condition).clone()
             weights[:, original] += weights[:, K:].sum(1)
             weights[:, K:] = 0

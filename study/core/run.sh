@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every run behind the numbers of the README's results, as commands. Resumes where it was stopped: a finished JSON is kept.
 #   study/core/run.sh          all of it: about an hour and a half on 2 cores (two runs at a time, one thread each)
-# Checkpoints go to runs/core/, results to study/core/*.json; then `python study/core/summarize.py`.
+# Checkpoints go to runs/core/, results to study/core/*.json; the tables and figures are made at the end.
 # Evaluated with --seed 3: failures on the episodes of --seed 0 to 2 were looked at, and led to changes (LOG.md).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -37,3 +37,4 @@ runs() {  # seed
     echo "mt6-blind-50-s0 --tasks mt6 --components 4 --task-conditioning none"
     runs 2
 } | xargs -P 2 -I{} bash -c 'one {}'
+python study/report.py && python study/plots.py

@@ -1,4 +1,4 @@
-"""The peer of benchmark.py: K of LeRobot's U-Nets in a Python loop, with diffusers' DDIM, in a process of its own.
+"""The peer in timing.py: K of LeRobot's U-Nets in a Python loop, with diffusers' DDIM, in a process of its own.
 
     python3 -m venv peer && peer/bin/pip install torch==2.13.0 einops diffusers==0.42.1
     peer/bin/pip install --no-deps lerobot==0.4.4
@@ -91,6 +91,8 @@ def main():
                 ready[key]()
         torch.set_num_threads(request["threads"])
         cuda = request["device"].startswith("cuda")
+        if cuda:  # the warm-up is still in its queue
+            torch.cuda.synchronize()
         begin = time.perf_counter()
         for _ in range(calls):
             ready[key]()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import figures  # noqa: E402
-from checkpoint import choose_device, load_policy, training_record  # noqa: E402
-from cli import ROOT, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from evaluate import evaluate, wilson_interval  # noqa: E402
+from plumbing import figures  # noqa: E402
+from plumbing.cli import ROOT, check_output, parse, provenance, run, say, write_json  # noqa: E402
+from plumbing.runs import choose_device, load_policy, training_record  # noqa: E402
 
 SETTINGS = {"dpm": [5, 4, 3, 2, 1, 10], "ddim": [10, 5, 3, 2], "ddpm": [100]}
 
@@ -33,7 +33,7 @@ class SamplersConfig:
 
 def draw(rows: list[dict], path: Path) -> Path:
     """Pooled success with 95 % intervals over network calls, one line per sampler."""
-    plt = figures._pyplot()
+    plt = figures.pyplot()
     figure, axis = plt.subplots(figsize=(7, 3.5))
     for i, sampler in enumerate(SETTINGS):
         counts: dict[int, list[int]] = {}  # steps -> successes, episodes, over all runs
@@ -54,7 +54,7 @@ def draw(rows: list[dict], path: Path) -> Path:
     axis.set(xlabel="network calls per action chunk", ylabel="success, mt6")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    return figures._save(figure, path)
+    return figures.save(figure, path)
 
 
 def main(config: SamplersConfig) -> dict:

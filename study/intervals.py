@@ -1,0 +1,155 @@
+"""Success rates with intervals, and paired differences, from the outcome of every single episode.
+
+Several training seeds play the same episodes, so 3 x 50 episodes are not 150 independent ones. A cluster is one episode
+of one task, with the outcomes of all seeds on it, and whole clusters are drawn anew within each task (bootstrap: Efron
+1979, Annals of Statistics 7, 1-26; percentile interval: Efron & Tibshirani 1993, An Introduction to the Bootstrap,
+chapter 13). For one seed alone, and where no draw differs from another: Wilson's interval (1927, Journal of the
+American Statistical Association 22, 209-212) over the episodes, marked with a dagger. All intervals are at 95 %.
+
+Axis legend: S runs (training seeds, mostly), E episodes of a task
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 10_000
+DAGGER = "† Wilson's interval over the episodes: one training seed, or the same outcome everywhere."
+
+
+def outcomes(entry: dict) -> np.ndarray:
+    """(E,) of 1 success, 0 failure, nan lost: the episodes of one task in an evaluation, in order of their seeds."""
+    first, last = entry["seeds"]
+    failed, lost = set(entry["failed_seeds"]), {int(seed) for seed in entry["lost"]}
+    result = np.array([math.nan if s in lost else float(s not in failed) for s in range(first, last + 1)])
+    if (np.nansum(result), np.isfinite(result).sum()) != (entry["successes"], entry["n"]):
+        raise ValueError(f"{entry['successes']} of {entry['n']} do not agree with the failed and the lost seeds")
+    return result
+
+
+def stack(entries: list[dict]) -> np.ndarray:
+    """(S, E): several evaluations of one task, on the same episodes."""
+    if len(seeds := {tuple(entry["seeds"]) for entry in entries}) != 1:
+        raise ValueError(f"not of the same episodes: {sorted(seeds)}")
+    return np.stack([outcomes(entry) for entry in entries])
+
+
+def by_task(results: list[dict]) -> dict[str, np.ndarray]:
+    """task -> (S, E), from evaluations of the same tasks."""
+    return {task: stack([r["tasks"][task] for r in results]) for task in results[0]["tasks"]}
+
+
+def success(played: dict[str, np.ndarray]) -> float:
+    """Mean over tasks of the share of successes among the episodes that ended. played: task -> (S, E)."""
+    return float(np.mean([np.nanmean(x) for x in played.values()]))
+
+
+def count(played: dict[str, np.ndarray]) -> str:
+    """successes/episodes, over tasks and seeds"""
+    return f"{sum(np.nansum(x) for x in played.values()):.0f}/{sum(np.isfinite(x).sum() for x in played.values())}"
+
+
+def wilson(successes: float, n: float) -> tuple[float, float]:
+    """95 % interval of a rate (Wilson 1927), right near 0 and 1 too. successes: may be a fraction, as a mean is."""
+    z, p = 1.959964, successes / n
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (0.0 if successes == 0 else center - half), (1.0 if successes == n else center + half)
+
+
+@lru_cache
+def draws(sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """How often each resample has each episode: for every task (RESAMPLES, E). sizes: the tasks' E.
+
+    The same for all ways of the same tasks: that pairs differences, and makes the page the same every time.
+    """
+    random, counts = np.random.default_rng(0), []
+    for E in sizes:
+        drawn = random.integers(E, size=(RESAMPLES, E)) + E * np.arange(RESAMPLES)[:, None]
+        counts.append(np.bincount(drawn.ravel(), minlength=RESAMPLES * E).reshape(RESAMPLES, E).astype(float))
+    return counts
+
+
+def resampled(played: dict[str, np.ndarray]) -> np.ndarray:
+    """(RESAMPLES,): `success` of each draw of episodes, each with the outcomes of all seeds on it."""
+    rates = []
+    for x, counts in zip(played.values(), draws(tuple(x.shape[1] for x in played.values())), strict=True):
+        # einsum, where @ would start threads: those wait for each other if the machine is busy.
+        successes, ended = (np.einsum("re,e->r", counts, y) for y in (np.nansum(x, 0), 1.0 * np.isfinite(x).sum(0)))
+        rates.append(successes / ended)
+    return np.mean(rates, 0)
+
+
+class Rate(NamedTuple):
+    """A success rate with its interval. `str` of it: successes/episodes, then the interval."""
+
+    mean: float
+    low: float
+    high: float
+    count: str
+    wilson: bool
+
+    @property
+    def interval(self) -> str:
+        return f"{number(self.low)} to {number(self.high)}" + "†" * self.wilson
+
+    @property
+    def share(self) -> str:
+        return f"{number(self.mean)}, {self.interval}"
+
+    def __str__(self) -> str:
+        return f"{self.count}, {self.interval}"
+
+
+def rate(played: dict[str, np.ndarray]) -> Rate:
+    """Success with its interval, over tasks and seeds. played: task -> (S, E), nan where an episode was lost."""
+    mean, ended = success(played), [np.isfinite(x) for x in played.values()]
+    low, high = np.percentile(resampled(played), [2.5, 97.5])
+    by_wilson = max(map(len, ended)) == 1 or bool(high - low < 1e-9)
+    if by_wilson:
+        episodes = sum(int(x.any(0).sum()) for x in ended)  # not episodes x seeds
+        low, high = wilson(mean * episodes, episodes)
+    return Rate(mean, float(low), float(high), count(played), by_wilson)
+
+
+class Difference(NamedTuple):
+    """One way's success minus another's on the same episodes, with its interval, in points (hundredths)."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{points(self.mean)} [{points(self.low)}, {points(self.high)}]"
+
+    @property
+    def verdict(self) -> str:
+        side = "lies above" if self.low > 1e-9 else "lies below" if self.high < -1e-9 else "includes"
+        return f"the interval {side} zero"
+
+
+def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Difference:
+    """Success of `one` minus `other`, paired: both from the same draws of the same episodes. task -> (S, E)."""
+    if {task: x.shape[1] for task, x in one.items()} != {task: x.shape[1] for task, x in other.items()}:
+        raise ValueError("not of the same tasks and episodes")
+    other = {task: other[task] for task in one}  # in the same order, so that each task meets the same draws
+    low, high = np.percentile(resampled(one) - resampled(other), [2.5, 97.5])
+    return Difference(*(100 * float(x) for x in (success(one) - success(other), low, high)))
+
+
+def compare(one: list[dict], other: list[dict]) -> Difference:
+    """`difference` between evaluations. ValueError if they are not of the same episodes."""
+    by_task([*one, *other])  # which says so
+    return difference(by_task(one), by_task(other))
+
+
+def number(x: float | None, digits: int = 3) -> str:
+    """Rounded twice: the last bits of a sum differ between machines, and would decide where a 5 goes. Never -0."""
+    return "-" if x is None else f"{round(round(x, 9), digits) + 0.0:.{digits}f}"
+
+
+def points(x: float) -> str:
+    """With its sign, unless it is zero."""
+    return number(x, 1) if number(x, 1) in ("0.0", "-") or x < 0 else f"+{number(x, 1)}"

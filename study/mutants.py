@@ -1,0 +1,110 @@
+"""Deliberate mistakes, one at a time: does a test fail?      python study/mutants.py [--only NAME]
+
+A suite that passes says little until it is known to fail. Each row below puts one plausible mistake into a copy of the
+code and runs the tests that should notice. Writes study/mutants.json; exit code 1 if a mistake survives. About ten
+minutes on one core. tests/test_mutants.py checks that the table still fits the code.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from plumbing.cli import provenance, say, write_json  # noqa: E402
+
+LIMIT = 300  # seconds for the tests of one mistake; running into it counts as noticed: they hang
+
+# name: (file, what stands there, once, and what is put in its place, the tests that should fail)
+MUTANTS = {
+    # Eleven that an earlier suite let pass.
+    "another block of episodes": ("evaluate.py", "seeds = block_seeds(seed, episodes)", "seeds = block_seeds(0, episodes)", "test_counting.py"),
+    "the whole chunk is executed": ("evaluate.py", "return actions[:, : policy.config.executed]", "return actions", "test_counting.py"),
+    "the expert's success is ours": ("evaluate.py", "**_count(mine),", "**_count([e for e in experts if e.task == task]),", "test_counting.py"),
+    "failed seeds inverted": ("evaluate.py", "if not e.success and not e.lost]", "if e.success and not e.lost]", "test_counting.py"),
+    "mean steps count failures": ("evaluate.py", "[e.steps for e in mine if e.success and not e.lost]", "[e.steps for e in mine if not e.lost]", "test_counting.py"),
+    "labels shuffled": ("train.py", "rows(self.observations, index), self.task_ids[index], self.actions[index]", "rows(self.observations, index), self.task_ids[index.flip(0)], self.actions[index]", "test_learning.py"),
+    "decay swapped": ("train.py", "torch._foreach_lerp_(self.average, self.tracked, 1 - decay)", "torch._foreach_lerp_(self.average, self.tracked, decay)", "test_learning.py"),
+    "all new tasks under the first name": ("train.py", "self.task_ids = policy.task_index(tasks).repeat", "self.task_ids = policy.task_index([tasks[0]] * len(tasks)).repeat", "test_learning.py"),
+    "no steps after success": ("envs/worker.py", "remaining = episode.steps_after_success", "remaining = 0", "test_traps.py"),
+    "DPM-Solver's result unclipped": ("sampler.py", "            return clean  # lam of clean data is infinite", "            return _predict_clean(predict_noise, x, t, ab, False)  # lam", "test_traps.py"),
+    "downsampling drops odd steps": ("unet.py", "torch.cat([x[:, 0::2], x[:, 1::2]], dim=-1)", "torch.cat([x[:, 0::2], x[:, 0::2]], dim=-1)", "test_traps.py"),
+    # Samplers and network.
+    "noise on the last step": ("sampler.py", "        if t > 0:\n            fresh = torch.randn(x.shape, generator=generator, device=x.device)\n            x = x + math.sqrt(beta * (1 - ab_next) / (1 - ab)) * fresh", "        if True:\n            x = x + math.sqrt(beta) * torch.randn(x.shape, generator=generator, device=x.device)", "test_sampler.py"),
+    "timesteps one off": ("sampler.py", "[round(T - i * T / steps) - 1 for i in range(steps)]", "[round(T - i * T / steps) - 2 for i in range(steps)]", "test_sampler.py"),
+    "velocity with the wrong sign": ("sampler.py", "return a.sqrt() * noise - (1 - a).sqrt() * clean", "return a.sqrt() * noise + (1 - a).sqrt() * clean", "test_sampler.py test_fdp.py"),
+    "a skip connection from the wrong level": ("unet.py", "skips.pop()", "skips.pop(0)", "test_unet.py"),
+    "components share their noise": ("fdp.py", '"kbha,bk->bha", predictions, weights', '"kbha,bk->bha", predictions[:1].expand_as(predictions), weights', "test_fdp.py"),
+    "the router is asked without the task": ("fdp.py", "condition = condition + self.task_embedding(task)", "condition = condition", "test_fdp.py"),
+    "actions scaled by their upper end only": ("fdp.py", "(high - low) / 2, persistent=False", "high, persistent=False", "test_fdp.py test_environments.py"),
+    "affine weights that sum to zero": ("router.py", "- logits.mean(dim=-1, keepdim=True) + 1 / logits.shape[-1]", "- logits.mean(dim=-1, keepdim=True)", "test_router.py"),
+    "the previous frame first": ("encoder.py", "name: x[:, 0] if x.ndim == 3", "name: x[:, 1] if x.ndim == 3", "test_encoder.py"),
+    # Data.
+    "the observation after the action": ("envs/demos.py", "{name: rows[:length] for name, rows", "{name: rows[1:] for name, rows", "test_demos.py"),
+    "the disturbed action as label": ("envs/worker.py", "episode.actions.append(action)", "episode.actions.append(executed)", "test_demos.py"),
+    "draws of demonstrations overlap": ("envs/demos.py", "seeds = range(DRAW_SEEDS * draw + attempts, DRAW_SEEDS * draw + attempts + missing)", "seeds = range(draw + attempts, draw + attempts + missing)", "test_environments.py"),
+    # Training and adapting.
+    "raw weights are saved": ("train.py", "return state | {name: x for name", "return state or {name: x for name", "test_train.py"),
+    "resuming forgets the random state": ("plumbing/resume.py", '        torch.set_rng_state(saved["rng"].cpu())\n', "", "test_train.py -k resuming"),
+    "extra terms without coefficient": ("train.py", "total + coefficient * term", "total + term", "test_forks.py"),
+    "frozen rows in the optimiser": ("adapt.py", "parametrize.register_parametrization(part, name, _Rows(parameter, learned))", "pass", "test_adapt.py -k rows"),
+    "copies do not share a weight": ("adapt.py", "last.bias[sharing] -= math.log(2)", "last.bias[sharing] -= 0.0", "test_adapt.py -k grown"),
+    "new names at random": ("adapt.py", "grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)", "pass", "test_adapt.py"),
+    "a frozen encoder in training mode": ("adapt.py", "part.train(count(part, learning=True) > 0)", "part.train(True)", "test_forks.py"),
+    "an old stage sees all components": ("variants/staged.py", "if known < c.components:", "if False:", "test_adapt.py -k exact"),
+    "forgetting from the first row": ("plumbing/stages.py", "max(rates[:-1]) - rates[-1]", "rates[0] - rates[-1]", "test_adapt.py -k metrics"),
+    "an old run's statistics are left out": ("plumbing/formats.py", '"normalizer.observation_mean": "encoder.mean"', '"normalizer.observation_mean": "encoder.scale"', "test_formats.py"),
+}  # fmt: skip
+
+
+def mutated(name: str) -> tuple[Path, str]:
+    """The file that a mistake is in, and its text with the mistake. ValueError where the table does not fit the code."""
+    file, old, new, _ = MUTANTS[name]
+    text = (ROOT / file).read_text()
+    if text.count(old) != 1:
+        raise ValueError(f"mutant '{name}': {file} has {text.count(old)} places that read {old!r}, not one")
+    return Path(file), text.replace(old, new)
+
+
+def survives(name: str) -> tuple[bool, str]:
+    """Whether all tests pass with this mistake, and the last line that they print."""
+    file, text = mutated(name)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        left_out = shutil.ignore_patterns("data", "runs", ".git", "__pycache__", ".venv", ".hypothesis")
+        shutil.copytree(ROOT, copy, ignore=left_out)
+        (copy / file).write_text(text)
+        tests, *more = MUTANTS[name][3].split(" -k ")
+        words = [*(f"tests/{t}" for t in tests.split()), *(["-k", more[0]] if more else [])]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words]
+        try:
+            done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            return False, "ran into the time limit"
+    said = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))] or ["no test failed"]
+    if done.returncode not in (0, 1, 2):  # 2: the mistake stops a test file from being imported
+        raise RuntimeError(f"mutant '{name}': pytest ended with {done.returncode}\n{done.stdout[-500:]}")
+    return done.returncode == 0, said[0].split(" - ")[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=MUTANTS, help="one mistake")
+    only, found, begin = parser.parse_args().only, {}, time.perf_counter()
+    for name in [only] if only else MUTANTS:
+        alive, said = survives(name)
+        found[name] = {"file": MUTANTS[name][0], "survived": alive, "said": said}
+        say(f"{'SURVIVED' if alive else 'caught':<10}{name:<42}{said}")
+    alive = sum(row["survived"] for row in found.values())
+    say(f"{len(found) - alive} of {len(found)} caught, in {time.perf_counter() - begin:.0f} s")
+    if not only:
+        write_json(ROOT / "study/mutants.json", {"mutants": found, **provenance(0, "cpu")})
+    return int(alive > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,130 @@
+"""The pictures of study/core and study/adapt, from the same JSON files as the tables:   python study/plots.py
+
+Numbers and intervals are report.py's. A picture whose files do not exist yet is left out.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from plumbing import figures  # noqa: E402
+from study import intervals, report  # noqa: E402
+
+EXPERT = {"color": "black", "linewidth": 1, "zorder": 1, "label": "scripted expert"}
+
+
+def dots(axis, x, rates: list, horizontal: bool = False, **style) -> None:
+    """Points with the intervals of `rates` (rows of mean, low, high), along x, or along y for names of rows."""
+    mean, low, high = np.array([rate[:3] for rate in rates], float).T
+    error = [np.maximum(mean - low, 0), np.maximum(high - mean, 0)]
+    place = {"x": mean, "y": x, "xerr": error} if horizontal else {"x": x, "y": mean, "yerr": error}
+    axis.errorbar(**place, **{"fmt": "o", "markersize": 5, "capsize": 3} | style)
+
+
+def mt6(study: Path, path: Path) -> Path:
+    """Success per task, the factorized policy beside a single network of the same size, and the expert's."""
+    found = report.core_groups(study, *report.MT6)
+    tasks = list(found[report.MT6[0]][0]["tasks"])
+    experts = [report.expert(found[report.MT6[0]], some) for some in (*([task] for task in tasks), tasks)]
+    figure, axes = figures.pyplot().subplots(1, 2, figsize=(11, 3.6), sharey=True)
+    for axis, demos in zip(axes, (25, 50), strict=True):
+        for i, (policy, color) in enumerate((("fdp", figures.COLORS[0]), ("monolithic", figures.COLORS[1]))):
+            results = found[f"mt6-{policy}-{demos}"]
+            played = intervals.by_task(results)
+            rates = [*(intervals.rate({task: played[task]}) for task in tasks), intervals.rate(played)]
+            place = np.arange(len(rates)) + 0.24 * i - 0.12
+            dots(axis, place, rates, color=color, label=f"{policy} ({len(results)} seeds)")
+        for i, (successes, n) in enumerate(experts):
+            axis.plot([i - 0.35, i + 0.35], [successes / n] * 2, **EXPERT | ({} if i == 0 else {"label": None}))
+        axis.axvline(len(tasks) - 0.5, color="0.8", linewidth=0.8)
+        axis.set_xticks(range(len(tasks) + 1), [*tasks, "all"], rotation=25, ha="right")
+        axis.set_title(f"mt6, {demos} demonstrations per task", fontsize=10)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel("success, 95 % interval")
+    axes[0].legend(fontsize=8, loc="lower left")
+    return figures.save(figure, path)
+
+
+def one_task(study: Path, path: Path) -> Path:
+    """For every way: success on the new tasks, and what the old tasks lose."""
+    found, was = report.ways(study), report.before(study)
+    names = [title.replace("`", "") for title in report.WAYS.values()]
+    figure, axes = figures.pyplot().subplots(1, 2, figsize=(10, 4), sharey=True)
+    rows = range(len(names))
+    dots(axes[0], rows, [intervals.rate(report.new_tasks(found[way])) for way in report.WAYS], horizontal=True)
+    successes, n = report.expert([r for runs in found.values() for r in runs], report.NEW)
+    axes[0].axvline(successes / n, **EXPERT)
+    axes[0].legend(fontsize=8, loc="lower left")
+    for row, (way, runs) in enumerate(found.items()):
+        if way == "scratch":
+            axes[1].text(-2, row, "knows no old task", ha="right", va="center", fontsize=8, color="0.4")
+        else:
+            each = report.each_change(runs, was)
+            axes[1].plot(each, [row] * len(each), "|", color="0.55", label=None if row else "each run")
+            change = report.old_change(runs, was) or (0, 0, 0)
+            dots(axes[1], [row], [change], horizontal=True, color=figures.COLORS[1], label=None if row else "mean")
+    axes[1].legend(fontsize=8, loc="lower left")
+    axes[0].set_yticks(rows, names)
+    axes[0].invert_yaxis()
+    axes[0].set_xlabel("success on the new tasks, 95 % interval")
+    axes[1].set_xlabel("change of the six old tasks, points, 95 % interval")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    return figures.save(figure, path)
+
+
+def sequences(study: Path, path: Path) -> Path:
+    """The success matrices of the first seed, side by side, on the block that has most of them."""
+    found = report.continual(study, "sequence")
+    block = max({block for _, block in found}, key=lambda block: (sum(b == block for _, b in found), block))
+    chosen = {title: found[name, block][0] for name, title in report.RETAIN.items() if (name, block) in found}
+    return figures.success_matrix(chosen, path)
+
+
+def budget(study: Path, path: Path) -> Path:
+    """Success on the new tasks over demonstrations, and over training steps."""
+    figure, axes = figures.pyplot().subplots(1, 2, figsize=(12, 4), sharey=True, width_ratios=(1, 1.6))
+    successes, n = report.expert([r for runs in report.ways(study).values() for r in runs], report.NEW)
+    for axis, (varied, (label, chosen)) in zip(axes, report.BUDGETS.items(), strict=True):
+        found = report.budget_runs(study, varied)
+        levels = sorted({level for _, level in found})
+        axis.axhline(successes / n, **EXPERT)
+        for i, way in enumerate(chosen):
+            mine = [level for level in levels if (way, level) in found]
+            # Side by side, where intervals would cover each other. A line only where no level was left out.
+            place = np.array(mine) * 1.045 ** (i - (len(chosen) - 1) / 2)
+            style = {"fmt": "o-" if mine == levels else "s", "color": figures.COLORS[i]}
+            rates = [intervals.rate(found[way, level]) for level in mine]
+            dots(axis, place, rates, label=report.WAYS[way].replace("`", ""), **style)
+        axis.set_xscale("log")
+        axis.set_xticks(levels, [str(level) for level in levels])
+        axis.minorticks_off()
+        axis.set(xlabel=label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("success on the new tasks, 95 % interval")
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figures.save(figure, path)
+
+
+PICTURES = {"core/mt6.png": mt6, "adapt/one-task.png": one_task, "adapt/sequences.png": sequences,
+            "adapt/budget.png": budget}  # fmt: skip
+
+
+def main(study: Path = report.STUDY, out: Path | None = None) -> list[Path]:
+    """Draw what can be drawn from the results in `study`. out: another folder for the pictures."""
+    written = []
+    for name, draw in PICTURES.items():
+        path = (out or study) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            written.append(draw(study, path))
+        except report.NotMeasured as missing:
+            print(f"no {name}: {missing} not measured yet", file=sys.stderr)
+    return written
+
+
+if __name__ == "__main__":
+    main()

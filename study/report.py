@@ -1,0 +1,840 @@
+"""Every table of results, from the JSON files in study/, and the blocks of the README that quote them.
+
+    python study/report.py             # writes study/README.md, and the marked blocks of README.md
+    python study/report.py --check     # writes nothing; exit code 1 and the first line that differs
+
+A section of study/README.md is one function that returns Markdown lines. A later study adds one, and names it in
+SECTIONS. A function whose files do not exist yet raises NotMeasured, and the page says so in one line. Prose stands
+here too, with every measured number formatted in: no number can drift from its file.
+"""
+
+import json
+import re
+import shlex
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+STUDY = Path(__file__).resolve().parent
+sys.path.insert(0, str(STUDY.parent))
+from study.intervals import (  # noqa: E402
+    DAGGER,
+    RESAMPLES,
+    Difference,
+    by_task,
+    compare,
+    count,
+    difference,
+    number,
+    points,
+    rate,
+    stack,
+    success,
+    wilson,
+)  # fmt: skip
+
+FIRST, BLOCK = 1_000_000, 10_000  # episode i of block N has environment seed FIRST + N * BLOCK + i (envs/rollout.py)
+EPISODES = 50  # per task: the default of `adapt.py --eval-episodes`, which its results do not repeat
+DEMOS, STEPS = 25, 2000  # the usual budget of an adaptation
+
+CORE = {  # the names of result files without their seed; files that are not named here follow as they are
+    "reach-push-velocity": "reach, push, all defaults",
+    "reach-push-noise": "reach, push, the paper's target",
+    "mt6-fdp-50": "mt6, fdp",
+    "mt6-monolithic-50": "mt6, monolithic: one network of the same size",
+    "mt6-fdp-25": "mt6, fdp",
+    "mt6-monolithic-25": "mt6, monolithic",
+    "mt6-noise-50": "mt6, fdp, the paper's target",
+    "mt6-blind-50": "mt6, fdp, without the task's name",
+    "mt10-fdp-50": "mt10, fdp",
+    "overfit-hammer": "hammer alone, fdp: overfit check",
+}
+MT6 = ("mt6-fdp-50", "mt6-monolithic-50", "mt6-fdp-25", "mt6-monolithic-25")
+WAYS = {
+    "add-exact": "add-component, exact",
+    "add-replay": "add-component, replay",
+    "add-paper": "add-component, paper",
+    "add-encoder": "add-component, `--train-encoder`",
+    "router": "router, exact",
+    "components": "components 0, 1",
+    "full": "full",
+    "scratch": "scratch",
+    "start-0": "add-component, `--start-from 0`",
+    "start-random": "add-component, `--start-from random`",
+}
+NEW = ("door-close", "drawer-close", "disassemble", "window-open")  # the paper's mt4, in the order of the sequences
+RETAIN = {"exact": "exact", "replay": "replay", "paper": "paper", "full": "full fine-tuning"}
+BUDGETS = {  # what is varied -> the label, and the ways that were measured so
+    "demos_per_task": (f"demonstrations of the new task ({STEPS} steps)", ("add-exact", "scratch", "full")),
+    "steps": (f"training steps ({DEMOS} demonstrations)",
+              ("add-exact", "scratch", "full", "add-encoder", "start-0", "start-random")),
+}  # fmt: skip
+
+SAMPLERS = {"dpm": "DPM-Solver++", "ddim": "DDIM", "ddpm": "DDPM"}
+
+DAGGER_RATES = "† Wilson's interval over the episodes of one seed: these files hold rates, not single episodes."
+# No file was kept of this trial, so its numbers are typed, and the page says so.
+ONE_OFF = ("Two of the four new tasks prove little. In a one-off trial, of which no file was kept, a policy trained "
+           "for five steps had 24 of 25 on door-close, and an untrained one 7 of 10 on drawer-close.")  # fmt: skip
+
+
+FORKS = {  # result files -> what was trained, and the file that it is in
+    "mt6-fdp": ("fdp", "fdp.py"),
+    "mt6-uniform": ("weights fixed at 1/K", "variants/uniform.py"),
+    "mt6-flow": ("flow matching, Euler in 5 steps", "variants/flow.py"),
+    "mt6-moe-top1": ("mixture of experts, top 1", "variants/moe.py"),
+    "mt6-moe-top1-unbalanced": ("the same without balancing", "variants/moe.py"),
+    "mt6-moe-top2": ("top 2", "variants/moe.py"),
+    "mt6-moe-top2-multinomial": ("top 2, drawn in training", "variants/moe.py"),
+    "mt6-proprioception": ("sees its own hand only", "variants/proprioception.py"),
+    "reach-push-flow": ("flow matching, on reach and push", "variants/flow.py"),
+}
+
+
+class NotMeasured(Exception):
+    """The files of a table do not exist yet. The message names them."""
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def read(study: Path, pattern: str) -> dict[str, dict]:
+    """File name without its ending -> content, in order of the names. NotMeasured if there is none."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(study.glob(pattern))}
+    if not found:
+        raise NotMeasured(f"`study/{pattern.replace('[0-9]', '')}`")
+    return found
+
+
+def core_groups(study: Path, *needed: str) -> dict[str, list[dict]]:
+    """The core study's results, by name, one for each seed. NotMeasured if one of `needed` is not among them."""
+    found: dict[str, list[dict]] = {}
+    for stem, result in read(study, "core/*-s[0-9]*.json").items():
+        found.setdefault(stem.rsplit("-s", 1)[0], []).append(result)
+    for name in needed:
+        if name not in found:
+            raise NotMeasured(f"`study/core/{name}-s*.json`")
+    return found
+
+
+def ways(study: Path) -> dict[str, list[dict]]:
+    """One-task adaptations with the usual budget, by way. NotMeasured if a way or one of its new tasks is missing."""
+    runs = [r for r in read(study, "adapt/*-s[0-9]*.json").values() if "way" in r]
+    usual = [r for r in runs if (r["flags"]["demos_per_task"], r["flags"]["steps"]) == (DEMOS, STEPS)]
+    found = {way: [r for r in usual if r["way"] == way] for way in WAYS}
+    for way, mine in found.items():
+        if missing := set(NEW) - {r["task"] for r in mine}:
+            raise NotMeasured(f"`study/adapt/{way}-{min(missing)}-s*.json`")
+    return found
+
+
+def before(study: Path) -> dict[str, dict]:
+    """old task -> its evaluation before any adaptation."""
+    return read(study, "adapt/before.json")["before"]["tasks"]
+
+
+def budget_runs(study: Path, varied: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+    """(way, level) -> new task -> (1, E), seed 0: with demonstrations or steps varied, and the other as usual."""
+    fixed, value = ("steps", STEPS) if varied == "demos_per_task" else ("demos_per_task", DEMOS)
+    runs = [*read(study, "adapt/budget/*-s0.json").values(), *(r for mine in ways(study).values() for r in mine)]
+    found: dict[tuple[str, int], list[dict]] = {}
+    for r in runs:
+        if r["flags"][fixed] == value and r["seed"] == 0 and r["way"] in BUDGETS[varied][1]:
+            found.setdefault((r["way"], r["flags"][varied]), []).append(r)
+    return {key: new_tasks(mine) for key, mine in found.items() if {r["task"] for r in mine} == set(NEW)}
+
+
+def continual(study: Path, kind: str) -> dict[tuple[str, int], list[dict]]:
+    """(retention, block) -> results of adapt.py, one for each seed. Blocks apart: their episodes differ."""
+    found: dict[tuple[str, int], list[dict]] = {}
+    for stem, result in read(study, f"adapt/{kind}-*-s[0-9]*.json").items():
+        retain = stem.removeprefix(f"{kind}-").rsplit("-s", 1)[0]
+        found.setdefault((retain, flag(result["command"], "--eval-seed", 0)), []).append(result)
+    return found
+
+
+def new_tasks(runs: list[dict]) -> dict[str, np.ndarray]:
+    """new task -> (S, E), from adaptations to one task each."""
+    return {task: stack([r["tasks"][task] for r in runs if r["task"] == task]) for task in NEW}
+
+
+def old_tasks(runs: list[dict], was: dict[str, dict]) -> dict[str, np.ndarray]:
+    """old task -> (S, E) over all of these adaptations, whatever their new task, on the episodes of `was` (`before`).
+
+    Where the old actions are the same to the last bit, so are the old episodes, and they were not played again.
+    """
+    after = [was if r["old_actions_bit_equal"] else r["tasks"] for r in runs]
+    return {task: stack([entry, *(tasks[task] for tasks in after)])[1:] for task, entry in was.items()}
+
+
+def expert(results: list[dict], tasks=None) -> tuple[int, int]:
+    """Successes and episodes of the scripted expert, counted once for each task of these results (or of `tasks`)."""
+    seen = {task: r["tasks"][task]["expert"] for r in results for task in r["tasks"] if tasks is None or task in tasks}
+    return sum(e["successes"] for e in seen.values()), sum(e["n"] for e in seen.values())
+
+
+def flag(command: str, name: str, default: int) -> int:
+    """The whole number that a recorded command gave to a flag, as `--name 5` or `--name=5`."""
+    found = re.findall(rf"{name}[= ](\d+)", command)
+    return int(found[-1]) if found else default
+
+
+def each_change(runs: list[dict], was: dict[str, dict]) -> list[float]:
+    """Change of the old tasks in each of these adaptations, in points."""
+    start = success({task: stack([entry]) for task, entry in was.items()})
+    return [100 * (success(old_tasks([r], was)) - start) for r in runs]
+
+
+def old_change(runs: list[dict], was: dict[str, dict]) -> Difference | None:
+    """Change of the old tasks over these adaptations; None if all old actions are the same to the last bit."""
+    if all(r["old_actions_bit_equal"] for r in runs):
+        return None
+    return difference(old_tasks(runs, was), {task: stack([entry]) for task, entry in was.items()})
+
+
+# -------------------------------------------------------------------------------------------------------- Markdown
+
+
+def words(items) -> str:
+    """a, b and c"""
+    *most, last = map(str, items)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def span(values, digits: int = 2) -> str:
+    """least to most"""
+    ends = [number(f(values), digits) for f in (min, max)]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def table(header, rows) -> list[str]:
+    """Rows that are too short end in empty cells."""
+    full = [header, ["---"] * len(header), *([*row, *[""] * (len(header) - len(row))] for row in rows)]
+    return [*(f"| {' | '.join(map(str, row))} |" for row in full), ""]
+
+
+def text(*sentences: str, bullet: bool = False) -> list[str]:
+    """A paragraph, or an item of a list."""
+    lines = textwrap.wrap(" ".join(sentences), 118, initial_indent="- " * bullet, subsequent_indent="  " * bullet,
+                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return lines if bullet else [*lines, ""]
+
+
+def bullets(*items: str) -> list[str]:
+    return [*(line for item in items for line in text(item, bullet=True)), ""]
+
+
+def played_on(results: list[dict]) -> str:
+    """How many episodes of which block these evaluations had, in words."""
+    entries = [entry for r in results for entry in r["tasks"].values()]
+    counts = words(sorted({entry["seeds"][1] - entry["seeds"][0] + 1 for entry in entries}))
+    blocks = words(sorted({(entry["seeds"][0] - FIRST) // BLOCK for entry in entries}))
+    return f"{counts} episodes per task and seed, block {blocks} (`evaluate.py --seed {blocks}`)."
+
+
+def typed(command: str) -> str:
+    """A recorded command, which names its script without a folder, as it is typed in the repository's root today."""
+    python, script, *rest = shlex.split(command)
+    paths = sorted(path.relative_to(STUDY.parent) for path in STUDY.glob(f"*/{script}"))
+    return f"`{shlex.join([python, str(paths[0]) if paths else script, *rest])}`"
+
+
+def expert_cell(results: list[dict]) -> str:
+    successes, n = expert(results)
+    return f"{number(successes / n)} ({successes}/{n})"
+
+
+# ---------------------------------------------------------------------------------------------------- the core study
+
+
+def core(study: Path) -> list[str]:
+    found = core_groups(study, *CORE)
+    rows = []
+    for name in [*CORE, *(name for name in found if name not in CORE)]:
+        results = found[name]
+        command = results[0]["training"]["command"].removeprefix("python train.py ")
+        flags = re.sub(r" --(seed|eval-episodes|device|out) \S+| --overwrite", "", command)
+        each = ", ".join(number(r["mean_success"]) for r in results)
+        rows.append([CORE.get(name, name), results[0]["training"]["demos_per_task"], len(results), each,
+                     rate(by_task(results)), expert_cell(results), f"`{flags}`"])  # fmt: skip
+    header = ["run", "demonstrations per task", "seeds", "success, each seed", "all seeds, 95 % interval",
+              "expert, same episodes", "`train.py`"]  # fmt: skip
+    one = found["mt6-fdp-50"][0]
+    return [
+        *text("Commands: `study/core/run.sh`. A run is `python train.py` with the flags in the last column and `--seed "
+              "S`, then `python evaluate.py`.", played_on([r for group in found.values() for r in group]),
+              f"Actions are sampled with {SAMPLERS[one['sampler']]} in {one['sampling_steps']} steps. mt6 are the "
+              "paper's six tasks. mt10 is MetaWorld's group of ten."),
+        *table(header, rows),
+        *text(DAGGER),
+        *core_notes(found),
+    ]  # fmt: skip
+
+
+def core_notes(found: dict[str, list[dict]]) -> list[str]:
+    """What else the core table says: the target, the task's name, the router, mt10."""
+    notes = []
+    for name, base, what in (
+        ("reach-push-noise", "reach-push-velocity", "On reach and push, the paper's noise target"),
+        ("mt6-noise-50", "mt6-fdp-50", "On mt6, the noise target"),
+        ("mt6-blind-50", "mt6-fdp-50", "On mt6, leaving out the task's name, as the paper does,"),
+    ):
+        change, seeds = compare(found[name], found[base]), (len(found[name]), len(found[base]))
+        notes.append(f"{what} changes success by {change} points ({words(seeds)} seeds): {change.verdict}.")
+    means = np.array([[e["router_weights"]["mean"] for e in r["tasks"].values()] for r in found["mt6-fdp-50"]])
+    alone = sorted(found["overfit-hammer"][0]["tasks"]["hammer"]["router_weights"]["mean"])
+    notes.append(f"The router hardly specialises. On mt6 a task's mean weights are {span(means.ravel())}, where "
+                 f"{number(1 / means.shape[-1], 2)} is indifference. In the overfit check they are "
+                 f"{words(number(w, 2) for w in alone)}.")  # fmt: skip
+    worst = sorted(found["mt10-fdp-50"][0]["tasks"].items(), key=lambda item: item[1]["success"])[:2]
+    notes.append("mt10 loses most on " + words(f"{task} ({e['successes']} of {e['n']}, the expert "
+                 f"{e['expert']['successes']})" for task, e in worst) + ".")  # fmt: skip
+    return bullets(*notes)
+
+
+def mt6_difference(found: dict[str, list[dict]], demos: int) -> Difference:
+    """fdp minus monolithic on mt6."""
+    return compare(found[f"mt6-fdp-{demos}"], found[f"mt6-monolithic-{demos}"])
+
+
+def mt6(study: Path) -> list[str]:
+    found = core_groups(study, *MT6)
+    played = {name: by_task(found[name]) for name in MT6}
+    rows = []
+    for task in played[MT6[0]]:
+        of_expert = "/".join(map(str, expert(found[MT6[0]], [task])))
+        rows.append([task, *(rate({task: p[task]}) for p in played.values()), of_expert])
+    rows.append(["all", *map(rate, played.values()), "/".join(map(str, expert(found[MT6[0]])))])
+    changes = []
+    for demos in (50, 25):
+        pairs = zip(found[f"mt6-fdp-{demos}"], found[f"mt6-monolithic-{demos}"], strict=True)
+        each = [points(100 * (success(by_task([a])) - success(by_task([b])))) for a, b in pairs]
+        change = mt6_difference(found, demos)
+        changes.append([f"{demos} demonstrations per task", len(each), ", ".join(each), change, change.verdict])
+    header = ["task", *(", ".join(name.split("-")[1:]) for name in MT6), "expert"]
+    return [
+        *text("The mt6 runs of the table above, task by task, with 50 and with 25 demonstrations per task.",
+              played_on([r for name in MT6 for r in found[name]])),
+        *table(header, rows),
+        *text(DAGGER),
+        "![mt6: success per task with 95 % intervals, and the scripted expert's](core/mt6.png)", "",
+        *text("fdp minus monolithic, in points, paired by episode:"),
+        *table(["mt6", "seeds", "each seed", "all seeds, 95 % interval", ""], changes),
+        *mt6_notes(found, played),
+    ]  # fmt: skip
+
+
+def mt6_notes(found: dict[str, list[dict]], played: dict[str, dict[str, np.ndarray]]) -> list[str]:
+    """What the mt6 tables say, and what not."""
+    notes = []
+    if all("includes" in mt6_difference(found, demos).verdict for demos in (50, 25)):
+        notes.append("At this size, with state observations, neither of the two has been shown to be better. More "
+                     "tasks, adaptation and pixels are other questions.")  # fmt: skip
+    for demos in (50, 25):
+        mine, other = (played[f"mt6-{policy}-{demos}"] for policy in ("fdp", "monolithic"))
+        failed = [task for task in mine if min(np.nanmin(mine[task]), np.nanmin(other[task])) == 0]
+        told = (f"{task} (fdp {count({task: mine[task]})}, monolithic {count({task: other[task]})})" for task in failed)
+        notes.append(f"With {demos} demonstrations, one or both fail at times on {words(told)}. The other "
+                     f"{len(mine) - len(failed)} tasks are without a failure.")  # fmt: skip
+    for task, entry in found[MT6[0]][0]["tasks"].items():
+        if (reference := entry["expert"]["success"]) < 1:
+            means = [(*name.split("-")[1:], float(np.nanmean(p[task]))) for name, p in played.items()]
+            above, not_above = ([f"{policy} with {demos} demonstrations ({number(x)})" for policy, demos, x in means
+                                 if (x > reference) == wanted] for wanted in (True, False))  # fmt: skip
+            notes.append(
+                f"On {task} the expert itself has {number(reference)}; policies learn from its successes. "
+                f"Above it: {words(above or ['none'])}. Not above: {words(not_above or ['none'])}."
+            )
+    return bullets(*notes)
+
+
+# ------------------------------------------------------------------------------------------------------- adaptation
+
+
+def old_cell(way: str, runs: list[dict], was: dict[str, dict]) -> str:
+    return "knows none" if way == "scratch" else str(old_change(runs, was) or "0, the same actions")
+
+
+def one_task(study: Path) -> list[str]:
+    found, was = ways(study), before(study)
+    start = {task: stack([entry]) for task, entry in was.items()}
+    rows = []
+    for way, title in WAYS.items():
+        runs, played = found[way], new_tasks(found[way])
+        change = [] if way == "scratch" else each_change(runs, was)
+        rows.append([title, len({r["seed"] for r in runs}), *(count({task: x}) for task, x in played.items()),
+                     rate(played).share, old_cell(way, runs, was), points(min(change)) if any(change) else "",
+                     f"{runs[0]['stage']['trained_parameters']:,}",
+                     f"{np.median([r['stage']['seconds'] for r in runs]):.0f}"])  # fmt: skip
+    runs = [r for mine in found.values() for r in mine]
+    successes, n = expert(runs, NEW)
+    per_task = ["/".join(map(str, expert(runs, [task]))) for task in NEW]
+    rows.append(["scripted expert", "", *per_task, number(successes / n)])
+    header = ["way", "seeds", *NEW, "new tasks, 95 % interval", "old tasks, points, 95 % interval", "worst run",
+              "trained parameters", "seconds"]  # fmt: skip
+    return [
+        *text("Commands: `study/adapt/run.sh`, or for one cell `python study/adapt/one_task.py --ways add-exact "
+              f"--tasks door-close --seeds 0`. From `{runs[0]['flags']['run']}`, {DEMOS} demonstrations, {STEPS} "
+              "steps.", played_on(runs), "The four new tasks are the paper's mt4."),
+        *table(header, rows),
+        *text(DAGGER),
+        *text(f"Old tasks are the six of mt6. Before, the policy has {count(start)} on them, and the expert "
+              f"{expert([{'tasks': was}])[0]}. Their interval is over these episodes. Which new task is learned "
+              "matters more: see the worst run. \"The same actions\" are the same bit for bit. That was checked on "
+              "random observations of every old task, and those old episodes were not played again. Seconds are of "
+              "training, the median run."),
+        "![Success on the new tasks, and the change of the old ones, for every way](adapt/one-task.png)", "",
+        *one_task_notes(found, was),
+    ]  # fmt: skip
+
+
+def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict]) -> list[str]:
+    """What the table of the ways says, and what not."""
+    replay, paper, full = (old_change(found[way], was) for way in ("add-replay", "add-paper", "full"))
+    weights = [r["tasks"][task]["router_weights"]["mean"][-1] for r in found["add-replay"] for task in was]
+    router = words(f"{task} {count({task: x})}" for task, x in new_tasks(found["router"]).items())
+    trained, fresh = (found[way][0]["stage"]["trained_parameters"] for way in ("add-exact", "scratch"))
+    return bullets(
+        ONE_OFF,
+        "The row `paper` is the paper's retention, not its protocol. The paper learns its new tasks together; this "
+        "table one at a time. In turn, and together, follow below.",
+        "`exact` and `paper` train alike and differ in what they keep. So with the same seed they agree on the new "
+        "task by construction.",
+        f"`replay` keeps a few observations of every old task. The old tasks change by {replay} points. The new "
+        f"component's mean weight on an old task is {span(weights)}.",
+        f"`paper` changes the old tasks by {paper} points, and `full` fine-tuning by {full}.",
+        f"A new router over the old components alone has {router}.",
+        f"A fresh policy (`scratch`) has {count(new_tasks(found['scratch']))} on the new tasks. So with state "
+        f"observations add-component is not needed for success here. It gives one policy for all tasks, and trains "
+        f"{number(trained / fresh, 2)} of the parameters.",
+    )
+
+
+def mean(values) -> float | None:
+    values = [x for x in values if x is not None]  # None: all episodes of a task were lost
+    return float(np.mean(values)) if values else None
+
+
+def whole(average: float, tasks: int, result: dict) -> str:
+    """A mean success over tasks, with Wilson's interval over the episodes of one seed."""
+    n = tasks * flag(result["command"], "--eval-episodes", EPISODES)
+    low, high = wilson(average * n, n)
+    return f"{number(average)}, {number(low)} to {number(high)}†"
+
+
+def continual_rows(found: dict[tuple[str, int], list[dict]], row, expert_row) -> list[list]:
+    """For each block: a row for each retention, then the expert on the same episodes. row: results -> cells."""
+    rows = []
+    for block in sorted({block for _, block in found}):
+        mine = {name: found[name, block] for name in RETAIN if (name, block) in found}
+        rows += [[RETAIN[name], block, len(results), *row(results)] for name, results in mine.items()]
+        rows.append(["scripted expert", block, "", *expert_row(next(iter(mine.values()))[0])])
+    return rows
+
+
+def continual_intro(results: list[dict]) -> str:
+    episodes = words(sorted({flag(r["command"], "--eval-episodes", EPISODES) for r in results}))
+    return (f"Command: {typed(results[0]['command'])}, and so on (`study/adapt/run.sh`). {episodes} episodes per task, "
+            "on the block that the table names (`--eval-seed`).")  # fmt: skip
+
+
+def sequences(study: Path) -> list[str]:
+    found = continual(study, "sequence")
+    results = [r for group in found.values() for r in group]
+
+    def row(results: list[dict]) -> list[str]:
+        average = whole(mean(r["average_success"] for r in results), len(results[0]["success"][-1]), results[0])
+        each = [", ".join(number(r[key]) for r in results)
+                for key in ("forgetting", "backward_transfer", "forward_transfer")]  # fmt: skip
+        counts = [f"{stage['trained_parameters']:,}" for stage in results[0]["stages"]]
+        added = sum(stage["bytes_added"] for stage in results[0]["stages"])
+        return [average, *each, " to ".join(dict.fromkeys([counts[0], counts[-1]])), f"{added:,}"]
+
+    def expert_row(result: dict) -> list[str]:
+        return [whole(mean(result["expert"].values()), len(result["expert"]), result)]
+
+    told = []
+    for task in NEW:
+        stages = [s for r in results for s in r["stages"] if task in s.get("success_before_learning", {})]
+        named, untrained = ([s[key][task] for s in stages] for key in ("success_before_learning", "success_untrained"))
+        told += [f"{span(named)} on {task} (untrained {span(untrained)})"] if stages else []
+    header = ["in turn", "block", "seeds", "average success, 95 % interval", "forgetting", "backward transfer",
+              "forward transfer", "parameters trained, each stage", "bytes added"]  # fmt: skip
+    order = words(task for stage in results[0]["stages"] for task in stage["tasks"])
+    return [
+        *text(continual_intro(results), f"The order is {order}. Average success is over all tasks after the last "
+              "stage. [metrics.md](../docs/metrics.md) explains the others. Several seeds stand beside each other."),
+        *table(header, continual_rows(found, row, expert_row)),
+        *text(DAGGER_RATES),
+        "![Success of every task after every stage, for each retention](adapt/sequences.png)", "",
+        *text(f"Just before it learns a task, the policy knows its name only. It has {words(told)}. Forward transfer "
+              "is this difference. Untrained networks differ from each other: compare the one-off trial above."),
+    ]  # fmt: skip
+
+
+def together(study: Path) -> list[str]:
+    found = continual(study, "together")
+    results = [r for group in found.values() for r in group]
+    tasks = results[0]["stages"][-1]["tasks"]
+
+    def new(rows: list[dict], result: dict) -> list[str]:
+        rates = [mean(row[task] for row in rows) for task in tasks]
+        return [*map(number, rates), whole(mean(rates), len(tasks), result)]
+
+    def row(results: list[dict]) -> list[str]:
+        change = [mean(100 * (r["success"][-1][task] - rate) for task, rate in r["success"][0].items()
+                       if None not in (rate, r["success"][-1][task])) for r in results]  # fmt: skip
+        stage = results[0]["stages"][-1]
+        return [*new([r["success"][-1] for r in results], results[0]), ", ".join(map(points, change)),
+                number(mean(r["average_success"] for r in results)), f"{stage['trained_parameters']:,}",
+                f"{np.median([r['stages'][-1]['seconds'] for r in results]):.0f}"]  # fmt: skip
+
+    def expert_row(result: dict) -> list[str]:
+        return [*new([result["expert"]], result), "", number(mean(result["expert"].values()))]
+
+    header = ["together", "block", "seeds", *tasks, "new tasks, 95 % interval", "old tasks, points, each seed",
+              "all tasks", "trained parameters", "seconds"]  # fmt: skip
+    return [
+        *text(continual_intro(results), "This is the paper's protocol: all new tasks in one stage. The row `paper` has "
+              "its retention too. Success is the mean over seeds."),
+        *table(header, continual_rows(found, row, expert_row)),
+        *text(DAGGER_RATES),
+    ]  # fmt: skip
+
+
+def budget(study: Path) -> list[str]:
+    runs = [r for mine in ways(study).values() for r in mine]
+    tables, found = [], {varied: budget_runs(study, varied) for varied in BUDGETS}
+    for varied, (label, chosen) in BUDGETS.items():
+        levels = sorted({level for _, level in found[varied]})
+        rows = [[WAYS[way], *(rate(found[varied][way, level]) if (way, level) in found[varied] else "-"
+                              for level in levels)] for way in chosen]  # fmt: skip
+        tables += table([label, *levels], [*rows, ["scripted expert", "/".join(map(str, expert(runs, NEW)))]])
+    demos, steps = found.values()
+    fewest, shortest = (min(level for _, level in levels) for levels in (demos, steps))
+    fresh_demos = difference(demos["add-exact", fewest], demos["scratch", fewest])
+    few = words(f"{WAYS[way].split(',')[0]} {count(demos[way, fewest])}" for way in BUDGETS["demos_per_task"][1])
+    short = {way: steps[way, shortest] for way in BUDGETS["steps"][1]}
+    failed = {task: int((x == 0).sum()) for task, x in short["add-exact"].items()}
+    hardest = max(failed, key=failed.get)
+    fresh = words(f"{task} {count({task: x})}" for task, x in short["scratch"].items())
+    return [
+        *text("Commands: `study/adapt/run.sh`, such as `python study/adapt/one_task.py --demos 5 --new-only --out "
+              "study/adapt/budget`. One seed.", played_on(runs),
+              "Success is over the four new tasks, each learned alone."),
+        *tables,
+        *text(DAGGER),
+        "![Success on new tasks over demonstrations, and over training steps](adapt/budget.png)", "",
+        *bullets(
+            f"With {fewest} demonstrations: {few}. add-component minus `scratch` is {fresh_demos} points: "
+            f"{fresh_demos.verdict}.",
+            f"After {shortest} steps add-component minus `full` is {difference(short['add-exact'], short['full'])} "
+            f"points, and minus `scratch` {difference(short['add-exact'], short['scratch'])}.",
+            f"{failed[hardest]} of add-component's {sum(failed.values())} failures after {shortest} steps are on "
+            f"{hardest}. `scratch` has {fresh} after as many. So it is mostly {hardest} that tells the ways apart.",
+            f"With the encoder trained along, add-component has {count(short['add-encoder'])} after {shortest} "
+            "steps. But that way changes the old tasks (table of the ways).",
+            f"What the new component copies: after {shortest} steps a random start minus a copy of the most used one "
+            f"is {difference(short['start-random'], short['add-exact'])} points. A copy is no head start here.",
+        ),
+    ]  # fmt: skip
+
+
+def why_paper(study: Path) -> list[str]:
+    result, was = read(study, "adapt/why-paper.json")["why-paper"], before(study)
+    first = result["rows"][0]["before"]
+    rows = [["before", *first.values(), sum(first.values())]]
+    for row in result["rows"]:
+        for key, name in (("paper", "as it is"), ("given_back", "its weight given back")):
+            rows.append([f"{row['new_task']}, {name}", *row[key].values(), sum(row[key].values())])
+        weight = row["weight_of_the_new_component"]
+        rows.append([f"{row['new_task']}, its weight", *(number(weight[task], 2) for task in first)])
+    experts = [was[task]["expert"]["successes"] for task in first]
+    rows.append(["scripted expert", *experts, sum(experts)])
+    total = {key: sum(sum(row[key].values()) for row in result["rows"]) for key in ("before", "paper", "given_back")}
+    weights = [w for row in result["rows"] for w in row["weight_of_the_new_component"].values()]
+    n = result["episodes_per_task"] * len(first) * len(result["rows"])
+    return [
+        *text(f"Command: {typed(result['command'])}, on the runs of the row `add-component, paper`. Training seed "
+              f"{result['seed']}.", played_on([{"tasks": was}]),
+              "Successes on each old task, after a new one was learned. \"It\" is the new component."),
+        *table(["new task learned", *first, "sum"], rows),
+        *text("A new component begins as a copy, with half of its original's weight, on old tasks too. It then "
+              f"becomes another function, and keeps {span(weights)} of the weight. The old tasks fall from "
+              f"{total['before']} to {total['paper']} of {n}. With that weight given back to the component that was "
+              f"copied, they have {total['given_back']}. The rest is weight that the router shifted among old ones."),
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ speed
+
+
+def speed(study: Path) -> list[str]:
+    result, peer = read(study, "speed/cpu.json")["cpu"], read(study, "speed/lerobot-mt6.json")["lerobot-mt6"]
+    mine, timed = core_groups(study, "mt6-fdp-50")["mt6-fdp-50"], {row["what"]: row for row in result["rows"]}
+    rows, faster = [], []
+    for what, row in timed.items():
+        if "ours" not in (ratio := row["ratio"]):
+            continue
+        if "samples_per_second" in row:
+            ours, end = f"{row['samples_per_second']['ours']:.0f} samples/s", ""
+        else:
+            ours, end = f"{row['milliseconds']['ours']:.1f} ms", ", DDIM 10"
+            faster.append(f"{number(ratio['ours, DPM 3'], 2)} ({what.split(', ', 2)[2]})")
+        theirs = ratio[f"LeRobot{end}"]
+        times = (theirs, theirs / ratio[f"ours, as deep as LeRobot's{end}"], ratio["one by one"])
+        rows.append([what, ours, *(f"{number(x, 1)} x" for x in times)])
+    header = ["what", "ours", "LeRobot's takes", "at equal depth and sampler", "our components one by one take"]
+    return [
+        *text(f"Command: {typed(result['command'])} (`study/speed/lerobot_peer.py` says how to make the peer). "
+              f"{result['hardware']}, no GPU, float32. One run measures everything in turn."),
+        *table(header, rows),
+        *text("The peer is a Python loop over LeRobot's U-Nets with diffusers' DDIM in 10 steps, at our widths and "
+              "kernel. Ours samples with DPM-Solver++ in 5. LeRobot's U-Net has two residual blocks per level where "
+              "ours has one. The fourth column compares networks of equal depth with the same sampler."),
+        *text(f"Trained in our loop, the peer has {count(by_task([peer]))} on mt6, ours "
+              f"{words(count(by_task([r])) for r in mine)}, and the expert {expert([peer])[0]}.",
+              played_on([peer]), f"Command: {typed(peer['command'])}."),
+        *text(f"`--sampling-steps 3` takes this share of the default's time: {words(faster)}."),
+        "![Time of each alternative, in times of ours](speed/cpu.png)", "",
+        *table(["also measured", "found"], also_measured(result["peak_gflops"], timed)),
+    ]  # fmt: skip
+
+
+def also_measured(peak: float, timed: dict[str, dict]) -> list[tuple[str, str]]:
+    """The rest of the benchmark, as pairs of what and how much."""
+
+    def ratio(what: str, name: str = "", digits: int = 1) -> str:
+        ratios = timed[what]["ratio"]
+        return f"{number(ratios[name] if name else next(iter(ratios.values())), digits)} x"
+
+    share = {size: timed[f"training, {size}, K = 4, batch 64"]["share_of_peak"] for size in ("base", "small")}
+    memory = {what: number(row["megabytes"] / 1000, 1) for what, row in timed.items() if "megabytes" in row}
+    return [
+        *((f"time, {what}", ratio(what)) for what in timed if what.startswith("K = 8")),
+        (f"share of the best matrix product ({peak:.0f} GFLOP/s) in a training step",
+         ", ".join(f"{size} {number(x, 2)}" for size, x in share.items())),
+        ("environment steps per second with the policy, beside the bare simulator",
+         ratio("environment steps of mt6, policy included", digits=2)),
+        ("time of `evaluate.py` on mt6, beside the physics of its episodes",
+         ratio("evaluate.py --run mt6 --episodes 50")),
+        ("time of `train.py --help`, beside importing torch", ratio("start-up", "train.py --help / import torch", 2)),
+        ("time to the first training step once demonstrations exist, beside importing torch",
+         ratio("start-up", "first training step / import torch", 2)),
+        *((what, f"{size} GB") for what, size in memory.items()),
+        ("memory, evaluating 400 episodes, beside 100", ratio("memory, evaluating 100 episodes", digits=2)),
+    ]  # fmt: skip
+
+
+def samplers(study: Path) -> list[str]:
+    found: dict[tuple[str, int], list[dict]] = {}
+    settings = read(study, "speed/samplers.json")["samplers"]["settings"]
+    for r in settings:
+        found.setdefault((r["sampler"], r["steps"]), []).append(r)
+
+    def cells(mine: list[dict], key: str) -> list[str]:
+        total = f"{sum(r[key] for r in mine)}/{sum(r['n'] for r in mine)}"
+        return [", ".join(str(r[key]) for r in mine), total]
+
+    rows = [[SAMPLERS[sampler], steps, *cells(mine, "successes")] for (sampler, steps), mine in sorted(found.items())]
+    one = next(iter(found.values()))
+    many, few = ([sum(r["successes"] for r in mine) for (_, steps), mine in found.items() if (steps >= 3) == wanted]
+                 for wanted in (True, False))  # fmt: skip
+    blocks = words(sorted({r["seed"] for r in settings}))
+    return [
+        *text(f"Command: {typed(settings[0]['command'])}. mt6, {len(one)} runs (training seeds), {one[0]['n']} "
+              f"episodes each, block {blocks}. That block is for choices: no other table here is from it."),
+        *table(["sampler", "calls", "successes, each run", "all"],
+               [*rows, ["scripted expert", "", *cells(one, "expert_successes")]]),
+        *text(f"From 3 calls on, all settings have {span(many, 0)} successes, below {span(few, 0)}. The default is 5, "
+              "because fewer narrow the distribution of actions (LOG.md). The file holds counts, not single episodes, "
+              "so no intervals are given."),
+        "![Success over network calls per chunk, for three samplers](speed/samplers.png)", "",
+    ]  # fmt: skip
+
+
+def forks(study: Path) -> dict[str, dict]:
+    """Name -> evaluation, of the policies in variants/. NotMeasured unless all are there."""
+    found = {name: result for name, result in read(study, "forks/*.json").items()}
+    for name in FORKS:
+        if name not in found:
+            raise NotMeasured(f"`study/forks/{name}.json`")
+    return found
+
+
+def fork_table(study: Path) -> list[str]:
+    found, rows = forks(study), []
+    for name, (what, file) in FORKS.items():
+        result = found[name]
+        lines = len((STUDY.parent / file).read_text().splitlines())
+        change = "" if name == "mt6-fdp" or not name.startswith("mt6") else compare([result], [found["mt6-fdp"]])
+        usage = np.array([row["router_weights"]["mean"] for row in result["tasks"].values()])  # (tasks, K)
+        weights = f"{span(usage.ravel())}" if usage.shape[1] > 1 else ""
+        rows.append([what, f"`{file}`", lines, rate(by_task([result])), change, weights, expert_cell([result])])
+    header = ["policy", "file", "its lines", "success, 95 % interval", "minus fdp, points", "a task's mean weights",
+              "expert"]  # fmt: skip
+    return [
+        *text("Command: `study/forks/run.sh`. 50 demonstrations and 2000 steps per task, K = 4, one training seed.",
+              played_on([found["mt6-fdp"]]), "fdp is the shipped run, made by the default command."),
+        *table(header, rows), *text(DAGGER),
+        *text("Differences are paired by episode. One seed each: they say what the forks do, not which is better."),
+    ]  # fmt: skip
+
+
+def commands(study: Path) -> list[str]:
+    found = list(read(study, "core/*-command.json").values())
+    parts = ("demonstrations", "training", "evaluation", "whole process")
+    rows = [[typed(r["command"]), *(f"{r['seconds_of_command'][part]:.0f}" for part in parts), rate(by_task([r])),
+             expert_cell([r])] for r in found]  # fmt: skip
+    return [*text("Seconds, on an otherwise idle machine. One training seed.", played_on(found)),
+            *table(["command", *parts, "success, 95 % interval", "expert"], rows), *text(DAGGER)]  # fmt: skip
+
+
+def sources(study: Path) -> list[str]:
+    """Which revisions of the code and which machines the files come from."""
+    rows = []
+    for pattern in ("core/*-s[0-9]*.json", "adapt/*-s[0-9]*.json", "adapt/budget/*.json", "speed/[cl]*.json"):
+        results = read(study, pattern).values()
+        revisions = sorted(Counter(r["revision"] for r in results).items())
+        rows.append([f"`study/{pattern}`", ", ".join(f"{name} ({n})" for name, n in revisions),
+                     words(sorted({r["hardware"] for r in results}))])  # fmt: skip
+    return [*text("Revisions of the code, and how many files are from each. `-dirty`: a tracked file had changed "
+                  "(LOG.md)."), *table(["files", "revisions", "machine"], rows)]  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------- the page
+
+HEAD = f"""# Results, with the commands that make them
+
+`python study/report.py` writes this page from the JSON files beside it. With `--check` it says whether they agree.
+Commands are typed in the repository's root. How everything was measured: [measuring.md](../docs/measuring.md).
+
+**Success** is the share of simulated episodes in which the environment's success flag was set at some step.
+
+**The scripted expert** is MetaWorld's own, on the same episodes. It is a reference: a policy can be above it.
+
+**Episodes.** No policy was trained on an evaluation episode. Its goal and objects stand at new places, but inside the
+same box as in training. So this is interpolation, not a new distribution. The environment's seed decides the places.
+Evaluation episodes come in blocks: episode i of block N has the seed {FIRST:,} + {BLOCK:,} N + i. Every section says
+how many episodes of which block it has.
+
+**Seeds**, where nothing else is said, are training seeds. All seeds of a row learn from the same demonstrations and
+play the same episodes.
+
+**Intervals** are at 95 %. Three seeds on the same episodes are not three times as many independent episodes. So we
+draw whole episodes anew within each task, each with the outcomes of all seeds, and take the middle 95 % of
+{RESAMPLES:,} draws (Efron's bootstrap, by clusters). Where there is one seed, or the same outcome everywhere, we give
+Wilson's interval over the episodes and mark it †. Differences are paired: both sides come from the same drawn episodes.
+An interval covers the choice of episodes. It does not cover other demonstrations, and hardly other training seeds.
+Where few episodes fail, a drawn interval is too narrow: a row with one failure can seem surer than a row with none.
+"""
+
+SECTIONS = {
+    "Policies trained from demonstrations": core,
+    "mt6, task by task: factorized and monolithic": mt6,
+    "One new task at a time": one_task,
+    "Four new tasks in turn": sequences,
+    "Four new tasks together": together,
+    "Fewer demonstrations, fewer steps": budget,
+    "Why the paper's retention forgets": why_paper,
+    "Forks": fork_table,
+    "Speed, beside a peer": speed,
+    "Network calls per action chunk": samplers,
+    "How long whole commands take": commands,
+    "Where the files come from": sources,
+}
+
+
+def or_not_measured(function, study: Path) -> list[str]:
+    """What a function of a section returns, or one line that names the missing files."""
+    try:
+        return function(study)
+    except NotMeasured as missing:
+        return [f"Not measured yet: {missing}.", ""]
+
+
+def page(study: Path = STUDY) -> str:
+    """study/README.md."""
+    sections = [line for title, function in SECTIONS.items()
+                for line in (f"## {title}", "", *or_not_measured(function, study))]  # fmt: skip
+    return "\n".join([HEAD, *sections]).rstrip("\n") + "\n"
+
+
+# ------------------------------------------------------------------------------------- blocks for the top-level README
+
+
+def finding(study: Path) -> list[str]:
+    """What there is to know first, flattering or not."""
+    found, was, adapted = core_groups(study, *MT6), before(study), ways(study)
+    more, fewer = (mt6_difference(found, demos) for demos in (50, 25))
+    rates = [number(success(by_task(found[name]))) for name in MT6]
+    successes, n = expert(found[MT6[0]])
+    verdict = "does not beat" if more.low <= 0 else "beats"
+    fork = {name: success(by_task([forks(study)[name]])) for name in ("mt6-fdp", "mt6-uniform")}
+    exact, full = adapted["add-exact"], adapted["full"]
+    new, of = expert([r for mine in adapted.values() for r in mine], NEW)
+    share = exact[0]["stage"]["trained_parameters"] / full[0]["stage"]["trained_parameters"]
+    return [
+        *text(f"Factorizing {verdict} one network of the same size here: on six tasks the difference is {more} points "
+              f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({rates[2]} and {rates[3]}; "
+              f"{len(found[MT6[0]])} training seeds, 95 % intervals; the scripted expert has {number(successes / n)}).",
+              bullet=True),
+        *text(f"The router hardly routes: trained with all weights fixed at 1/K the policy has "
+              f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (one seed).", bullet=True),
+        *text(f"New tasks are added without forgetting: a copied component, {share:.0%} of the parameters, learns "
+              f"four to {number(success(new_tasks(exact)))} (the expert {number(new / of)}), and old tasks keep their "
+              f"actions bit for bit. Fine-tuning everything has {number(success(new_tasks(full)))}, and loses "
+              f"{number(-old_change(full, was).mean, 1)} points on them.", bullet=True),
+    ]  # fmt: skip
+
+
+BLOCKS = {"finding": finding}
+
+
+def marked_tables(study: Path = STUDY) -> dict[str, str]:
+    """name -> Markdown that a page may have between <!-- name --> and <!-- /name -->."""
+    return {name: "\n".join(or_not_measured(function, study)).strip("\n") for name, function in BLOCKS.items()}
+
+
+def fill(markdown: str, study: Path = STUDY) -> str:
+    """The text with the content of its marked blocks made anew. ValueError for a block that does not end."""
+    for name, content in marked_tables(study).items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if markdown.count(begin) != markdown.count(end):
+            raise ValueError(f"{begin} without {end}, or the other way round")
+        block = f"{begin}\n{content}\n{end}"
+        markdown = re.sub(f"{begin}.*?{end}", lambda _, block=block: block, markdown, flags=re.DOTALL)
+    return markdown
+
+
+def first_difference(path: Path, wanted: str) -> str | None:
+    """The first line in which a file is not what it should be, in words. None if there is none."""
+    found, lines = path.read_text().splitlines() if path.exists() else [], wanted.splitlines()
+    for i in range(max(len(found), len(lines))):
+        has, should = (x[i] if i < len(x) else None for x in (found, lines))
+        if has != should:
+            return f"line {i + 1}, has {has!r}, and should have {should!r}"
+    return None
+
+
+def main(arguments: list[str], root: Path = STUDY.parent) -> int:
+    """Write, or with --check compare, the pages in a repository's root. Returns the exit code."""
+    if set(arguments) - {"--check"}:
+        print(__doc__, file=sys.stderr)
+        return 2
+    readme = root / "README.md"
+    for path, wanted in ((root / "study/README.md", page(root / "study")),
+                         (readme, fill(readme.read_text(), root / "study"))):  # fmt: skip
+        if "--check" not in arguments:
+            path.write_text(wanted)
+        elif told := first_difference(path, wanted):
+            print(f"{path.relative_to(root)}, {told}\nmake it anew: python study/report.py", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,96 @@
+"""What is timed beside each other: our policy, the same made as deep as LeRobot's, its components one by one.
+
+Policies have fresh weights: how long a product takes does not depend on what is in it.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from envs.tasks import spaces
+from fdp import Policy, PolicyConfig
+from train import SIZES, Learner, draw_noise
+from unet import Linear, ResidualBlock
+
+TASK = "reach"  # all MetaWorld tasks have its shapes
+
+
+def make_policy(components: int, size: str, device: torch.device) -> Policy:
+    """Ours, as train.py makes it."""
+    torch.manual_seed(0)
+    seen = spaces(TASK)
+    config = PolicyConfig(
+        observation=seen.observation, action_low=seen.action_low, action_high=seen.action_high, tasks=[TASK],
+        components=components, differences=seen.differences, **SIZES[size],
+    )  # fmt: skip
+    return Policy(config).to(device)
+
+
+def three_policies(components: int, size: str, device: torch.device) -> tuple[Policy, Policy, Policy]:
+    """Ours, ours as deep as LeRobot's, ours one by one."""
+    policy, deep, separate = (make_policy(components, size, device) for _ in range(3))
+    separate.components = OneByOne(separate).to(device)
+    return policy, as_deep_as_lerobot(deep), separate
+
+
+def training_step(policy: Policy, batch: int, loss_function: Callable | None = None) -> Callable[[], None]:
+    """One step of train.py, noise drawn, weights averaged; only the windows stay the same. loss_function: the policy's
+    loss, compiled perhaps."""
+    learner, device = Learner(policy), policy.device
+    observation = {part: torch.randn(batch, *shape, device=device) for part, shape in policy.config.observation.items()}
+    actions = torch.rand(batch, policy.config.horizon, policy.config.action_dim, device=device) * 2 - 1
+    windows = (observation, torch.zeros(batch, dtype=torch.long, device=device), actions)
+
+    def step() -> None:
+        learner.step(loss_function or policy.loss, (*windows, *draw_noise(policy, actions)), lr=1e-4, decay=0.999)
+
+    return step
+
+
+def action_chunk(policy: Policy, batch: int, sampler: str = "dpm", steps: int = 5) -> Callable[[], tuple]:
+    """One action chunk for each of `batch` robots, from the simulator's arrays to arrays for it."""
+    observation = {part: np.zeros((batch, *shape)) for part, shape in policy.config.observation.items()}
+    return lambda: policy.act(observation, [TASK] * batch, sampler, steps)
+
+
+class Pair(torch.nn.Module):
+    """Two residual blocks where ours has one, as in LeRobot's U-Net; to what is around it, one block with more FiLM."""
+
+    def __init__(self, first: ResidualBlock):
+        super().__init__()
+        components, kernel, _, width = first.conv2.weight.shape
+        self.first, self.second = first, ResidualBlock(components, width, width, kernel)
+        self.channels = 2 * width
+
+    def forward(self, x, film):
+        first, second = film.chunk(2, dim=-1)
+        return self.second(self.first(x, first), second)
+
+
+def as_deep_as_lerobot(policy: Policy) -> Policy:
+    """Its U-Net with LeRobot's widths, kernel and number of blocks: eight for two levels instead of four."""
+    unet = policy.components
+    for level in [*unet.down, *unet.up]:
+        place = 0 if isinstance(level[0], ResidualBlock) else 1
+        level[place] = Pair(level[place])
+    unet.middle = torch.nn.ModuleList(Pair(block) for block in unet.middle)
+    unet.film_sizes = [2 * block.channels for block in unet.blocks()]
+    components, inputs, _ = unet.film_out.weight.shape
+    unet.film_out = Linear(components, inputs, sum(unet.film_sizes))
+    return policy.to(policy.device)
+
+
+class OneByOne(torch.nn.Module):
+    """Our own components without the K axis: one U-Net after the other, as a list of modules would be evaluated."""
+
+    def __init__(self, policy: Policy):
+        super().__init__()
+        c = policy.config
+        self.nets = torch.nn.ModuleList(
+            type(policy.components)(1, c.action_dim, c.condition_dim, c.horizon, tuple(c.channels), c.kernel)
+            for _ in range(c.components)
+        )
+
+    def forward(self, actions, step, condition):
+        return torch.cat([net(actions, step, condition) for net in self.nets])

@@ -1,0 +1,89 @@
+"""What a policy sees: in which order, on which scale, and what is clipped."""
+
+import pytest
+import torch
+import torch.nn as nn
+
+from encoder import StateEncoder, join, rows
+
+
+def test_statistics_round_trip_with_constant_and_hardly_moving_dimensions():
+    torch.manual_seed(0)
+    encoder = StateEncoder({"state": (3,)}, 8)
+    state = torch.stack([torch.randn(1000), torch.full((1000,), 0.7), 1e-4 * torch.randn(1000)], -1)
+    encoder.fit({"state": state})
+    assert torch.allclose(encoder.mean, state.mean(0)) and encoder.scale[0].item() == pytest.approx(state[:, 0].std())
+    seen = encoder.standardize({"state": state})
+    assert seen[:, 0].mean().abs() < 1e-4 and seen[:, 0].std().item() == pytest.approx(1, rel=1e-3)
+    assert seen[:, 1].abs().max() < 1e-4
+    assert torch.allclose(seen * encoder.scale + encoder.mean, state, atol=1e-6)
+    # A millimetre in a dimension whose spread was a tenth of one: 10 spreads, but no alarm.
+    assert encoder.standardize({"state": torch.tensor([[0.0, 0.7, 0.001]])})[0, 2].abs() < 0.1
+
+
+def test_what_sticks_out_is_clipped_before_the_network():
+    encoder = StateEncoder({"state": (3,)}, 3)
+    encoder.fit({"state": torch.tensor([[0.0, 0.7, 0.0], [1.0, 0.7, 0.0], [2.0, 0.7, 0.0]])})
+    far = {"state": torch.tensor([[1.0, 0.7, 1.0], [-100.0, 0.7, 0.0]])}
+    assert encoder.standardize(far)[0, 2] == 50  # a metre, where nothing moved: 0.02 is the floor of the scale
+    encoder.net = nn.Identity()
+    assert encoder(far).tolist() == [[0, 0, 5], [-5, 0, 0]]
+
+
+@pytest.mark.filterwarnings("ignore:std.*degrees of freedom:UserWarning")
+def test_one_observation_has_no_spread_and_no_nan():
+    encoder = StateEncoder({"state": (2,)}, 4)
+    encoder.fit({"state": torch.tensor([[3.0, -1.0]])})
+    assert encoder.mean.tolist() == [3, -1] and torch.allclose(encoder.scale, torch.full((2,), 0.02))
+
+
+def test_statistics_travel_with_the_weights_and_are_not_learned():
+    encoder = StateEncoder({"state": (3,)}, 8)
+    assert {"mean", "scale"} <= set(encoder.state_dict()) and {"mean", "scale"}.isdisjoint(
+        name for name, _ in encoder.named_parameters()
+    )
+
+
+def test_differences_of_positions_have_statistics_of_their_own():
+    torch.manual_seed(0)
+    hand, offset = torch.randn(1000, 3), 0.1 * torch.randn(1000, 3)
+    encoder = StateEncoder({"hand": (3,), "object": (3,)}, 8, differences=(("object", 0, "hand", 0),))
+    observation = {"hand": hand, "object": hand + offset}
+    encoder.fit(observation)
+    seen = encoder.standardize(observation)
+    assert seen.shape == (1000, 9) and encoder.net[0].in_features == 9
+    assert torch.allclose(seen[:, 6:], (offset - offset.mean(0)) / offset.std(0), atol=1e-4)
+
+
+def test_the_order_of_the_numbers():
+    """Frame by frame, then what has no frames, then differences in the current frame; worked out by hand."""
+    encoder = StateEncoder({"arm": (2, 4), "goal": (3,), "ball": (2, 3)}, 8,
+                           differences=(("ball", 0, "arm", 1), ("goal", 0, "ball", 0)))  # fmt: skip
+    observation = {
+        "unread": torch.full((1, 5), 99.0),
+        "ball": torch.tensor([[[20.0, 21, 22], [25, 26, 27]]]),
+        "arm": torch.tensor([[[0.0, 1, 2, 3], [4, 5, 6, 7]]]),
+        "goal": torch.tensor([[100.0, 200, 300]]),
+    }
+    now, before = [0, 1, 2, 3, 20, 21, 22], [4, 5, 6, 7, 25, 26, 27]
+    apart = [20 - 1, 21 - 2, 22 - 3, 100 - 20, 200 - 21, 300 - 22]
+    assert encoder.numbers(observation).tolist() == [[*now, *before, 100, 200, 300, *apart]]
+
+
+def test_differences_of_parts_that_it_does_not_read_are_left_out():
+    encoder = StateEncoder({"hand": (3,)}, 8, differences=(("object", 0, "hand", 0), ("hand", 0, "goal", 0)))
+    assert encoder.differences == [] and encoder.numbers({"hand": torch.ones(2, 3)}).shape == (2, 3)
+
+
+@pytest.mark.parametrize("shape", [(), (3, 64, 64)])
+def test_a_part_that_is_no_vector_is_refused(shape):
+    with pytest.raises(ValueError, match="reads numbers, and part 'camera' of the observation has shape"):
+        StateEncoder({"hand": (3,), "camera": shape}, 8)
+
+
+def test_joining_and_choosing_rows():
+    a, b = ({"x": torch.full((n, 2), float(n)), "y": torch.arange(n)} for n in (1, 3))
+    both = join([a, b])
+    assert both["x"].tolist() == [[1, 1], [3, 3], [3, 3], [3, 3]] and both["y"].tolist() == [0, 0, 1, 2]
+    some = rows(both, torch.tensor([3, 0]))
+    assert some["x"].tolist() == [[3, 3], [1, 1]] and some["y"].tolist() == [2, 0]

@@ -1,0 +1,161 @@
+"""study/gpu has to work the first time, on a machine that is lent for minutes: here it runs, tiny, without a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from safetensors.torch import load_file
+
+from plumbing.cli import BadInput
+from study.gpu import section
+
+SOURCE = {"command", "revision", "seed", "hardware", "software"}  # plumbing.cli.provenance
+COMMON = {"section", "tiny", "torch", "section_seconds"} | SOURCE
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """run.sh over all sections, of which one cannot write its result and one is there already. -> folder, process."""
+    folder = tmp_path_factory.mktemp("gpu")
+    (folder / "speed.json.tmp").mkdir()
+    (folder / "mt6-small.json").write_text('{"section": "made before"}')
+    flags = ["--tiny", "--device", "cpu", "--out", folder, "--runs", folder / "runs"]
+    command = ["bash", ROOT / "study" / "gpu" / "run.sh", *flags]
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # run.sh calls "python"
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run([str(w) for w in command], capture_output=True, text=True, cwd=folder, env=environment)
+    return folder, done
+
+
+def read(folder, name: str) -> dict:
+    result = json.loads((folder / f"{name}.json").read_text())
+    assert set(result) >= COMMON and result["section"] == name and result["tiny"] is True
+    return {key: value for key, value in result.items() if key not in COMMON}
+
+
+def test_a_failing_section_is_named_and_does_not_stop_the_others(plan):
+    folder, done = plan
+    assert done.returncode == 1 and done.stderr.rstrip().endswith("failed: speed"), done.stderr[-2000:]
+    assert not (folder / "speed.json").exists()
+    assert all((folder / f"{name}.json").exists() for name in ("tests", "mt6-base", "components"))
+
+
+def test_a_section_with_a_result_is_left_out(plan):
+    folder, done = plan
+    assert json.loads((folder / "mt6-small.json").read_text()) == {"section": "made before"}
+    assert f"mt6-small: {folder}/mt6-small.json is there already" in done.stderr
+    assert not (folder / "runs" / "mt6-small").exists()
+
+
+def test_the_tests_for_a_gpu_run(plan):
+    result = read(plan[0], "tests")
+    assert set(result) == {"passed", "tests"}
+    assert result["passed"] == len(result["tests"]) > 5, result["tests"]
+
+
+def test_components_beside_one(plan):
+    acting, training = read(plan[0], "components")["rows"]
+    for row, what in ((acting, "one action chunk, B = 1"), (training, "training, batch 64")):
+        assert row["what"] == f"K = 2 beside K = 1: {what}"
+        times = row["milliseconds"]
+        assert row["ratio"] == {"K = 2 / K = 1": pytest.approx(times["K = 2"] / times["K = 1"])}
+
+
+def check_mt6(folder, name: str) -> None:
+    result = read(folder, name)
+    last = result["checkpoints"][-1]
+    assert last["step"] == 2 and result["training_finished"] is True
+    assert set(result["final"]["tasks"]) == {"reach", "push"}
+    seeds = [r["seeds"] for r in result["final"]["tasks"].values()]
+    assert seeds == [[1_060_000, 1_060_000]] * 2  # block 6, one episode
+    assert 0 < last["seconds"] <= result["seconds"]["until trained"] <= result["seconds"]["until evaluated"]
+    assert result["seconds"]["demonstrations"] > 0 and result["seconds"]["training"] > 0
+    assert result["seconds_to_goal"] == (last["seconds"] if last["success"] >= 0.95 else None)
+    run = folder / "runs" / name
+    weights, kept = (load_file(run / which / "model.safetensors") for which in ("run", "step-2"))
+    assert all((weights[part] == kept[part]).all() for part in weights)
+    assert json.loads((run / "run" / "config.json").read_text())["train"]["size"] == name.removeprefix("mt6-")
+    assert (run / "data").is_dir()  # demonstrations of its own: they are part of what is timed
+
+
+def test_mt6_from_nothing_base(plan):
+    check_mt6(plan[0], "mt6-base")
+
+
+def make(name: str, folder) -> None:
+    config = section.SectionConfig(name, tiny=True, device="cpu", out=str(folder), runs=str(folder / "runs"))
+    assert section.main(config)["wrote"] == [str(folder / f"{name}.json")]
+
+
+def test_mt6_from_nothing_small_finds_the_first_checkpoint_that_reached_the_goal(tmp_path, monkeypatch):
+    monkeypatch.setattr(section, "GOAL", 0.0)  # which any checkpoint reaches
+    make("mt6-small", tmp_path)
+    result = json.loads((tmp_path / "mt6-small.json").read_text())
+    assert result["seconds_to_goal"] == result["checkpoints"][0]["seconds"]
+
+
+def test_training_that_takes_too_long_is_stopped_and_its_checkpoints_stay(tmp_path, monkeypatch):
+    """A train.py that never ends is stood in for. Its time is up as soon as the second checkpoint was noticed."""
+    script = """
+import pathlib, sys, time
+import numpy as np
+from safetensors.numpy import save_file
+home = pathlib.Path(sys.argv[1])
+(home / "run").mkdir()
+(home / "run" / "config.json").write_text("{}")
+for step in (1, 2):
+    save_file({"x": np.full(1, step)}, home / "run" / "new", metadata={"step": str(step)})
+    (home / "run" / "new").rename(home / "run" / "model.safetensors")
+    while not (home / f"step-{step}").exists():
+        time.sleep(0.01)
+time.sleep(1000)
+"""
+    said = []
+
+    def listen(words: str) -> None:
+        said.append(json.loads(words)["step"])
+        monkeypatch.setattr(section, "TRAINING_ENDS", 0 if said == [1, 2] else 1000)
+
+    monkeypatch.setattr(section, "say", listen)
+    monkeypatch.setattr(section, "TRAINING_ENDS", 1000)
+    checkpoints, summary = section.watch(["-c", script, str(tmp_path)], tmp_path, section.time.perf_counter())
+    assert summary is None and [checkpoint["step"] for checkpoint in checkpoints] == [1, 2]
+    assert [load_file(tmp_path / f"step-{n}" / "model.safetensors")["x"].item() for n in (1, 2)] == [1, 2]
+
+
+def test_training_without_a_checkpoint_is_a_failure(tmp_path):
+    with pytest.raises(RuntimeError, match="no checkpoint, exit code 3"):
+        section.watch(["-c", "raise SystemExit(3)"], tmp_path, section.time.perf_counter())
+
+
+def test_speed_says_what_failed_and_measures_the_rest(tmp_path, monkeypatch):
+    compile = section.torch.compile
+
+    def broken_graphs(loss, **how):
+        broken_graphs.calls += 1
+        if broken_graphs.calls == 2:
+            raise RuntimeError("no such mode")
+        return compile(loss, **how)
+
+    broken_graphs.calls = 0
+    monkeypatch.setattr(section.torch, "compile", broken_graphs)
+    monkeypatch.setattr(section, "acting_rows", lambda *_: 1 / 0)
+    make("speed", tmp_path)
+    result = read(tmp_path, "speed")
+    assert result["peer"] == "no peer"
+    training, acting, compiled = result["rows"]
+    assert training["LeRobot"] == "no peer" and set(training["ratio"]) == {
+        "ours", "ours, as deep as LeRobot's", "one by one",
+    }  # fmt: skip
+    assert acting == {"what": "acting", "failed": "ZeroDivisionError: division by zero", "LeRobot": "no peer"}
+    assert compiled["failed"] == {"compile, CUDA graphs": "RuntimeError: no such mode"}
+    assert set(compiled["samples_per_second"]) == set(compiled["seconds_until_ready"]) == {"eager", "compile"}
+
+
+def test_without_a_gpu_nothing_is_measured(tmp_path):
+    with pytest.raises(BadInput, match="here is none; --tiny"):
+        section.main(section.SectionConfig("speed", device="cpu", out=str(tmp_path)))
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,293 @@
+"""The page of results is what its files give; intervals against cases worked out by hand and in closed form."""
+
+import fnmatch
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from study import intervals, plots, report
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [path.relative_to(report.STUDY) for path in sorted(report.STUDY.glob("*/**/*.json"))]
+
+
+def copied(folder: Path, *leave_out: str) -> Path:
+    """A copy of study/ without some of its results. Not links: a test that writes must not reach the real ones."""
+    for path in FILES:
+        if not any(fnmatch.fnmatch(str(path), pattern) for pattern in leave_out):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(report.STUDY / path, folder / path)
+    return folder
+
+
+def entry(failed=(), lost=(), episodes=10, first=1_030_000) -> dict:
+    """One task of an evaluation. failed, lost: which of its episodes."""
+    n = episodes - len(lost)
+    return {"n": n, "successes": n - len(failed), "seeds": [first, first + episodes - 1],
+            "failed_seeds": [first + i for i in failed], "lost": {str(first + i): "killed" for i in lost}}  # fmt: skip
+
+
+def normal_interval(played: dict[str, np.ndarray]) -> tuple[float, float]:
+    """mean +- 1.96 standard errors in closed form: episodes are drawn within each task, tasks weigh the same."""
+    x = [p.mean(0) for p in played.values()]  # (E,) each: one number for a cluster
+    error = math.sqrt(sum(p.var() / len(p) for p in x)) / len(x)
+    center = np.mean([p.mean() for p in x])
+    return center - 1.959964 * error, center + 1.959964 * error
+
+
+# ------------------------------------------------------------------------------------------------ no number can drift
+
+
+def test_the_committed_pages_are_what_the_files_give(capsys):
+    assert report.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_check_names_the_first_line_that_differs_and_a_run_repairs_it(tmp_path, capsys):
+    copied(tmp_path / "study")
+    (tmp_path / "README.md").write_text("# fdp\n\n<!-- finding -->\nold\n<!-- /finding -->\nend\n")
+    assert report.main([], tmp_path) == 0
+    assert report.main(["--check"], tmp_path) == 0
+    page, readme = tmp_path / "study/README.md", tmp_path / "README.md"
+    assert readme.read_text().startswith("# fdp\n\n<!-- finding -->\n- Factorizing does not beat")
+    assert readme.read_text().endswith("\n<!-- /finding -->\nend\n")
+
+    page.write_text(page.read_text().replace("887/900", "888/900", 1))
+    assert report.main(["--check"], tmp_path) == 1
+    line = next(i for i, line in enumerate(page.read_text().splitlines(), 1) if "888/900" in line)
+    assert f"study/README.md, line {line}, has" in capsys.readouterr().err
+    report.main([], tmp_path)
+    assert report.main(["--check"], tmp_path) == 0
+
+    readme.write_text(readme.read_text().replace("Factorizing", "Fusing", 1))
+    assert report.main(["--check"], tmp_path) == 1
+    assert capsys.readouterr().err.startswith("README.md, line 4, has '- Fusing")
+    page.write_text(page.read_text() + "more\n")
+    assert report.main(["--check"], tmp_path) == 1
+    assert "has 'more', and should have None" in capsys.readouterr().err
+    assert report.main(["--typo"], tmp_path) == 2
+
+
+def test_fill_replaces_marked_blocks_and_nothing_else():
+    tables = report.marked_tables()
+    assert set(tables) == {"finding"}
+    text = "a\n<!-- finding -->\nstale | <!-- /finding --> b <!-- note -->\nc <!-- finding --><!-- /finding -->\n"
+    new = f"<!-- finding -->\n{tables['finding']}\n<!-- /finding -->"
+    filled = report.fill(text)
+    assert filled == f"a\n{new} b <!-- note -->\nc {new}\n"
+    assert report.fill(filled) == filled
+    with pytest.raises(ValueError, match="finding"):
+        report.fill("<!-- finding -->\n- old\n")
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def test_outcomes_of_single_episodes_with_failed_and_lost_ones():
+    found = intervals.outcomes(entry(failed=[2, 9], lost=[0, 5]))
+    np.testing.assert_array_equal(found, [np.nan, 1, 0, 1, 1, np.nan, 1, 1, 1, 0])
+    assert intervals.count({"a": found[None]}) == "6/8"
+    assert intervals.success({"a": found[None]}) == 6 / 8
+    with pytest.raises(ValueError, match="do not agree"):
+        intervals.outcomes(entry(failed=[2]) | {"failed_seeds": []})
+    with pytest.raises(ValueError, match="not of the same episodes"):
+        intervals.stack([entry(), entry(first=1_050_000)])
+
+
+def test_lost_episodes_count_as_nothing_in_the_interval():
+    seeds = intervals.stack([entry(failed=[2], lost=[0]), entry(failed=[2, 9]), entry(failed=[2, 4])])
+    rate = intervals.rate({"a": seeds})
+    assert (rate.count, rate.mean) == ("24/29", pytest.approx(24 / 29))
+    assert rate.low < rate.mean < rate.high
+    alone = intervals.rate({"a": intervals.stack([entry(lost=[0, 1, 2])])})
+    assert (alone.low, alone.high) == intervals.wilson(7, 7)  # not 10
+
+
+def test_every_committed_evaluation_agrees_with_itself():
+    evaluations = [r for path in FILES if "mean_success" in (r := json.loads((report.STUDY / path).read_text()))]
+    assert len(evaluations) > 150
+    for result in (result for r in evaluations for result in r["tasks"].values()):
+        assert np.nanmean(intervals.outcomes(result)) == pytest.approx(result["success"])
+        assert intervals.wilson(result["successes"], result["n"]) == pytest.approx(tuple(result["interval"]))
+
+
+def test_the_block_of_a_sequence_is_read_from_its_command():
+    assert report.flag("python adapt.py --eval-seed 5 --seed 1", "--eval-seed", 0) == 5
+    assert report.flag("python adapt.py --seed 1 --eval-seed=12", "--eval-seed", 0) == 12
+    assert report.flag("python adapt.py --seed 1", "--eval-seed", 0) == 0
+
+
+# -------------------------------------------------------------------------------------------------------- intervals
+
+
+def test_where_all_succeed_wilson_counts_episodes_once_whatever_the_number_of_seeds():
+    rate = intervals.rate({"a": np.ones((3, 50)), "b": np.ones((3, 50))})
+    assert (rate.low, rate.high) == intervals.wilson(100, 100)  # neither 300, nor a width of zero
+    assert rate.low == pytest.approx(0.963, abs=5e-4)
+    assert str(rate) == "300/300, 0.963 to 1.000†"
+    nothing = intervals.rate({"a": np.zeros((3, 50))})
+    assert (nothing.low, nothing.high) == intervals.wilson(0, 50)
+
+
+def test_one_seed_has_wilsons_interval():
+    rate = intervals.rate({"a": intervals.stack([entry(failed=[1], episodes=50)])})
+    assert rate == (0.98, *intervals.wilson(49, 50), "49/50", True)
+
+
+def test_two_tasks_against_the_closed_form():
+    random = np.random.default_rng(1)
+    hard, easy = random.random((1, 200)) < 0.4, random.random((1, 100)) < 0.9
+    played = {"a": (random.random((3, 200)) < 0.2 + 0.6 * hard) * 1.0, "b": np.repeat(easy, 3, 0) * 1.0}
+    rate, (low, high) = intervals.rate(played), normal_interval(played)
+    assert rate.mean == pytest.approx((low + high) / 2)
+    assert (rate.low, rate.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+    assert not rate.wilson
+
+
+def test_failures_that_all_seeds_share_make_the_interval_wider_than_a_pooled_one():
+    shared = np.ones((3, 50))
+    shared[:, :10] = 0  # the same ten episodes, three times
+    spread = np.ones(150)
+    spread[:30] = 0
+    spread = np.random.default_rng(0).permutation(spread).reshape(3, 50)
+    pooled = np.diff(intervals.wilson(120, 150))[0]
+    rates = [intervals.rate({"a": x}) for x in (shared, spread)]
+    widths = [rate.high - rate.low for rate in rates]
+    assert rates[0].count == rates[1].count == "120/150"
+    assert widths[0] > 1.5 * pooled  # three outcomes alike carry the weight of one: sqrt(3) times as wide
+    assert widths[1] < 1.2 * pooled
+
+
+def test_a_paired_difference():
+    random = np.random.default_rng(0)
+    one = {"a": (random.random((3, 50)) < 0.6) * 1.0, "b": (random.random((3, 50)) < 0.9) * 1.0}
+    assert intervals.difference(one, dict(reversed(one.items()))) == (0, 0, 0)  # exactly
+    # Episodes are hard or easy for both; the other fails on three more. Unpaired, the hard ones would dominate.
+    hard = np.repeat(random.random((1, 50)) < 0.5, 3, 0) * 1.0
+    other = hard.copy()
+    other[:, np.flatnonzero(hard[0])[:3]] = 0
+    change = intervals.difference({"a": hard}, {"a": other})
+    assert change.mean == pytest.approx(6)
+    low, high = 100 * np.array(normal_interval({"a": hard - other}))
+    assert (change.low, change.high) == pytest.approx((low, high), abs=2)
+    wide = intervals.rate({"a": hard})
+    assert change.high - change.low < 0.6 * 100 * (wide.high - wide.low)
+    assert intervals.Difference(2, 1, 3).verdict == "the interval lies above zero"
+    assert intervals.Difference(-2, -3, -1).verdict == "the interval lies below zero"
+    assert intervals.Difference(1, 0, 2).verdict == "the interval includes zero"
+    with pytest.raises(ValueError, match="same tasks"):
+        intervals.difference(one, {"a": one["a"]})
+
+
+def test_evaluations_of_other_episodes_are_not_compared():
+    here, there = ({"tasks": {"a": entry([1], first=first)}} for first in (1_030_000, 1_050_000))
+    assert intervals.compare([here, here], [here]) == (0, 0, 0)
+    with pytest.raises(ValueError, match="not of the same episodes"):
+        intervals.compare([here], [there])
+    with pytest.raises(ValueError, match="not of the same episodes"):
+        report.old_change([here | {"old_actions_bit_equal": False}], there["tasks"])
+
+
+@pytest.mark.parametrize(("demos", "low", "mean", "high"), [(50, -0.3, 0.6, 1.4), (25, -1.8, -0.9, 0.0)])
+def test_factorized_minus_monolithic_against_the_exact_distribution(demos, low, mean, high):
+    """Sums of 50 draws of whole numbers: their distribution is 50 convolutions, with no random number in it."""
+    found = report.core_groups(report.STUDY, *report.MT6)
+    one, other = (intervals.by_task(found[f"mt6-{policy}-{demos}"]) for policy in ("fdp", "monolithic"))
+    distribution, start = np.ones(1), 0
+    for task in one:
+        change = (one[task].sum(0) - other[task].sum(0)).astype(int).tolist()  # of three seeds, each episode
+        single = np.array([Counter(change)[i] / 50 for i in range(min(change), max(change) + 1)])
+        for _ in range(50):
+            distribution = np.convolve(distribution, single)
+        start += 50 * min(change)
+    points = 100 * (np.arange(len(distribution)) + start) / (3 * 50 * len(one))
+    exact = [points[np.searchsorted(distribution.cumsum(), q)] for q in (0.025, 0.975)]
+    found = report.mt6_difference(found, demos)
+    assert found.mean == pytest.approx((distribution * points).sum())
+    step = points[1] - points[0]  # 10,000 draws may end up on the neighbour
+    assert (found.low, found.high) == pytest.approx(exact, abs=1.01 * step)
+    assert str(found) == f"{intervals.points(mean)} [{intervals.points(low)}, {intervals.points(high)}]"
+
+
+# ------------------------------------------------------------------------------------------------------------- page
+
+
+@pytest.mark.parametrize("title", report.SECTIONS)
+def test_a_section_without_its_files_says_so_in_one_line(title, tmp_path):
+    lines = report.or_not_measured(report.SECTIONS[title], tmp_path)
+    assert len(lines) == 2 and re.fullmatch(r"Not measured yet: `study/.*\.json`\.", lines[0]) and lines[1] == ""
+
+
+def test_blocks_without_their_files_say_so(tmp_path):
+    assert all(text.startswith("Not measured yet: `study/") for text in report.marked_tables(tmp_path).values())
+    assert "Not measured yet" in report.fill("<!-- finding --><!-- /finding -->", tmp_path)
+
+
+@pytest.mark.parametrize(("title", "pattern"), [
+    ("Policies trained from demonstrations", "core/mt10-fdp-50-s0.json"),
+    ("One new task at a time", "adapt/add-paper-disassemble-s0.json"),
+    ("Four new tasks in turn", "adapt/sequence-*"),
+    ("Why the paper's retention forgets", "adapt/why-paper.json"),
+])  # fmt: skip
+def test_one_missing_result_is_named_and_harms_no_other_section(title, pattern, tmp_path):
+    sections = dict(part.split("\n", 1) for part in report.page(copied(tmp_path, pattern)).split("\n## ")[1:])
+    assert "Not measured yet: `study/" + pattern.split("-s0")[0].split("*")[0] in sections[title]
+    assert "fdp minus monolithic" in sections["mt6, task by task: factorized and monolithic"]
+
+
+def test_tasks_learned_together_and_in_turn_on_two_blocks(tmp_path):
+    old, new = {"hammer": 1.0, "reach": 0.5}, {"door-close": 0.9, "disassemble": 0.7}
+    stage = {"tasks": list(new), "trained_parameters": 155849, "seconds": 300.0, "bytes_added": 5,
+             "success_before_learning": {"door-close": 0.4}, "success_untrained": {"door-close": 0.1}}  # fmt: skip
+    result = {
+        "success": [old, {"hammer": 0.6, "reach": 0.5} | new], "expert": old | {"door-close": 1.0, "disassemble": 0.8},
+        "stages": [stage],
+        "average_success": 0.675, "forgetting": 0.2, "backward_transfer": -0.2, "forward_transfer": None,
+        "command": "python adapt.py --run study/core/mt6 --tasks door-close,disassemble --eval-seed 5 --seed 0",
+    }  # fmt: skip
+    study = copied(tmp_path, "adapt/sequence-*", "adapt/together-*")
+    for name in ("together-paper-s0", "sequence-exact-s0"):
+        (study / f"adapt/{name}.json").write_text(json.dumps(result))
+    (study / "adapt/sequence-exact-s1.json").write_text(json.dumps(
+        result | {"command": result["command"].replace("--eval-seed 5", "")}))  # fmt: skip
+    lines = report.together(study)
+    low, high = (intervals.number(x) for x in intervals.wilson(80, 100))
+    assert f"| paper | 5 | 1 | 0.900 | 0.700 | 0.800, {low} to {high}† | -20.0 | 0.675 | 155,849 | 300 |" in lines
+    assert any(line.startswith("| scripted expert | 5 |  | 1.000 | 0.800 | 0.900,") for line in lines)
+    assert "`python adapt.py --run study/core/mt6 --tasks door-close,disassemble" in lines[0]
+    rows = [line.split(" | ") for line in report.sequences(study) if line.startswith(("| exact", "| scripted"))]
+    assert [row[1] for row in rows] == ["0", "0", "5", "5"]  # a row, and the expert, for each block
+    assert rows[0][4:7] == ["0.200", "-0.200", "-"]  # forgetting, backward transfer, no forward transfer
+    assert "0.40 on door-close (untrained 0.10)" in " ".join(report.sequences(study))
+
+
+def test_the_page_is_readable_and_its_links_lead_somewhere():
+    page = report.page()
+    assert not [line for line in page.splitlines() if len(line) > 120 and not line.startswith("|")]
+    for target in re.findall(r"\]\(([^)#]+)\)", page):
+        assert target.startswith("http") or (report.STUDY / target).exists(), target
+    for script in re.findall(r"python (\S+\.py)", page):
+        assert (ROOT / script).exists(), script
+    for title, section in zip(report.SECTIONS, page.split("\n## ")[1:], strict=True):
+        if report.SECTIONS[title] is not report.sources and "Not measured yet" not in section:
+            assert "| scripted expert |" in section or re.search(r"expert[^|\n]* \||the expert \d", section), title
+
+
+def test_what_the_measurements_do_not_carry_is_not_said():
+    everything = report.page() + "".join(report.marked_tables().values())
+    for phrase in ("ceiling", "sees only the observation", "halves", "solved", "same bits"):
+        assert phrase not in everything
+
+
+def test_pictures_are_drawn_from_what_there_is(tmp_path, capsys):
+    written = plots.main(copied(tmp_path / "study", "adapt/sequence-*"), tmp_path / "pictures")
+    names = [str(path.relative_to(tmp_path / "pictures")) for path in written]
+    assert names == ["core/mt6.png", "adapt/one-task.png", "adapt/budget.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written)
+    assert "no adapt/sequences.png" in capsys.readouterr().err
+    assert plots.sequences(report.STUDY, tmp_path / "sequences.png").exists()
