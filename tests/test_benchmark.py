@@ -52,6 +52,7 @@ def test_rows_are_those_of_the_stored_result():
             assert set(old[numbers]) - {"LeRobot"} == set(row[numbers])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory of other processes is read from /proc")
 def test_memory_counts_a_process_and_its_children():
     hold = "import sys; x = bytearray(80_000_000); x[::4096] = b'1' * len(x[::4096]); "
     inner = hold + "print('ready', flush=True); sys.stdin.read()"

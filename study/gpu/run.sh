@@ -11,7 +11,7 @@ while [[ $# -gt 0 && $1 != -* ]]; do names+=("$1"); shift; done
 [[ ${#names[@]} -gt 0 ]] || names=(tests speed mt6-base mt6-small components)
 failed=()
 for name in "${names[@]}"; do
-    # Nine minutes, on machines that are lent for ten; sections plan for eight.
+    # Nine minutes, where a command may take ten; sections plan for eight.
     timeout --kill-after=10 540 python study/gpu/section.py "$name" "$@" || failed+=("$name")
 done
 [[ ${#failed[@]} -eq 0 ]] || { echo "failed: ${failed[*]}" >&2; exit 1; }

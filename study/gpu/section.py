@@ -32,7 +32,7 @@ from study.speed.candidates import make_policy, training_step  # noqa: E402
 from study.speed.timing import Peer, matrix_peak, take_turns, timer, wait  # noqa: E402
 
 GOAL, GOAL_SECONDS = 0.95, 300  # mean success on mt6, and how soon it is hoped for, demonstrations included
-# Seconds since a section began. A command may have ten minutes on a borrowed machine; run.sh ends it after nine.
+# Seconds since a section began. Where GPUs are shared a command may have ten minutes; run.sh ends it after nine.
 TRAINING_ENDS, COMPILING_ENDS, EVALUATING_ENDS = 330, 300, 450
 
 
