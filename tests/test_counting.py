@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from toy import Point
 
 import evaluate
 from envs.tasks import spaces
@@ -89,3 +90,37 @@ def test_the_simulators_get_the_executed_actions_only(policy, result):
     noise = evaluate.starting_noise(policy, [first], [0])
     whole, _ = policy.act(seen, ["reach"], noise=noise)
     assert whole.shape[1] == 8 and np.array_equal(Known.chunks[0], whole[:, :3])
+
+
+def test_a_real_simulator_carries_out_the_first_of_the_planned_actions(monkeypatch):
+    """The toy moves by what it is given, so where it is when the policy is asked again says what it was given."""
+    task, seeds = "toy:Point-v0", [FIRST, FIRST + 1]
+    s = spaces(task)
+    torch.manual_seed(0)
+    policy = Policy(PolicyConfig(s.observation, s.action_low, s.action_high, [task], 2, executed=3, channels=(8, 16)))
+    plan, seen = policy.eval().act, {}
+
+    def watch(observation, tasks, sampler, steps, noise=None, generator=None):
+        actions, weights = plan(observation, tasks, sampler, steps, noise, generator)
+        if noise is not None:  # the measurement of latency plays no episode
+            places, goals = observation["point"], observation["goal"]
+            for goal, *rest in zip(goals, places, actions, noise.numpy(), strict=True):
+                seen.setdefault(tuple(goal), []).append(rest)
+        return actions, weights
+
+    monkeypatch.setattr(policy, "act", watch)
+    result, traces = evaluate.evaluate(policy, [task], 2, BLOCK, workers=1)
+    assert result["tasks"][task]["n"] == len(seen) == 2
+    for seed in seeds:
+        begin, _ = Point().reset(seed=seed)
+        chunks = seen[tuple(np.float32(begin["goal"]))]  # goals are drawn anew, so a goal says which episode it is
+        assert len(chunks) > 2 and np.allclose(chunks[0][0], begin["point"])
+        for number, (point, planned, noise) in enumerate(chunks):
+            assert np.allclose(noise, np.random.default_rng((seed, number)).standard_normal((8, 2)), atol=1e-6)
+            assert planned.shape == (8, 2) and np.abs(planned[3:].sum(0)).max() > 1e-3  # or the rest would not show
+            for action in planned[:3]:
+                point = np.clip(point + action, -1, 1)
+            if number + 1 < len(chunks):
+                assert np.allclose(chunks[number + 1][0], point, atol=1e-6)
+        if seed == traces[0][0].seed:
+            assert len(traces[0][1]) == len(chunks) == -(-traces[0][0].steps // 3)

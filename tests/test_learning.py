@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 import adapt
 import train
 from envs.demos import demonstrations
+from plumbing import stages
 from plumbing.runs import load_policy
 
 NEW = ["drawer-open", "drawer-close"]
@@ -88,3 +89,49 @@ def test_the_learners_average_step_by_step():
     learner.step(lambda x: policy.w * x, (torch.ones(3),), lr=0.5, decay=0.75)
     assert policy.w.item() == pytest.approx(before - 0.5, abs=1e-5)  # Adam's first step is the learning rate
     assert learner.average[0].item() == pytest.approx(0.75 * before + 0.25 * policy.w.item())
+
+
+def test_a_long_gradient_is_cut_to_the_limit_and_a_short_one_is_left():
+    class Two(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.zeros(2))
+
+    for slope, kept in (((30.0, 40.0), (0.6, 0.8)), ((0.3, 0.4), (0.3, 0.4))):
+        policy = Two()
+        learner = train.Learner(policy, grad_clip=1.0)
+        _, norm = learner.step(lambda x, w=policy.w: (w * x).sum(1), (torch.tensor([slope]),), 1e-3, 0.0)
+        assert norm.item() == pytest.approx(np.hypot(*slope))  # what is reported is the length before
+        assert torch.allclose(policy.w.grad, torch.tensor(kept), atol=1e-5)
+
+
+def test_training_visits_all_diffusion_steps_alike_with_standard_noise():
+    class Policy:
+        class config:  # noqa: N801
+            diffusion_steps = 5
+
+    torch.manual_seed(0)
+    step, noise = train.draw_noise(Policy, torch.zeros(20_000, 3, 2))
+    share = torch.bincount(step) / len(step)
+    assert torch.allclose(share, torch.full((5,), 0.2), atol=0.02)
+    assert noise.shape == (20_000, 3, 2) and abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
+
+
+def test_a_stage_is_measured_on_the_block_that_was_asked_for(adapted, tmp_path, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def evaluate(policy, tasks, episodes=50, seed=0):
+        raise Asked(tasks, episodes, seed)
+
+    monkeypatch.setattr(stages.evaluate, "evaluate", evaluate)
+    with pytest.raises(Asked) as asked:
+        stages.evaluated(adapted[0], tmp_path / "none.json", 2, 3, torch.device("cpu"))
+    assert asked.value.args == (["reach", "push", *NEW], 2, 3)
+
+
+def test_a_policy_that_is_read_from_a_run_is_ready_to_act(tiny_run):
+    """Or dropout, and whatever else differs while training, would go on in an evaluation."""
+    assert not any(module.training for module in load_policy(tiny_run).modules())

@@ -1,13 +1,21 @@
-"""Three slips that leave everything running and the loss falling."""
+"""Slips that leave everything running and the loss falling."""
 
+import gymnasium
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
+from toy import Point
 
+from envs import demos
 from envs.demos import STEPS_AFTER_SUCCESS
 from envs.rollout import Roller
+from envs.tasks import common_spaces, spaces
 from envs.worker import Episode
+from fdp import Policy, PolicyConfig
+from plumbing.cli import BadInput
 from sampler import dpm, squared_cosine_schedule
-from unet import Downsample
+from unet import Downsample, UNet
 
 
 def test_demonstrations_go_on_for_a_while_after_success():
@@ -42,3 +50,71 @@ def test_downsampling_is_a_strided_convolution_that_sees_every_step():
         assert torch.allclose(out[k], wanted, atol=1e-5)
     out.sum().backward()
     assert (x.grad.abs().sum((0, 2, 3)) > 0).all(), "a step that nothing depends on"
+
+
+def test_skip_connections_carry_what_each_level_had_before_halving():
+    """Without them every shape still fits, and what two neighbouring steps differ in is gone."""
+    torch.manual_seed(0)
+    widths, had, got = (8, 12, 16), [], []
+    net = UNet(2, 4, 10, 8, widths)
+    for block, _ in net.down:
+        block.register_forward_hook(lambda _, inputs, output: had.append(output))
+    for _, block in net.up:
+        block.register_forward_hook(lambda _, inputs, output: got.insert(0, inputs[0]))
+    net(torch.randn(3, 8, 4), torch.tensor([0, 5, 99]), torch.randn(3, 10))
+    assert len(had) == len(got) == 2
+    for width, before, joined in zip(widths, had, got, strict=False):
+        assert before.shape[-1] == width and torch.equal(joined[..., width:], before)
+    for parameter in net.up[-1][0].parameters():  # with the way from below shut, actions still reach their own step
+        torch.nn.init.zeros_(parameter)
+    x = torch.randn(3, 8, 4, requires_grad=True)
+    net(x, torch.tensor([0, 5, 99]), torch.randn(3, 10))[:, :, 4].sum().backward()
+    assert x.grad[:, 4].abs().min() > 0
+
+
+def test_only_successful_demonstrations_are_kept_in_the_order_of_their_seeds(tmp_path, monkeypatch):
+    class Sometimes(Roller):
+        """Stands in for the simulators: the expert fails at seeds 0 and 2."""
+
+        def __init__(self):
+            self.workers = {}
+
+        def play_expert(self, episodes, on_done):
+            for episode in episodes:
+                episode.success = episode.seed not in (0, 2)
+                on_done(episode)
+            return episodes
+
+    stored = []
+    monkeypatch.setattr(demos, "Roller", Sometimes)
+    monkeypatch.setattr(demos, "_store", lambda task, kept, attempts, *_: stored.append((kept, attempts)))
+    demos.collect(["push"], 3, tmp_path)
+    ((kept, attempts),) = stored
+    assert [episode.seed for episode in kept] == [1, 3, 4] and attempts == 5  # 0, 1, 2, and two more for the two
+
+
+class Lopsided(Point):
+    """Its actions do not lie around zero."""
+
+    LOW, HIGH = (-0.1, 0.5), (0.3, 2.5)
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = gymnasium.spaces.Box(np.float32(self.LOW), np.float32(self.HIGH))
+
+
+gymnasium.register("lopsided/Point-v0", Lopsided, max_episode_steps=60)
+
+
+def test_an_action_range_that_is_not_symmetric_is_used_as_it_is():
+    s = spaces("lopsided/Point-v0")
+    assert np.allclose(s.action_low, Lopsided.LOW) and np.allclose(s.action_high, Lopsided.HIGH)
+    policy = Policy(PolicyConfig(s.observation, s.action_low, s.action_high, ["lopsided/Point-v0"], channels=(8, 16)))
+    ends = torch.tensor([Lopsided.LOW, Lopsided.HIGH])
+    assert torch.allclose(policy.denormalize(torch.tensor([[-1.0, -1], [1, 1]])), ends)
+    assert torch.allclose(policy.normalize(ends), torch.tensor([[-1.0, -1], [1, 1]]), atol=1e-6)
+
+
+def test_tasks_of_other_action_ranges_are_not_learned_together():
+    with pytest.raises(BadInput, match="cannot be learned together: action_low"):
+        common_spaces(["toy:Point-v0", "lopsided/Point-v0"])
