@@ -16,11 +16,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from plumbing import files
+from plumbing.files import BadInput
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class BadInput(ValueError):
-    """Input that the user can mend. The message names the input and the valid choices, in one line."""
 
 
 def run(main: Callable[[], dict]) -> None:
@@ -99,10 +98,8 @@ def say(*words: object, sep: str = " ") -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write to a temporary name, then rename: a reader, or a crash, never sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    """Write a JSON file as a whole or not at all: a reader, or a crash, never sees half of it."""
+    files.write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def check_output(path: Path, key: str) -> None:

@@ -14,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from plumbing.cli import BadInput
+
+class BadInput(ValueError):
+    """Input that the user can mend. The message names the input and the valid choices, in one line."""
+
 
 TEXT_LIMIT = 64 * 2**20  # bytes of a JSON or a log; ours have kilobytes, and a log of a million steps 60 MB
 FILE_LIMIT = 64 * 2**30  # bytes of weights or demonstrations
