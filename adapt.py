@@ -26,8 +26,10 @@ The lesson in order of reading: `grow` (what is copied), `train_only` (what is f
 Axis legend: K components before growing, n new ones, B batch, R remembered observations
 """
 
+from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +42,7 @@ from torch.nn.utils import parametrize
 
 from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from plumbing import runs, stages
+from plumbing import resume, runs, stages
 from plumbing.cli import numbers, parse, progress, run, say
 from plumbing.log import Log, Usage
 from router import Router
@@ -279,12 +281,11 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
-    stage = {"tasks": tasks, "mode": config.mode, "retain": config.retain, "components": grown.config.components,
-             "copied": copied, "trained_parameters": sum(learns for _, learns in parts.values())}  # fmt: skip
-    if config.sequence and config.eval_episodes:
+    going_on, transfer = (folder / "resume.pt").exists(), {}  # an interrupted stage has all this behind it
+    if config.sequence and config.eval_episodes and not going_on:
         named = grow(source["policy"], policy, tasks, 0, [], source["policy"] == "staged")
-        stage |= stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed)
-    about = stages.begin(config, origin, folder, variant, grown, stage, parts, windows)
+        transfer = stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed)
+    about = stages.begin(config, origin, folder, variant, grown, parts, windows, {"copied": copied, **transfer})
 
     # ---- The loop: train.py's, over fewer parameters.
     def loss(*batch):
@@ -293,24 +294,28 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
             return errors, terms | ({"drift": (REPLAY_WEIGHT, memory.drift(grown))} if memory else {})
 
     torch.manual_seed(config.seed)  # again: what was evaluated before must not decide what is drawn
-    learner, log = Learner(grown), Log(folder, device)
+    learner, data = Learner(grown, config.lr), resume.fingerprint(windows.observations, windows.actions)
+    log = Log(folder, device, **(resume.restore(folder, learner, config.seed, data) if going_on else {}))
     usage = Usage(tasks, windows.observations, windows.task_ids, windows.of_task)
-    for step in progress(range(config.steps), unit="step", desc=", ".join(tasks)):
+    save = partial(resume.save, folder, learner, log, data, weights=False)
+    for step in interrupt.steps(progress(range(log.start, config.steps), unit="step", desc=", ".join(tasks)), save):
         observation, task, actions = windows.sample(config.batch_size)
         noise, rate = draw_noise(grown, actions), learning_rate(config, step)
         losses, norm = learner.step(loss, (observation, task, actions, *noise), rate, average_decay(step))
         log.add(losses)
         if (step + 1) % 50 == 0 or step == config.steps - 1:
-            log.check(step + 1, config.lr)
+            learner.check(step + 1)
             log.write(step + 1, lr=rate, grad_norm=norm.item(), **usage(grown))
+        if (step + 1) % 1000 == 0 or step == config.steps - 1:
+            save(step + 1)
     log.close()
-    learner.adopt_average(config.lr)
+    learner.adopt_average()
     release(grown)  # frozen and learned rows back into one tensor, as fdp.py and the checkpoint know it
 
     # ---- Save. The weights come last: a folder that has them holds a finished stage.
+    for task in tasks if memory else ():
+        memory.add(task, make_windows(demos[task], 1)[0])
     if memory:
-        for task in tasks:
-            memory.add(task, make_windows(demos[task], 1)[0])
         safetensors.torch.save_file(memory.kept, folder / "replay.safetensors")
     stages.finish(folder, about, grown.state_dict(), config.steps, log.seconds)
 

@@ -7,6 +7,7 @@ Success: the environment's success flag at any step of the episode, which then e
 policy, and never one that a demonstration came from. No choice is made here: weights are always the last EMA weights.
 """
 
+import plumbing.interrupt  # noqa: F401  isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
 import math
 import time
 from contextlib import contextmanager

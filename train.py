@@ -7,9 +7,11 @@ In order, visible in this file: demonstrations, windows, policy, the loop (sampl
 log, save), evaluation. Everything lands in one run folder; see plumbing/runs.py for what is in it.
 """
 
+from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
 import math
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +21,12 @@ import torch
 import evaluate
 from encoder import join, rows
 from envs.demos import DATASET_ID, DRAWS, demonstrations, make_windows
-from envs.tasks import common_spaces, resolve_tasks, slug
+from envs.tasks import common_spaces, resolve_tasks
 from plumbing import figures, resume, runs
 from plumbing.cli import BadInput, check_limits, progress, provenance, run, say
 from plumbing.log import Log, Usage, read_log
 
+MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
 SIZES = {
     # Widths of the U-Net's levels and its kernel. small: 0.15 M parameters per component, 25 s per 1000 steps on
     # 2 cores.
@@ -152,18 +155,21 @@ class Learner:
     """
 
     def __init__(self, policy, lr: float = 1e-3, weight_decay: float = 1e-4, grad_clip: float = 1.0):
-        self.policy, self.grad_clip = policy, grad_clip
+        self.policy, self.lr, self.grad_clip = policy, lr, grad_clip
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
         statistics = {n: b for n, b in policy.named_buffers() if b.is_floating_point() and "parametrizations" not in n}
         self.names = [n for n, p in policy.named_parameters() if p.requires_grad] + list(statistics)
         self.tracked = [*self.parameters, *statistics.values()]
         self.average = [x.detach().clone() for x in self.tracked]
+        # On the device, and read when logging: asking after every step would make a GPU wait.
+        self.skipped_in_a_row = torch.zeros((), device=policy.device)
 
     def step(self, loss_function, batch: tuple, lr: float, decay: float) -> tuple[dict, torch.Tensor]:
         """Predict, loss, step, average. batch: what loss_function takes (fdp.py, `Policy.loss`).
 
-        Returns the mean of the errors and every extra term, by name, and the norm of the gradient.
+        A loss or gradient that is not finite changes nothing: the step is skipped, and counted. Returns the mean of the
+        errors and every extra term, by name, with "skipped" 0 or 1, and the norm of the gradient.
         """
         device = self.policy.device
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -177,22 +183,30 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        bad = ~(total.detach().isfinite() & norm.isfinite())
+        self.optimizer.found_inf = bad.float()  # what a fused optimiser asks, on the device, before it moves anything
         self.optimizer.step()
         with torch.no_grad():  # or the average would carry the graph of every step so far with it
             torch._foreach_lerp_(self.average, self.tracked, 1 - decay)
-        return {name: value.detach() for name, value in losses.items()}, norm
+            self.skipped_in_a_row = (self.skipped_in_a_row + 1) * bad
+            losses = {name: value.detach().masked_fill(bad, 0) for name, value in losses.items()}
+        return losses | {"skipped": bad.float()}, norm
 
     def averaged_state(self) -> dict[str, torch.Tensor]:
         """The policy's state with the average in the place of what was learned."""
         state = self.policy.state_dict()
         return state | {name: x for name, x in zip(self.names, self.average, strict=True) if name in state}
 
+    def check(self, step: int) -> None:
+        """BadInput if training has come to nothing by this step: asked before anything good is replaced."""
+        if self.skipped_in_a_row >= MOST_SKIPPED:
+            raise BadInput(f"no finite loss in {MOST_SKIPPED} steps up to step {step}: lower --lr (now {self.lr})")
+        if not all(x.isfinite().all() for x in [*self.tracked, *self.average]):
+            raise BadInput(f"the weights are not finite after step {step}: lower --lr (now {self.lr})")
+
     @torch.no_grad()
-    def adopt_average(self, lr: float) -> None:
-        """Put the average in the place of what was learned. BadInput where it is not finite: the last step's loss was
-        of the weights before it."""
-        if not all(x.isfinite().all() for x in self.average):
-            raise BadInput(f"the weights are not finite after the last step: lower --lr (now {lr})")
+    def adopt_average(self) -> None:
+        """Put the average in the place of what was learned."""
         torch._foreach_copy_(self.tracked, self.average)
 
 
@@ -210,7 +224,7 @@ def main(config: TrainConfig) -> dict:
     # ---- The policy, before anything slow: its constructor refuses impossible shapes.
     torch.manual_seed(config.seed)
     policy = runs.build_policy(config.policy, policy_settings(config, tasks))
-    folder = run_folder(config)
+    folder = resume.run_folder(config)
 
     # ---- Data.
     begin = time.perf_counter()
@@ -237,9 +251,10 @@ def main(config: TrainConfig) -> dict:
     )
 
     # ---- The loop.
+    save = partial(resume.save, folder, learner, log, data)
     steps = range(log.start, config.steps)
     bar = progress(steps, initial=log.start, total=config.steps, unit="step", desc="training")
-    for step in bar:
+    for step in interrupt.steps(bar, save):  # Ctrl-C is answered between two steps
         observation, task, actions = windows.sample(config.batch_size)
         noise = draw_noise(policy, actions)
         rate = learning_rate(config, step)
@@ -247,14 +262,12 @@ def main(config: TrainConfig) -> dict:
         log.add(losses)
 
         last = step == config.steps - 1
-        logging, saving = ((step + 1) % every == 0 or last for every in (config.log_every, config.save_every))
-        if logging or saving:
-            log.check(step + 1, config.lr)
-        if logging:
+        if (step + 1) % config.log_every == 0 or last:
+            learner.check(step + 1)
             line = log.write(step + 1, lr=rate, grad_norm=norm.item(), **usage(policy))
             bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
-        if saving:
-            resume.save(folder, learner, log, step + 1, data)
+        if (step + 1) % config.save_every == 0 or last:
+            save(step + 1)
     log.close()
     seconds["training"] = log.seconds
 
@@ -288,17 +301,6 @@ def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
         "target": config.target, "task_conditioning": config.task_conditioning, "horizon": config.horizon,
         "executed": config.executed, **SIZES[config.size], **own,
     }  # fmt: skip
-
-
-def run_folder(config: TrainConfig) -> Path:
-    """Where the run goes: an old one to resume, or a new one, which is claimed."""
-    if config.resume:
-        resume.check_same_run(Path(config.out), config)
-        return Path(config.out)
-    name = f"{config.tasks.replace(' ', '').replace(',', '-')[:100]}-{config.policy}"
-    folder = Path(config.out) if config.out else runs.free_folder(Path("runs") / slug(name))
-    runs.claim_folder(folder, config.overwrite)
-    return folder
 
 
 @torch.no_grad()

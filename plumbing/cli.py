@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from plumbing import files
+from plumbing import files, interrupt
 from plumbing.files import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,17 +25,26 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(main: Callable[[], dict]) -> None:
     """Run a command: its result as one JSON line on stdout; bad input as one line on stderr and exit code 2.
 
-    Only BadInput is shortened. Any other exception is a bug of ours and keeps its traceback.
+    A full disk is told in one line too, and a signal with how to go on. Any other exception is a bug of ours and keeps
+    its traceback.
     """
+    interrupt.begin()
     try:
         result = main()
     except BadInput as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        _fail(2, f"error: {error}")
+    except KeyboardInterrupt as stopped:
+        _fail(getattr(stopped, "code", 130), f"interrupted{': ' if str(stopped) else ''}{stopped}")
+    except OSError as error:
+        if not files.disk_full(error):
+            raise
+        _fail(2, f"error: the disk is full ({error.filename or error.strerror}); what was saved before is still there")
     print(json.dumps(result))
+
+
+def _fail(code: int, text: str) -> None:
+    print(" ".join(text.split()), file=sys.stderr)
+    raise SystemExit(code) from None
 
 
 def parse(config_class, arguments: list[str] | None = None):

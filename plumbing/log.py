@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from encoder import rows
-from plumbing.cli import BadInput
 
 
 class Log:
@@ -40,20 +39,20 @@ class Log:
         return self.before + time.perf_counter() - self.begin
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
-        """The losses of one step."""
+        """The losses of one step, all 0 where it was skipped."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value
         self.count += 1
 
-    def check(self, step: int, lr: float) -> None:
-        """BadInput if a loss has become infinite or no number: asked before weights are saved over good ones."""
-        for name, value in self.sums.items():
-            if not math.isfinite(value.item()):
-                raise BadInput(f"the {name} is {value.item()} by step {step}: lower --lr (now {lr})")
-
     def write(self, step: int, **more) -> dict:
-        """One line: the means since the last one, and whatever else there is to say."""
-        means = {name: value.item() / self.count for name, value in self.sums.items()}
+        """One line: the means since the last one over the steps that counted, and whatever else there is to say. Where
+        no step has counted the line waits for the next."""
+        skipped = int(self.sums["skipped"].item())
+        counted = self.count - skipped
+        if not counted:
+            return {"loss": math.nan}
+        means = {name: value.item() / counted for name, value in self.sums.items() if name != "skipped"}
+        more |= {"skipped": skipped} if skipped else {}
         line = {"step": step, **means, **more, "seconds": round(self.seconds, 2)}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()

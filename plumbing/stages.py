@@ -24,6 +24,8 @@ from plumbing import figures, formats, runs
 from plumbing.cli import BadInput, check_limits, numbers, provenance, say, write_json
 from plumbing.log import read_log
 
+FREE = ("run", "out", "device", "data_dir")  # flags that may differ when a command goes on where it was interrupted
+
 
 def check(config) -> list[str]:
     """Refuse what cannot work before anything is made; fill in defaults. Returns the new tasks."""
@@ -84,29 +86,51 @@ def check_source(config, origin: Path, tasks: list[str], device) -> None:
 
 
 def run_folder(config, origin: Path, stages: list[list[str]]) -> Path:
-    """Where the new run goes. BadInput if anything but the same sequence, begun before, is there."""
+    """Where the new run goes: a free folder, or that of the same command, finished or interrupted. BadInput if --out
+    names one where anything else is."""
     names = slug((config.tasks or config.sequence).replace(",", "-"))[:100]
-    out = Path(config.out or Path("runs") / f"{origin.name}-{names}-{config.mode}-{config.retain}")
-    if not (config.out or config.sequence):
-        out = runs.free_folder(out)
-    first = out / f"1-{slug(stages[0][0])}" / "config.json"
-    if runs.taken(out) and not (config.sequence and first.exists()):
-        raise BadInput(f"{out} exists: choose another --out")
+    out = wanted = Path(config.out or Path("runs") / f"{origin.name}-{names}-{config.mode}-{config.retain}")
+    number = 2
+    while other := _taken_by_another(config, out, stages):
+        if config.out:
+            raise BadInput(f"{out} exists{other.rstrip()}: choose another --out")
+        out, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
     if out.resolve().is_relative_to(origin.resolve()):
         raise BadInput(f"--out {out} is inside the run that is only read: choose another --out")
     return out
 
 
-def begin(config, origin: Path, folder: Path, variant: str, grown, stage: dict, parts: dict, windows) -> dict:
-    """Say what learns and what new data look like to old parts; claim the run folder. -> what `finish` completes."""
+def _taken_by_another(config, out: Path, stages: list[list[str]]) -> str:
+    """What is there that this command did not begin, in words; empty if nothing is."""
+    first = stage_folder(config, out, 1, stages[0])
+    if not runs.taken(out):
+        return ""
+    if not (first / "config.json").exists():
+        return " "
+    other = runs.difference(first, asdict(config), FREE)
+    return f", and the run in it has {other}" if other else ""
+
+
+def stage_folder(config, out: Path, number: int, tasks: list[str]) -> Path:
+    """A sequence has a folder per stage in its own; a single stage is the run itself."""
+    return out / f"{number}-{slug('-'.join(tasks))}" if config.sequence else out
+
+
+def begin(config, origin: Path, folder: Path, variant: str, grown, parts: dict, windows, found: dict) -> dict:
+    """Say what learns and what new data look like to old parts; claim the run folder, unless an interrupted stage is
+    gone on with there. -> what `finish` completes. found: what else there is to record of the stage."""
     for number, task in enumerate(windows.tasks):
         mine = windows.of_task == number
         say(f"{task}: {outside(grown, rows(windows.observations, mine), windows.actions[mine])}")
     say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
     for name, (total, learns) in parts.items():
         say(f"{name:<16}{total:>12,}{learns:>12,}")
+    if (folder / "resume.pt").exists():
+        return runs.read_config(folder)
+    stage = {"tasks": windows.tasks, "mode": config.mode, "retain": config.retain,
+             "components": grown.config.components, "trained_parameters": sum(learns for _, learns in parts.values()),
+             "source_weights": runs.fingerprint(origin), **found}  # fmt: skip
     source = runs.read_config(origin)
-    stage["source_weights"] = runs.fingerprint(origin)
     runs.claim_folder(folder, overwrite=True)
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
     about = {**provenance(config.seed, str(grown.device)), "adapted": [*source.get("adapted", []), stage],
@@ -122,6 +146,7 @@ def finish(folder: Path, about: dict, state: dict, steps: int, seconds: float) -
     about["adapted"][-1]["seconds"] = round(seconds, 1)
     write_json(folder / "config.json", runs.read_config(folder) | {"adapted": about["adapted"]})
     runs.save_weights(folder, state, steps, seconds)
+    (folder / "resume.pt").unlink(missing_ok=True)
 
 
 def outside(policy, observation, actions) -> str:
@@ -166,7 +191,7 @@ def main(config, learn) -> dict:
         experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})
 
     for i, new in enumerate(stages, 1):
-        folder = out / f"{i}-{slug('-'.join(new))}" if config.sequence else out
+        folder = stage_folder(config, out, i, new)
         if unfinished(config, origin, folder):
             learn(config, origin, new, folder)
         if config.eval_episodes and i == 1 and config.mode != "scratch":  # the same then and now: origin is only read
@@ -192,14 +217,12 @@ def unfinished(config, origin: Path, folder: Path) -> bool:
     """Whether a stage is still to be made. BadInput if the folder holds one made with other flags."""
     if not runs.taken(folder):
         return True
-    if other := runs.difference(folder, asdict(config), ("run", "out", "device", "data_dir")):
+    if other := runs.difference(folder, asdict(config), FREE):
         raise BadInput(f"the run in {folder} has {other}: choose another --out")
-    if not (folder / "model.safetensors").exists():
-        return True
     stage = runs.read_config(folder)["adapted"][-1]
     if stage.get("source_weights") != runs.fingerprint(origin):
         raise BadInput(f"the run in {folder} was learned from other weights than {origin} holds: choose another --out")
-    return False
+    return not (folder / "model.safetensors").exists()
 
 
 def datasets(config: dict) -> dict[str, str]:

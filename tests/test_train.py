@@ -351,10 +351,10 @@ def test_a_loss_that_is_not_a_number_is_never_saved(tiny, tmp_path, monkeypatch)
         return real(*arguments) * (float("nan") if len(calls) > 15 else 1.0)
 
     monkeypatch.setattr(runs.load_variant("fdp").Policy, "loss", diverge)
-    with pytest.raises(BadInput, match="the loss is nan by step 20: lower --lr"):
-        command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--log-every", 1000)
+    with pytest.raises(BadInput, match="no finite loss in 5 steps up to step 30: lower --lr"):
+        command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--log-every", 1000, "--save-every", 15)
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
-    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 10
+    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 15
 
 
 def test_resuming_is_recorded_and_refuses_other_demonstrations(tiny, tiny_run, tmp_path):

@@ -1,0 +1,80 @@
+"""Ctrl-C and SIGTERM: a loop finishes its step and saves, everything else ends with one line.
+
+    import plumbing.interrupt              # first of all imports: PyTorch takes seconds, and somebody may be impatient
+
+    for step in interrupt.steps(range(1000), save):    # a signal: finish the step, save(steps done), end
+        ...
+
+Before a command begins, a signal ends it at once: nothing has been made yet. Later it raises Interrupted where the
+program happens to be, so that whatever has to be tidied up is (simulator processes, temporary files). While steps are
+made the first signal only leaves a note; a second one does not wait. Exit codes are the shell's: 128 + the signal's
+number, 130 for Ctrl-C and 143 for SIGTERM.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+SCRIPTS = ("train.py", "evaluate.py", "adapt.py")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has come. code: the exit code that tells which; its text says how to go on, where that is known."""
+
+    def __init__(self, number: int, text: str = ""):
+        super().__init__(text)
+        self.code = 128 + number
+
+
+_begun = _deferring = False
+_asked = 0  # the signal that came during a step, and is still to be answered
+
+
+def install() -> None:
+    """From here on signals are handled as above. In other threads Python does not allow it, and nothing changes."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have it for Ctrl-C
+                signal.signal(number, _handle)
+
+
+def begin() -> None:
+    """Importing is over, and the command begins."""
+    global _begun
+    install()
+    _begun = True
+
+
+def steps(numbers: Iterable[int], save: Callable[[int], str]) -> Iterator[int]:
+    """The numbers, one by one. If a signal has come during one, then after it: save(steps done), which says how to go
+    on, and Interrupted."""
+    global _deferring, _asked
+    _deferring, _asked = True, 0
+    try:
+        for number in numbers:
+            yield number
+            if _asked:
+                raise Interrupted(_asked, save(number + 1))
+    finally:
+        _deferring = False
+
+
+def _handle(number: int, _frame) -> None:
+    global _asked
+    if not _begun:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+    if _deferring and not _asked:
+        _asked = number
+        print("\ninterrupted: finishing this step; once more stops at once", file=sys.stderr, flush=True)
+        return
+    raise Interrupted(number)
+
+
+# Only where a script of ours is what runs: who imports train.py into a program keeps that program's handlers.
+_program = Path(getattr(sys.modules.get("__main__"), "__file__", None) or ".").resolve()
+if _program.name in SCRIPTS and _program.parent == Path(__file__).resolve().parent.parent:
+    install()

@@ -1,0 +1,198 @@
+"""Ctrl-C, SIGTERM, losses that are not finite: what was learned is kept, and going on gives the same weights."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, command
+from safetensors.torch import load_file
+
+import adapt
+import train
+from plumbing import cli, interrupt, runs
+from plumbing.cli import BadInput
+
+
+@pytest.fixture
+def signals():
+    """Handlers as a command has them; the test runner's own come back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupt.begin()
+    yield
+    interrupt._begun = False
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send_in_call(monkeypatch, number: int, call: int, times: int = 1) -> None:
+    """The loss sends a signal to this process when it is asked for the n-th time."""
+    real, calls = runs.load_variant("fdp").Policy.loss, []
+
+    def loss(*arguments):
+        calls.append(0)
+        for _ in range(times if len(calls) == call else 0):
+            os.kill(os.getpid(), number)
+        return real(*arguments)
+
+    monkeypatch.setattr(runs.load_variant("fdp").Policy, "loss", loss)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_training_finishes_the_step_saves_and_goes_on_to_the_same_weights(
+    tiny, tiny_run, tmp_path, monkeypatch, signals, number, code
+):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(interrupt.Interrupted) as stopped:
+        send_in_call(patch, number, 1 + 17)  # the first call is the trial before the run
+        patch.setattr(sys, "argv", ["train.py", "--tasks", "reach,push", "--overwrite"])
+        command(train, *tiny, "--out", run, "--eval-episodes", 0)
+    assert stopped.value.code == code
+    goes_on = f"python train.py --tasks reach,push --resume --out {run}"
+    assert str(stopped.value) == f"saved after step 17; go on with: {goes_on}"
+    command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
+    assert same_weights(run, tiny_run)
+
+
+def test_adapting_one_task_goes_on_where_it_was_interrupted(tiny, tiny_run, tmp_path, monkeypatch, signals):
+    flags = ["--run", tiny_run, "--tasks", "drawer-open", "--steps", 12, "--batch-size", 8, "--demos-per-task", 3,
+             *tiny[tiny.index("--data-dir") :][:2], "--eval-episodes", 0, "--device", "cpu"]  # fmt: skip
+    command(adapt, *flags, "--out", tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(interrupt.Interrupted, match="saved after step 7; go on with"):
+        send_in_call(patch, signal.SIGTERM, 7)
+        command(adapt, *flags, "--out", tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    with pytest.raises(BadInput, match="has steps = 12, not 13"):
+        command(adapt, *flags, "--out", tmp_path / "run", "--steps", 13)
+    command(adapt, *flags, "--out", tmp_path / "run")
+    assert same_weights(tmp_path / "run", tmp_path / "whole") and not (tmp_path / "run" / "resume.pt").exists()
+    read = [runs.read_config(tmp_path / name)["adapted"][0] for name in ("run", "whole")]
+    assert [stage.pop("seconds") > 0 for stage in read] and read[0] == read[1]
+
+
+def test_a_second_signal_does_not_wait(tiny, tmp_path, monkeypatch, signals):
+    send_in_call(monkeypatch, signal.SIGINT, 1 + 12, times=2)
+    with pytest.raises(interrupt.Interrupted, match="^$"):
+        command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0)
+    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 10
+
+
+def test_outside_of_steps_a_signal_tidies_up_and_is_one_line(signals, capsys):
+    tidied = []
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            tidied.append(True)
+
+    with pytest.raises(SystemExit) as left:
+        cli.run(main)
+    assert left.value.code == 143 and tidied and capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks /proc when a process handles a signal")
+@pytest.mark.parametrize("script", interrupt.SCRIPTS)
+def test_while_importing_a_signal_is_one_line(script):
+    process = subprocess.Popen([sys.executable, script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        caught = 0
+        while not caught & (1 << (signal.SIGTERM - 1)):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            caught = int(status.split("SigCgt:")[1].split()[0], 16)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20)[1] == "interrupted\n" and process.returncode == 143
+    finally:
+        process.kill()
+
+
+def test_a_run_without_a_checkpoint_is_begun_again_by_the_same_command(tiny, tiny_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.Learner, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        command(train, *tiny, "--out", run, "--eval-episodes", 0)
+    with pytest.raises(BadInput, match="has no checkpoint yet; leave out --resume to begin it again"):
+        command(train, *tiny, "--out", run, "--resume")
+    command(train, *tiny, "--out", run, "--eval-episodes", 0)
+    assert same_weights(run, tiny_run)
+
+
+# ------------------------------------------------------------------------------------------------ not finite
+
+
+def small_policy():
+    torch.manual_seed(0)
+    return runs.build_policy("fdp", {
+        "observation": {"state": (3,)}, "action_low": (-1.0, -1.0), "action_high": (1.0, 1.0), "tasks": ["a"],
+        "components": 2, "channels": (8, 16),
+    })  # fmt: skip
+
+
+def batch(seed: int) -> tuple:
+    random = torch.Generator().manual_seed(seed)
+    actions, noise = torch.rand(4, 8, 2, generator=random), torch.randn(4, 8, 2, generator=random)
+    return (
+        {"state": torch.randn(4, 3, generator=random)},
+        torch.zeros(4, dtype=torch.long),
+        actions,
+        torch.arange(4),
+        noise,
+    )
+
+
+def test_a_step_that_is_not_finite_is_as_if_it_had_not_been():
+    """Bit for bit, Adam's counts and moments included, against a learner that never saw the bad batches."""
+    clean, troubled = small_policy(), small_policy()
+    learners = train.Learner(clean), train.Learner(troubled)
+    for i in range(6):
+        for bad in (float("nan"), float("inf")):
+            *rest, noise = batch(100 + i)
+            losses, _ = learners[1].step(troubled.loss, (*rest, noise * bad), 1e-3, 1.0)
+            assert losses == {"loss": 0, "skipped": 1}
+        for learner in learners:
+            losses, _ = learner.step(learner.policy.loss, batch(i), 1e-3, 0.5)
+            assert losses["loss"] > 0 and losses["skipped"] == 0
+    for name, value in clean.state_dict().items():
+        assert torch.equal(value, troubled.state_dict()[name]), name
+    assert all(torch.equal(a, b) for a, b in zip(learners[0].average, learners[1].average, strict=True))
+    assert learners[1].skipped_in_a_row == 0
+
+
+def test_a_skipped_step_is_counted_and_left_out_of_the_means(tiny, tmp_path, monkeypatch):
+    real, calls, seen = runs.load_variant("fdp").Policy.loss, [], []
+
+    def loss(*arguments):
+        calls.append(0)
+        errors = real(*arguments)
+        if 1 < len(calls) <= 11:
+            seen.append(errors.mean().item())
+        return errors * (float("inf") if len(calls) in (4, 7) else 1.0)
+
+    monkeypatch.setattr(runs.load_variant("fdp").Policy, "loss", loss)
+    command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--steps", 10)
+    (line,) = train.read_log(tmp_path / "run" / "log.jsonl")
+    good = [x for i, x in enumerate(seen) if i + 2 not in (4, 7)]
+    assert line["skipped"] == 2 and line["loss"] == pytest.approx(sum(good) / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize("flags", [["--lr", 1e9, "--save-every", 1], ["--lr", 1e30, "--steps", 3]])
+def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path, flags):
+    run = tmp_path / "run"
+    try:
+        command(train, *tiny, "--out", run, "--eval-episodes", 0, *flags)
+    except BadInput as error:
+        assert "lower --lr" in str(error)
+    for file in run.glob("model.safetensors"):
+        assert all(x.isfinite().all() for x in load_file(file).values())
+    saved = torch.load(run / "resume.pt", weights_only=True) if (run / "resume.pt").exists() else {"policy": {}}
+    assert all(x.isfinite().all() for x in saved["policy"].values())
