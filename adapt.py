@@ -20,8 +20,7 @@ components see through it), except with full, scratch and --train-encoder. Its s
 | replay | a few old observations, on which the router imitates the old router      | 10 kB per old task, kept        |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
-The lesson in order of reading: `grow` (what is copied), `train_only` (what is frozen), `Memory` and variants/staged.py
-(what is kept), `learn` (one stage).
+In order of reading: `grow` (copies), `train_only` (freezes), `Memory` and variants/staged.py (keep), `learn` (a stage).
 
 Axis legend: K components before growing, n new ones, B batch, R remembered observations
 """
@@ -49,9 +48,7 @@ from router import Router
 from train import Learner, Windows, average_decay, draw_noise, learning_rate, split
 from variants.staged import add_stage
 
-# Of the router's squared error on old observations, beside the new tasks' loss. Errors of weights (0.1 squared) are
-# small beside errors of predictions; tenfold they count.
-REPLAY_WEIGHT = 10.0
+REPLAY_WEIGHT = 10.0  # of the router's squared errors on old observations: small numbers beside the new tasks' loss
 REPLAYED = 64  # observations kept per task, of 39 numbers: 10 kB
 
 
@@ -91,8 +88,9 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
     what is different. If its row of the router is a copy too, with log 2 taken off both (softmax), the two share what
     the one had, and the grown policy does what the old one did, up to rounding: learning begins where the old policy
-    ends. (With the affine router, or a random start, it begins elsewhere.) Several new ones copy different components:
-    twins with the same weight would get the same gradient, and stay one component forever.
+    ends. (With a random start it begins elsewhere, and with the affine router, whose mean over all logits new rows
+    change.) Several new ones copy different components: twins with the same weight would get the same gradient, and
+    stay one component forever.
 
     variant: "fdp", "staged" or a fork; tasks: names to add, which start with the mean of the known tasks' embeddings;
     count: n, may be 0; copied: which component each new one copies, none to start at random; exact: as a new stage with
@@ -134,7 +132,6 @@ def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
     elif router.mode == "raw":
         last.weight[sharing] /= 2
         last.bias[sharing] /= 2
-    # affine: subtracts the mean over all logits, which new rows change; it starts near the old function, not at it
 
 
 @torch.no_grad()
@@ -237,10 +234,8 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
 
 
 class Memory:
-    """A few observations of every task that a run knows, and what its router answered there (--retain replay).
-
-    They are read from the run, or, where it keeps none yet, taken from the demonstrations of its tasks.
-    """
+    """A few observations of every task that a run knows, and what its router answered there (--retain replay): read from
+    the run, or, where it keeps none yet, taken from the demonstrations of its tasks."""
 
     def __init__(self, folder: Path, policy, data_dir: Path):
         shapes, tasks = policy.config.observation, policy.config.tasks
@@ -255,8 +250,8 @@ class Memory:
 
     def add(self, task: str, observation: dict[str, Tensor]) -> None:
         """Keep REPLAYED of these {part: (N, *shape)}, spread evenly."""
-        index = np.linspace(0, len(next(iter(observation.values()))) - 1, REPLAYED).astype(int)
-        self.kept |= {f"{task}/{part}": x.clone() for part, x in rows(observation, index).items()}
+        chosen = rows(observation, np.linspace(0, len(next(iter(observation.values()))) - 1, REPLAYED).astype(int))
+        self.kept |= {f"{task}/{part}": x.clone() for part, x in chosen.items()}
 
     def drift(self, grown) -> Tensor:
         """How far the grown router is from the old one there: squared error, components added since should have 0."""
@@ -313,9 +308,9 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     release(grown)  # frozen and learned rows back into one tensor, as fdp.py and the checkpoint know it
 
     # ---- Save. The weights come last: a folder that has them holds a finished stage.
-    for task in tasks if memory else ():
-        memory.add(task, make_windows(demos[task], 1)[0])
     if memory:
+        for task in tasks:
+            memory.add(task, make_windows(demos[task], 1)[0])
         safetensors.torch.save_file(memory.kept, folder / "replay.safetensors")
     stages.finish(folder, about, grown.state_dict(), config.steps, log.seconds)
 

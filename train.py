@@ -28,8 +28,7 @@ from plumbing.log import Log, Usage, read_log
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
 SIZES = {
-    # Widths of the U-Net's levels and its kernel. small: 0.15 M parameters per component, 25 s per 1000 steps on
-    # 2 cores.
+    # Widths of the U-Net's levels, and its kernel. small: 0.15 M parameters per component, 25 s per 1000 steps.
     "small": {"channels": (32, 64), "kernel": 3},
     "base": {"channels": (128, 256, 512), "kernel": 5},  # the U-Net option of the FDP authors' released code
 }

@@ -51,6 +51,9 @@ MUTANTS = {
     "raw weights are saved": ("train.py", "return state | {name: x for name", "return state or {name: x for name", "test_train.py -k saved_weights"),
     "resuming forgets the random state": ("plumbing/resume.py", '        torch.set_rng_state(saved["rng"].cpu())\n', "", "test_train.py -k resuming_gives"),
     "extra terms without coefficient": ("train.py", "total + coefficient * term", "total + term", "test_forks.py -k coefficient"),
+    "a step that is not finite moves weights": ("train.py", "self.optimizer.found_inf = bad.float()", "self.optimizer.found_inf = bad.float() * 0", "test_interruptions.py -k not_finite"),
+    "a skipped step counts in the mean": ("plumbing/log.py", "counted = self.count - skipped", "counted = self.count", "test_interruptions.py -k skipped_step"),
+    "an interrupted step is done again": ("plumbing/interrupt.py", "raise Interrupted(_asked, save(number + 1))", "raise Interrupted(_asked, save(number))", "test_interruptions.py -k finishes"),
     "frozen rows in the optimiser": ("adapt.py", "parametrize.register_parametrization(part, name, _Rows(parameter, learned))", "pass", "test_adapt.py -k rows"),
     "copies do not share a weight": ("adapt.py", "last.bias[sharing] -= math.log(2)", "last.bias[sharing] -= 0.0", "test_adapt.py -k grown"),
     "new names at random": ("adapt.py", "grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)", "pass", "test_adapt.py -k forward"),
@@ -79,7 +82,7 @@ MUTANTS = {
     # Adapting, continued.
     "statistics taken again while adapting": ("adapt.py", '    if config.mode == "scratch":\n        grown.encoder.fit', "    if True:\n        grown.encoder.fit", "test_adapt.py -k exact_keeps"),
     "old weights meet the wrong components": ("adapt.py", "pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))", "pad(self.weights, (now.shape[1] - self.weights.shape[1], 0))", "test_adapt.py -k drift"),
-    "the last weights are kept, not their average": ("adapt.py", "    learner.adopt_average(config.lr)\n", "", "test_learning.py"),
+    "the last weights are kept, not their average": ("adapt.py", "    learner.adopt_average()\n", "", "test_learning.py"),
     "the least used is copied": ("adapt.py", ".mean(0).topk(count).indices", ".mean(0).topk(count, largest=False).indices", "test_adapt.py -k most_used"),
     "old tasks get the newest router": ("variants/staged.py", '"router": self.router[stage]}', '"router": self.router[-1]}', "test_adapt.py -k exact_keeps"),
     "backward transfer with the wrong sign": ("plumbing/stages.py", "mean(rates[-1] - rates[0] for", "mean(rates[0] - rates[-1] for", "test_adapt.py -k metrics"),
