@@ -234,8 +234,8 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
 
 
 class Memory:
-    """A few observations of every task that a run knows, and what its router answered there (--retain replay): read from
-    the run, or, where it keeps none yet, taken from the demonstrations of its tasks."""
+    """A few observations of every task that a run knows, and what its router answered there (--retain replay): read
+    from the run, or, where it keeps none yet, taken from the demonstrations of its tasks."""
 
     def __init__(self, folder: Path, policy, data_dir: Path):
         shapes, tasks = policy.config.observation, policy.config.tasks

@@ -116,8 +116,10 @@ def main() -> None:
                 subprocess.run([sys.executable, *words, "--out", str(out)], cwd=ROOT, check=True, capture_output=True)
                 lasts[words[0]] = time.perf_counter() - begin
         for words, reference in ((train, run), (adapt, folder / "adapted")):
-            tries = {f"{words[0]}: {how.name}": [(try_stopping, how, draw.uniform(0.1, 1.1 * lasts[words[0]]))
-                     for _ in range(flags.times)] for how in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)}  # fmt: skip
+            tries, longest = {}, 1.1 * lasts[words[0]]
+            for how in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+                tries[f"{words[0]}: {how.name}"] = [(try_stopping, how, draw.uniform(0.1, longest))
+                                                    for _ in range(flags.times)]  # fmt: skip
             largest = max(path.stat().st_size for path in reference.iterdir())
             tries[f"{words[0]}: disk full"] = [(try_full_disk, draw.randrange(20_000, 9 * largest // 10))
                                                for _ in range(flags.times)]  # fmt: skip
