@@ -64,6 +64,7 @@ class AdaptConfig:
     new_components: int = 1  # how many add-component adds, at each stage
     start_from: str = "most-used"  # what they copy: most-used on the new demonstrations | random | numbers, such as 0,2
     train_components: str = ""  # mode components: which, such as 0,2
+    encoder_rank: int | None = None  # retain exact: of the new stage's correction of the encoder; default 16, 0 none
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
@@ -82,7 +83,7 @@ class AdaptConfig:
 # ---------------------------------------------------------------------------------------------- what is copied
 
 
-def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], exact: bool):
+def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], rank: int | None):
     """A larger policy that begins as the same function: K + n components, old and new tasks. -> (its variant, it).
 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
@@ -93,18 +94,18 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     stay one component forever.
 
     variant: "fdp", "staged" or a fork; tasks: names to add, which start with the mean of the known tasks' embeddings;
-    count: n, may be 0; copied: which component each new one copies, none to start at random; exact: as a new stage with
-    a router of its own (variants/staged.py).
+    count: n, may be 0; copied: which component each new one copies, none to start at random; rank: as a new stage with
+    a router and a correction of the encoder of its own, which has this rank (variants/staged.py); None: no stage.
     """
     old, state = policy.config, dict(policy.state_dict())
     settings = asdict(old) | {"tasks": [*old.tasks, *tasks], "components": old.components + count}
-    if exact:
-        variant, settings, state = add_stage(variant, old, settings, state, tasks)
+    if rank is not None:
+        variant, settings, state = add_stage(variant, old, settings, state, tasks, rank)
     grown = runs.build_policy(variant, settings)
     with torch.no_grad():
         for name, value in grown.state_dict().items():
-            old_rows = value if value.shape == state[name].shape else value[: len(state[name])]
-            old_rows.copy_(state[name])  # new rows keep what `build` drew for them
+            if name in state:  # what is new, in rows, columns or whole, keeps what `build` drew for it
+                value[tuple(map(slice, state[name].shape))] = state[name]
         if old.task_conditioning == "name":
             known = grown.task_embedding.weight[: len(old.tasks)]
             grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
@@ -118,6 +119,11 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
 def newest_router(policy) -> nn.Module:
     """The router that serves new tasks: the only one, or the last stage's."""
     return policy.router[-1] if isinstance(policy.router, nn.ModuleList) else policy.router
+
+
+def newest_rank(policy) -> int | None:
+    """Of the last stage's correction of the encoder; None if the policy has no stages."""
+    return next(reversed(policy.config.ranks), 0) if hasattr(policy.config, "stages") else None
 
 
 def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
@@ -137,7 +143,7 @@ def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
 @torch.no_grad()
 def most_used(variant: str, policy, observation, task: str, count: int) -> list[int]:
     """The components with the largest mean weights on a new task's demonstrations {part: (N, *shape)}."""
-    _, named = grow(variant, policy, [task], 0, [], variant == "staged")  # it has to have a name before it is weighed
+    _, named = grow(variant, policy, [task], 0, [], newest_rank(policy))  # it has to have a name before it is weighed
     index = named.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
     return named.eval().weigh(named.encode(observation, index)).mean(0).topk(count).indices.tolist()
 
@@ -182,12 +188,14 @@ def release(module: nn.Module) -> None:
 
 
 def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -> dict[str, tuple[int, int]]:
-    """Freeze all but the newest router, these components, these tasks' embeddings, and the encoder if asked. -> part ->
-    (parameters, parameters that learn)."""
+    """Freeze all but the newest router and correction of the encoder, these components, these tasks' embeddings, and,
+    if asked, the encoder. -> part -> (parameters, parameters that learn)."""
     totals = {name: count(part) for name, part in policy.named_children()}
     policy.requires_grad_(False)
     policy.encoder.requires_grad_(encoder)
     newest_router(policy).requires_grad_(True)
+    if hasattr(policy, "residual"):
+        policy.residual[-1].requires_grad_(True)
     if components:
         only_rows(policy.components, components)
     if policy.config.task_conditioning == "name":
@@ -208,7 +216,7 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
     known, K, copied = len(policy.config.tasks), policy.config.components, []
     if config.mode == "scratch":
         variant = policy.config.base if variant == "staged" else variant
-        old = {name: value for name, value in asdict(policy.config).items() if name not in ("base", "stages")}
+        old = {name: value for name, value in asdict(policy.config).items() if name not in ("base", "stages", "ranks")}
         grown = runs.build_policy(variant, old | {"tasks": tasks}).to(policy.device)
     else:
         new = config.new_components if config.mode == "add-component" else 0
@@ -218,7 +226,7 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
             copied = most_used(variant, policy, seen, tasks[0], new)
         elif new and config.start_from != "random":
             copied = numbers(config.start_from, K, "--start-from")
-        variant, grown = grow(variant, policy, tasks, new, copied, config.retain == "exact")
+        variant, grown = grow(variant, policy, tasks, new, copied, config.encoder_rank)
         if new:
             say(f"new components start as copies of {copied}" if copied else "new components start at random")
     if config.mode in ("full", "scratch"):
@@ -278,7 +286,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     going_on, transfer = (folder / "resume.pt").exists(), {}  # an interrupted stage has all this behind it
     if config.sequence and config.eval_episodes and not going_on:
-        named = grow(source["policy"], policy, tasks, 0, [], source["policy"] == "staged")
+        named = grow(source["policy"], policy, tasks, 0, [], newest_rank(policy))
         transfer = stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed)
     about = stages.begin(config, origin, folder, variant, grown, parts, windows, {"copied": copied, **transfer})
 

@@ -24,6 +24,7 @@ from plumbing import figures, formats, runs
 from plumbing.cli import BadInput, check_limits, numbers, provenance, say, write_json
 from plumbing.log import read_log
 
+RANK = 16  # of a stage's correction of the encoder
 FREE = ("run", "out", "device", "data_dir")  # flags that may differ when a command goes on where it was interrupted
 
 
@@ -32,9 +33,9 @@ def check(config) -> list[str]:
     if bool(config.tasks) == bool(config.sequence):
         raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
     check_limits(config, {
-        "new_components": (1, math.inf), "steps": (1, math.inf), "batch_size": (1, math.inf), "seed": (0, 2**31 - 1),
-        "demos_per_task": (1, 10_000), "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000),
-        "eval_seed": (0, 2**31 - 1),
+        "new_components": (1, math.inf), "encoder_rank": (0, 1024), "steps": (1, math.inf),
+        "batch_size": (1, math.inf), "seed": (0, 2**31 - 1), "demos_per_task": (1, 10_000),
+        "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000), "eval_seed": (0, 2**31 - 1),
     })  # fmt: skip
     if not 0 < config.lr < math.inf:
         raise BadInput(f"--lr must be a positive number, got {config.lr}")
@@ -42,6 +43,13 @@ def check(config) -> list[str]:
     config.retain = config.retain or ("paper" if moves_old else "exact")
     if config.retain == "exact" and moves_old:
         raise BadInput("--retain exact needs old components and the encoder frozen: use mode router or add-component")
+    if config.retain != "exact" and config.encoder_rank is not None:
+        raise BadInput("--encoder-rank goes with --retain exact: otherwise old tasks would see through it too")
+    if config.retain == "exact" and config.encoder_rank is None:
+        config.encoder_rank = RANK
+    if config.retain == "replay" and config.train_encoder:
+        raise BadInput("--retain replay keeps a router that sees through the encoder: leave out --train-encoder, or "
+                       "use --retain exact, which corrects the encoder for the new tasks alone")  # fmt: skip
     if config.retain == "replay" and config.mode in ("full", "scratch"):
         raise BadInput(f"--retain replay keeps the router, and mode {config.mode} moves everything: leave it out")
     if (config.mode == "components") != bool(config.train_components):
@@ -66,6 +74,10 @@ def check_source(config, origin: Path, tasks: list[str], device) -> None:
         raise BadInput(f"the run in {origin} sees {theirs}, and task '{tasks[0]}' gives {spaces.observation}")
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
+    if config.encoder_rank is not None and config.encoder_rank < (
+        least := max(getattr(policy.config, "ranks", ()), default=0)
+    ):
+        raise BadInput(f"--encoder-rank must be at least {least}, as in the run in {origin}, got {config.encoder_rank}")
     if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
         raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
     K, new = policy.config.components, config.new_components

@@ -59,7 +59,7 @@ def make_policy(router="softmax", target="velocity", conditioning="name", K=3) -
 def test_a_grown_policy_does_what_it_did(router, target, copied):
     policy = make_policy(router, target)
     before, _ = chunks(policy, ["reach", "push"] * 4)
-    variant, grown = grow("fdp", policy, ["drawer-open"], len(copied), copied, exact=False)
+    variant, grown = grow("fdp", policy, ["drawer-open"], len(copied), copied, rank=None)
     after, weights = chunks(grown, ["reach", "push"] * 4)
     assert variant == "fdp" and weights.shape[1] == 3 + len(copied) and np.allclose(before, after, atol=1e-4)
     # A copy of another component without sharing its weight is another function: the check above can fail.
@@ -70,7 +70,7 @@ def test_a_grown_policy_does_what_it_did(router, target, copied):
 def test_new_components_copy_those_named_or_nothing():
     policy = make_policy()
     for copied in ([0, 2], [2, 1], []):
-        _, grown = grow("fdp", policy, ["drawer-open"], 2, copied, exact=False)
+        _, grown = grow("fdp", policy, ["drawer-open"], 2, copied, rank=None)
         for name, p in grown.components.named_parameters():
             assert torch.equal(p[:3], policy.components.get_parameter(name)), name
             assert torch.equal(p[3:], p[copied]) if copied else (p[3:, None] != p[:3]).any(), name
@@ -499,7 +499,7 @@ def test_a_staged_run_goes_on_exactly_or_not_at_all(tiny_run, flags, tmp_path):
 def test_a_staged_policy_asks_for_the_task_even_where_the_network_does_not():
     policy = make_policy(conditioning="none")
     before, _ = chunks(policy, ["reach", "push"])
-    _, grown = grow("fdp", policy, ["drawer-open"], 1, [0], exact=True)
+    _, grown = grow("fdp", policy, ["drawer-open"], 1, [0], rank=4)
     assert np.array_equal(chunks(grown, ["reach", "push"])[0], before)
     with pytest.raises(ValueError, match="does not know task 'hammer'"):
         chunks(grown, ["hammer"])

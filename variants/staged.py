@@ -1,11 +1,11 @@
-"""A policy that has learned in stages: every task keeps the components and the router with which it was learned.
+"""A policy that has learned in stages: every task keeps the components, the router and the encoder it was learned with.
 
 Written by `adapt.py --retain exact`, on top of any policy that keeps the K axis (`base`). A stage adds components and a
-router of its own. A task of an earlier stage never sees them: it is served by a *view* of the policy, which has that
-stage's router and the first K_s components, in products of the same shapes as before, so that its actions stay what
-they were, bit for bit. (For the same rows in a batch: which rows share a matrix product decides how sums are rounded,
-here as with any policy, in the seventh digit.) The price: whose task it is must be known (its name says so), and every
-stage stores one more router.
+router of its own, and a correction of the encoder of low rank (encoder.py, `Residual`). A task of an earlier stage
+never sees them: it is served by a *view* of the policy, which has that stage's router and correction and the first K_s
+components, in products of the same shapes as before, so that its actions stay what they were, bit for bit. (For the
+same rows in a batch: which rows share a matrix product decides how sums are rounded, here as with any policy, in the
+seventh digit.) The price: whose task it is must be known (its name says so), and what every stage stores.
 """
 
 import functools
@@ -16,6 +16,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from encoder import Residual
 from plumbing.runs import load_variant
 
 
@@ -36,6 +37,7 @@ def on_top_of(base: str):
     class StagedConfig(module.PolicyConfig):
         base: str = "fdp"
         stages: tuple[tuple[int, list[str]], ...] = ()  # (how many components there were, the tasks learned then)
+        ranks: tuple[int, ...] = ()  # of each stage's correction of the encoder; 0: none
 
     class StagedPolicy(module.Policy):
         def build(self) -> None:
@@ -50,11 +52,14 @@ def on_top_of(base: str):
                 module.Policy.build(smaller)  # what its router looks like, only the base knows
                 routers.append(smaller.router)
             self.router = nn.ModuleList(routers)
+            ranks = [*c.ranks, *[0] * len(sizes)][: len(sizes)]  # runs from before there were corrections have none
+            self.residual = nn.ModuleList([Residual(self.encoder, rank) for rank in ranks])
 
         def at(self, stage: int):
             """The policy as it was after a stage: a view, no copy. Nothing is switched, so nothing stays switched."""
             c, known = self.config, self.config.stages[stage][0]
-            modules = {**self._modules, "router": self.router[stage]}
+            seen = _replaced(self.encoder, self.residual[stage].weights(self.encoder))
+            modules = {**self._modules, "router": self.router[stage], "encoder": seen}
             if known < c.components:
                 modules["components"] = _first(self.components, known, c.components)
             return _share(self, module.Policy, _modules=modules, config=replace(c, components=known))
@@ -67,8 +72,12 @@ def on_top_of(base: str):
                     raise ValueError(f"this policy does not know task '{name}'; it knows {known}")
             return super().task_index(names)
 
+        def encode(self, observation: dict[str, Tensor], task: Tensor) -> Tensor:
+            """{part: (B, *shape)}, (B,) -> (B, C): what the newest stage sees, which training is about."""
+            return self.at(-1).encode(observation, task)
+
         def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:
-            """(B, C) -> (B, K): the newest stage's router, which training is about."""
+            """(B, C) -> (B, K): the newest stage's router."""
             return self.at(-1).weigh(condition, step)
 
         def loss(self, *batch) -> Tensor:
@@ -97,18 +106,21 @@ def on_top_of(base: str):
     return StagedPolicy, StagedConfig
 
 
-def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str]) -> tuple:
+def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str], rank: int) -> tuple:
     """One stage more: settings (a PolicyConfig's fields, grown already) and tensors of a policy -> the same, staged.
 
-    The new stage's router starts as a copy of the newest one. `old` is the config before growing.
+    The new stage's router and correction of the encoder start as copies of the newest ones, where there are any: the
+    stage begins as the function that the policy was. `old` is the config before growing.
     """
     before = [(k, list(names)) for k, names in getattr(old, "stages", [(old.components, old.tasks)])]
-    settings = settings | {"stages": [*before, (settings["components"], list(tasks))]}
+    ranks = [*getattr(old, "ranks", ()), *[0] * len(before)][: len(before)]
+    settings = settings | {"stages": [*before, (settings["components"], list(tasks))], "ranks": [*ranks, rank]}
     if variant != "staged":
         settings["base"] = variant
         state = {f"router.0.{name[7:]}" if name.startswith("router.") else name: x for name, x in state.items()}
-    newest, added = f"router.{len(before) - 1}.", f"router.{len(before)}."
-    state = state | {name.replace(newest, added): x for name, x in state.items() if name.startswith(newest)}
+    for part in ("router", "residual"):
+        newest, added = f"{part}.{len(before) - 1}.", f"{part}.{len(before)}."
+        state = state | {name.replace(newest, added): x for name, x in state.items() if name.startswith(newest)}
     return "staged", settings, state
 
 
@@ -118,6 +130,19 @@ def _share(module: nn.Module, kind: type, **changes) -> nn.Module:
     inner = {name: dict(module.__dict__[name]) for name in ("_modules", "_parameters", "_buffers")}
     twin.__dict__ = {**module.__dict__, **inner, **changes}
     return twin
+
+
+def _replaced(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """The module with these tensors in the place of the parameters that have these names ("net.0.weight"), or itself
+    where there are none. They may be computed from others, and gradients pass through them."""
+    if not tensors:
+        return module
+    own = {name: tensors.get(name, x) for name, x in module._parameters.items()}
+    inner = {}
+    for part, child in module._modules.items():
+        inside = {name.partition(".")[2]: x for name, x in tensors.items() if name.partition(".")[0] == part}
+        inner[part] = _replaced(child, inside)
+    return _share(module, type(module), _modules=inner, _parameters=own)
 
 
 def _first(module: nn.Module, count: int, K: int) -> nn.Module:
