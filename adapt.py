@@ -12,17 +12,20 @@
 | scratch       | a fresh policy, on the new tasks alone                    | the lower line of every plot             |
 
 With every mode the new tasks' embeddings train too: they are what a name means. The encoder is frozen (the frozen
-components see through it), except with full, scratch and --train-encoder. Its statistics are never taken again.
+components see through it), except with full, scratch and --train-encoder; exact gives the new tasks a correction of it,
+of low rank (encoder.py, `Residual`), without which few steps are not enough. Its statistics are never taken again.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
-| exact  | each keeps its router and its components: the same actions, bit for bit  | a router per stage; task names  |
+| exact  | each keeps its router, components and encoder: the same actions, the     | a router and a correction per   |
+|        | same bits                                                                | stage; tasks must have names    |
 | replay | a few old observations, on which the router imitates the old router      | 10 kB per old task, kept        |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
-In order of reading: `grow` (copies), `train_only` (freezes), `Memory` and variants/staged.py (keep), `learn` (a stage).
+The lesson in order of reading: `grow` (what is copied), `train_only` (what is frozen), variants/staged.py and
+plumbing/memory.py (what is kept), `learn` (one stage).
 
-Axis legend: K components before growing, n new ones, B batch, R remembered observations
+Axis legend: K components before growing, n new ones, B batch
 """
 
 from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
@@ -32,24 +35,23 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import safetensors.torch
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from encoder import join, rows
+from encoder import join
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from plumbing import resume, runs, stages
 from plumbing.cli import numbers, parse, progress, run, say
 from plumbing.log import Log, Usage
+from plumbing.memory import Memory
 from router import Router
 from train import Learner, Windows, average_decay, draw_noise, learning_rate, split
 from variants.staged import add_stage
 
 REPLAY_WEIGHT = 10.0  # of the router's squared errors on old observations: small numbers beside the new tasks' loss
-REPLAYED = 64  # observations kept per task, of 39 numbers: 10 kB
 
 
 @dataclass
@@ -64,7 +66,7 @@ class AdaptConfig:
     new_components: int = 1  # how many add-component adds, at each stage
     start_from: str = "most-used"  # what they copy: most-used on the new demonstrations | random | numbers, such as 0,2
     train_components: str = ""  # mode components: which, such as 0,2
-    encoder_rank: int | None = None  # retain exact: of the new stage's correction of the encoder; default 16, 0 none
+    encoder_rank: int | None = None  # with retain exact: of the correction of the encoder; default 16; 0 is none
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
@@ -236,36 +238,6 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
         subset = numbers(config.train_components, K, "--train-components")
     parts = train_only(grown, subset, list(range(known, known + len(tasks))), config.train_encoder)
     return variant, grown, parts, copied
-
-
-# ---------------------------------------------------------------------------------------------- what is kept
-
-
-class Memory:
-    """A few observations of every task that a run knows, and what its router answered there (--retain replay): read
-    from the run, or, where it keeps none yet, taken from the demonstrations of its tasks."""
-
-    def __init__(self, folder: Path, policy, data_dir: Path):
-        shapes, tasks = policy.config.observation, policy.config.tasks
-        self.kept = stages.read_memory(folder, {part: (REPLAYED, *shape) for part, shape in shapes.items()})
-        came_from = stages.datasets(runs.read_config(folder))
-        for task in [task for task in tasks if not any(name.startswith(f"{task}/") for name in self.kept)]:
-            self.add(task, make_windows(demonstrations([task], 5, data_dir, came_from[task])[task], 1)[0])
-        self.old = join([{part: self.kept[f"{task}/{part}"].to(policy.device) for part in shapes} for task in tasks])
-        self.index = policy.task_index([task for task in tasks for _ in range(REPLAYED)]).to(policy.device)
-        with torch.no_grad():
-            self.weights = policy.weigh(policy.encode(self.old, self.index))  # (R, K)
-
-    def add(self, task: str, observation: dict[str, Tensor]) -> None:
-        """Keep REPLAYED of these {part: (N, *shape)}, spread evenly."""
-        chosen = rows(observation, np.linspace(0, len(next(iter(observation.values()))) - 1, REPLAYED).astype(int))
-        self.kept |= {f"{task}/{part}": x.clone() for part, x in chosen.items()}
-
-    def drift(self, grown) -> Tensor:
-        """How far the grown router is from the old one there: squared error, components added since should have 0."""
-        now = grown.weigh(grown.encode(self.old, self.index))
-        wanted = torch.nn.functional.pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))
-        return (now - wanted).square().sum(1).mean()
 
 
 # ---------------------------------------------------------------------------------------------- one stage

@@ -12,15 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
-import torch
 
 import evaluate
 from encoder import StateEncoder, rows
 from envs.demos import DATASET_ID, DRAWS, drawn
 from envs.rollout import block_seeds
 from envs.tasks import common_spaces, resolve_tasks, slug
-from plumbing import figures, formats, runs
+from plumbing import figures, runs
 from plumbing.cli import BadInput, check_limits, numbers, provenance, say, write_json
 from plumbing.log import read_log
 
@@ -172,19 +170,6 @@ def outside(policy, observation, actions) -> str:
     words = [f"{(beyond > 0).float().mean():.1%} of its {kind} numbers (by up to {beyond.max():.1f} scales)"
              for kind, beyond in found]  # fmt: skip
     return f"{' and '.join(words)} are outside the range that is known, and clipped"
-
-
-def read_memory(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """A run's replay.safetensors, "task/part" -> (R, *shape); empty where it has none. BadInput for a damaged one."""
-    path = folder / "replay.safetensors"
-    try:
-        kept = formats.upgrade_memory(safetensors.torch.load_file(path)) if path.exists() else {}
-        wrong = [name for name, x in kept.items() if tuple(x.shape) != shapes[name.rpartition("/")[2]]]
-    except Exception as error:  # truncated, or with other parts
-        raise BadInput(f"{path} is damaged: {error}") from error
-    if wrong:
-        raise BadInput(f"{path} is damaged: {wrong[0]} has another shape than this policy's observations")
-    return kept
 
 
 def main(config, learn) -> dict:

@@ -81,10 +81,13 @@ MUTANTS = {
     "an overwritten run keeps its evaluation": ("plumbing/runs.py", "            path.unlink()\n", "            pass\n", "test_train.py -k overwriting"),
     # Adapting, continued.
     "statistics taken again while adapting": ("adapt.py", '    if config.mode == "scratch":\n        grown.encoder.fit', "    if True:\n        grown.encoder.fit", "test_adapt.py -k exact_keeps"),
-    "old weights meet the wrong components": ("adapt.py", "pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))", "pad(self.weights, (now.shape[1] - self.weights.shape[1], 0))", "test_adapt.py -k drift"),
+    "old weights meet the wrong components": ("plumbing/memory.py", "pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))", "pad(self.weights, (now.shape[1] - self.weights.shape[1], 0))", "test_adapt.py -k drift"),
     "the last weights are kept, not their average": ("adapt.py", "    learner.adopt_average()\n", "", "test_learning.py"),
     "the least used is copied": ("adapt.py", ".mean(0).topk(count).indices", ".mean(0).topk(count, largest=False).indices", "test_adapt.py -k most_used"),
-    "old tasks get the newest router": ("variants/staged.py", '"router": self.router[stage]}', '"router": self.router[-1]}', "test_adapt.py -k exact_keeps"),
+    "old tasks get the newest router": ("variants/staged.py", '"router": self.router[stage],', '"router": self.router[-1],', "test_adapt.py -k exact_keeps"),
+    "old tasks see through the newest correction": ("variants/staged.py", "self.residual[stage].weights", "self.residual[-1].weights", "test_adapt.py -k exact_keeps"),
+    "a new stage forgets the last one's correction": ("variants/staged.py", 'for part in ("router", "residual"):', 'for part in ("router",):', "test_residual.py -k begins"),
+    "the correction does not learn": ("adapt.py", "        policy.residual[-1].requires_grad_(True)\n", "        pass\n", "test_residual.py -k newest"),
     "backward transfer with the wrong sign": ("plumbing/stages.py", "mean(rates[-1] - rates[0] for", "mean(rates[0] - rates[-1] for", "test_adapt.py -k metrics"),
     "stages are measured on block 0": ("plumbing/stages.py", "evaluate.evaluate(policy, policy.config.tasks, episodes, seed)", "evaluate.evaluate(policy, policy.config.tasks, episodes)", "test_learning.py -k block"),
 }  # fmt: skip
