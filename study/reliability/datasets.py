@@ -247,7 +247,7 @@ def full_disks_for_real(folder: Path, times: int, random: np.random.Generator) -
 
 
 def kills(folder: Path, times: int, random: np.random.Generator) -> dict:
-    """kill -9 while datasets are stored one after the other. Each is whole or absent; the next start sweeps the rest."""
+    """kill -9 while datasets are stored one after the other. Each is whole or absent; the rest is swept later."""
     tried, swept, data = [], 0, folder / "data"
     draws = range(19)
 
@@ -304,7 +304,8 @@ def races(folder: Path, times: int, random: np.random.Generator, task: str = TAS
         for process in processes:
             process.join()
         rest = [str(path) for path in data.glob(".*")]
-        whole = equal(demonstrations([task], 9, data)[task], right)
+        whole = datasets.find(demos.dataset_name(task, drawn(0)), data).metadata["total_episodes"] == 9
+        whole = whole and equal(demonstrations([task], 9, data)[task], right)
         fine = not rest and whole and all(answer is True for answer in answers)
         tried.append(GOOD if fine else f"{CRASHED}: {answers} {rest}")
     shutil.rmtree(data)
