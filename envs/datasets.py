@@ -91,6 +91,7 @@ def _shapes(metadata: dict, key: str, where: str) -> dict[str, tuple[int, ...]]:
         parts, shapes = {"": None}, {}
     sizes = all(0 < len(shape) < 8 and all(type(n) is int and n > 0 for n in shape) for shape in shapes.values())
     names = 0 < len(shapes) <= MOST_PARTS and not any("/" in part or part == "." for part in shapes)  # those are paths
+    names = names and ("" not in shapes or len(shapes) == 1)
     if len(shapes) < len(parts) or not sizes or not names:
         raise BadInput(
             f"{where}: {key} must be a Box with at least one dimension, or a Dict of 1 to {MOST_PARTS} of them, "
@@ -198,9 +199,12 @@ def checksums(folder: Path) -> list[str]:
     lines = []
     for name in FILES:
         digest = hashlib.sha256()
-        with open(folder / name, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+        try:
+            with open(folder / name, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        except OSError as error:
+            raise BadInput(f"cannot read {folder / name}: {error.strerror or error}") from error
         lines.append(f"{digest.hexdigest()}  {name}")
     return lines
 

@@ -30,6 +30,7 @@ from plumbing.cli import BadInput
 
 ID, STEPS = "lab/push/human-v0", 5
 BOX = json.dumps({"type": "Box", "dtype": "float32", "shape": [39]})
+NUMBERS = [str(i) for i in range(101)]
 ACTIONS = json.dumps({"type": "Box", "dtype": "float32", "shape": [4]})
 
 
@@ -258,6 +259,10 @@ def box(*shape, **more):
     ({"observation_space": json.dumps({"type": "Text", "charset": "a"})}, "observation_space must be a Box with"),
     ({"observation_space": json.dumps({"type": "Dict", "subspaces": {}})}, "observation_space must be a Box with"),
     ({"observation_space": json.dumps({"type": "Dict", "subspaces": {"a/../b": json.loads(BOX)}})}, "must be a Box"),
+    ({"observation_space": json.dumps({"type": "Dict", "subspaces": dict.fromkeys(("", "a"), json.loads(BOX))})},
+     "observation_space must be a Box with"),
+    ({"observation_space": json.dumps({"type": "Dict", "subspaces": dict.fromkeys(NUMBERS, json.loads(BOX))})},
+     "observation_space must be a Box with"),
     ({"observation_space": json.dumps({"type": "Dict", "subspaces": [1]})}, "observation_space must be a Box with"),
     ({"observation_space": "[" * 10**6}, "observation_space must be a Box with"),
     ({"observation_space": "import os"}, "observation_space must be a Box with"),
