@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -41,7 +40,7 @@ from torch.nn.utils import parametrize
 
 from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from plumbing import resume, runs, stages
+from plumbing import resume, runs, stages, tensors
 from plumbing.cli import numbers, parse, progress, run, say
 from plumbing.log import Log, Usage
 from router import Router
@@ -311,7 +310,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     if memory:
         for task in tasks:
             memory.add(task, make_windows(demos[task], 1)[0])
-        safetensors.torch.save_file(memory.kept, folder / "replay.safetensors")
+        tensors.save(folder / "replay.safetensors", memory.kept)
     stages.finish(folder, about, grown.state_dict(), config.steps, log.seconds)
 
 

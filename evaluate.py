@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from envs.rollout import Roller, block_seeds
-from envs.tasks import resolve_tasks, slug, spaces
+from envs.tasks import common_spaces, resolve_tasks, slug, spaces
 from envs.worker import Episode
 from plumbing import figures
 from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say, write_json
@@ -61,9 +61,13 @@ def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: s
         raise BadInput(f"episodes must be between 1 and 10000 per task, got {episodes}")
     try:
         policy.task_index(tasks)
-        return policy.choose_sampler(sampler or None, steps)
+        chosen = policy.choose_sampler(sampler or None, steps)
     except ValueError as error:
         raise BadInput(str(error)) from error
+    found, mine = common_spaces(tasks), {name: tuple(shape) for name, shape in policy.config.observation.items()}
+    if found.observation != mine or len(found.action_low) != policy.config.action_dim:
+        raise BadInput(f"this policy sees {mine}, and task '{tasks[0]}' gives {found.observation}")
+    return chosen
 
 
 def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.Tensor:

@@ -10,7 +10,7 @@ log, save), evaluation. Everything lands in one run folder; see plumbing/runs.py
 from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -242,7 +242,7 @@ def main(config: TrainConfig) -> dict:
         saved = resume.restore(folder, learner, config.seed, data)
     else:
         resume.try_once(policy, loss_function, windows, config)
-        runs.begin_run(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
+        folder = resume.begin(folder, config, policy)
     log = Log(folder, device, **saved)
     say(
         f"{sum(p.numel() for p in learner.parameters):,} parameters, {config.components} components, "

@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 
 from envs.metaworld import TASKS
-from envs.tasks import make, name_parts
+from envs.tasks import make, name_parts, trust
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Worker:
             return self.free[key].pop()
         if key in self.first and episode.task in TASKS and not episode.render_every:
             return self.first[key].clone()
+        trust([episode.task])  # the process that sent it has asked already
         env = make(episode.task, "rgb_array" if episode.render_every else None)
         self.first.setdefault(key, env)
         return env

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from encoder import rows
+from plumbing import files
 
 
 class Log:
@@ -114,11 +115,13 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
 def read_log(path: Path) -> list[dict]:
     """The lines of log.jsonl. One that a crash cut short is left out; the steps after the checkpoint are made again."""
     lines = []
-    for line in path.read_text().splitlines():
+    for text in files.read_text(path).splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            line = json.loads(text)
+            line["step"] + 0  # a number
+        except (ValueError, RecursionError, TypeError, KeyError):
             break
+        lines.append(line)
     return lines
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from envs.tasks import slug
-from plumbing import runs
+from plumbing import folders, runs
 from plumbing.cli import BadInput, provenance
 
 FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")  # may change on resuming
@@ -31,13 +31,24 @@ def fingerprint(observations: dict[str, torch.Tensor], actions: torch.Tensor) ->
 
 
 def run_folder(config) -> Path:
-    """Where train.py's run goes: an old one to resume, or a new one, which is claimed."""
+    """Where train.py's run goes: an old one to resume, or a new one, which is made when it begins."""
     if config.resume:
         check_same_run(Path(config.out), config)
+        folders.claim(Path(config.out), overwrite=True)
         return Path(config.out)
-    name = f"{config.tasks.replace(' ', '').replace(',', '-')[:100]}-{config.policy}"
-    folder = Path(config.out) if config.out else runs.free_folder(Path("runs") / slug(name))
-    runs.claim_folder(folder, config.overwrite)
+    if config.out:
+        folders.check_free(Path(config.out), config.overwrite)
+        return Path(config.out)
+    return folders.free(Path("runs") / slug(f"{config.tasks.replace(' ', '').replace(',', '-')[:100]}-{config.policy}"))
+
+
+def begin(folder: Path, config, policy) -> Path:
+    """Claim the folder, or the next free one if none was asked for by name, and begin the run there. -> the folder."""
+    if config.out:
+        folders.claim(folder, config.overwrite)
+    else:
+        folder = folders.claim_free(folder)
+    runs.begin_run(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(policy.device)))
     return folder
 
 
@@ -67,6 +78,7 @@ def save(folder: Path, learner, log, data: list[float], step: int, weights: bool
     if learner.policy.device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(learner.policy.device)
     runs.save_resume(folder, state)
+    folders.drop_replaced(folder)
     return f"saved after step {step}; go on with: {command(folder)}"
 
 

@@ -5,14 +5,12 @@
 Everything is measured by the one `evaluate()`; here results are only found again, and averaged.
 """
 
-import json
 import math
 import os
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 
 import evaluate
@@ -20,7 +18,7 @@ from encoder import StateEncoder, rows
 from envs.demos import DATASET_ID, DRAWS, drawn
 from envs.rollout import block_seeds
 from envs.tasks import common_spaces, resolve_tasks, slug
-from plumbing import figures, formats, runs
+from plumbing import figures, files, folders, formats, runs, tensors
 from plumbing.cli import BadInput, check_limits, numbers, provenance, say, write_json
 from plumbing.log import read_log
 
@@ -64,6 +62,7 @@ def check_source(config, origin: Path, tasks: list[str], device) -> None:
     theirs = {name: tuple(shape) for name, shape in policy.config.observation.items()}
     if theirs != spaces.observation or len(spaces.action_low) != policy.config.action_dim:
         raise BadInput(f"the run in {origin} sees {theirs}, and task '{tasks[0]}' gives {spaces.observation}")
+    common_spaces(policy.config.tasks)  # they are played again, and may not be known here
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
     if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
@@ -103,7 +102,7 @@ def run_folder(config, origin: Path, stages: list[list[str]]) -> Path:
 def _taken_by_another(config, out: Path, stages: list[list[str]]) -> str:
     """What is there that this command did not begin, in words; empty if nothing is."""
     first = stage_folder(config, out, 1, stages[0])
-    if not runs.taken(out):
+    if not folders.taken(out):
         return ""
     if not (first / "config.json").exists():
         return " "
@@ -125,13 +124,13 @@ def begin(config, origin: Path, folder: Path, variant: str, grown, parts: dict, 
     say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
     for name, (total, learns) in parts.items():
         say(f"{name:<16}{total:>12,}{learns:>12,}")
+    folders.claim(folder, overwrite=True)  # one where the same command was interrupted, or a free one
     if (folder / "resume.pt").exists():
         return runs.read_config(folder)
     stage = {"tasks": windows.tasks, "mode": config.mode, "retain": config.retain,
              "components": grown.config.components, "trained_parameters": sum(learns for _, learns in parts.values()),
              "source_weights": runs.fingerprint(origin), **found}  # fmt: skip
     source = runs.read_config(origin)
-    runs.claim_folder(folder, overwrite=True)
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
     about = {**provenance(config.seed, str(grown.device)), "adapted": [*source.get("adapted", []), stage],
              "datasets": datasets(source) | dict.fromkeys(windows.tasks, learned_from)}  # fmt: skip
@@ -166,9 +165,11 @@ def read_memory(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, t
     """A run's replay.safetensors, "task/part" -> (R, *shape); empty where it has none. BadInput for a damaged one."""
     path = folder / "replay.safetensors"
     try:
-        kept = formats.upgrade_memory(safetensors.torch.load_file(path)) if path.exists() else {}
+        kept = formats.upgrade_memory(tensors.load(path)[0]) if os.path.lexists(path) else {}
         wrong = [name for name, x in kept.items() if tuple(x.shape) != shapes[name.rpartition("/")[2]]]
-    except Exception as error:  # truncated, or with other parts
+    except BadInput:
+        raise
+    except Exception as error:  # with other parts
         raise BadInput(f"{path} is damaged: {error}") from error
     if wrong:
         raise BadInput(f"{path} is damaged: {wrong[0]} has another shape than this policy's observations")
@@ -215,7 +216,7 @@ def main(config, learn) -> dict:
 
 def unfinished(config, origin: Path, folder: Path) -> bool:
     """Whether a stage is still to be made. BadInput if the folder holds one made with other flags."""
-    if not runs.taken(folder):
+    if not folders.taken(folder):
         return True
     if other := runs.difference(folder, asdict(config), FREE):
         raise BadInput(f"the run in {folder} has {other}: choose another --out")
@@ -229,7 +230,7 @@ def datasets(config: dict) -> dict[str, str]:
     """Where the demonstrations of each task that a run knows came from: task -> Minari id with {task}."""
     flags = config["train"]
     usual = drawn(flags["demo_draw"]) if flags.get("demo_draw") else flags.get("dataset_id", DATASET_ID)
-    return config.get("datasets") or dict.fromkeys(config["policy_config"]["tasks"], usual)
+    return dict.fromkeys(config["policy_config"]["tasks"], usual) | (config.get("datasets") or {})
 
 
 def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: int = 0) -> dict[str, dict]:
@@ -259,7 +260,7 @@ def evaluated(run: Path, path: Path, episodes: int, seed: int, device) -> dict:
     how["training"] = runs.training_record(run)  # of these weights, not of an earlier checkpoint
     for made in (run / "evaluation.json", path):
         try:
-            result = json.loads(made.read_text())
+            result = files.read_json(made)
             same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)
             block = [seeds[0], seeds[-1]]
             if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):

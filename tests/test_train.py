@@ -19,7 +19,7 @@ from envs.agent import Agent
 from envs.rollout import FIRST_EVALUATION_SEED
 from envs.worker import Episode
 from evaluate import wilson_interval
-from plumbing import figures, runs
+from plumbing import figures, folders, runs
 from plumbing.cli import BadInput
 from plumbing.log import read_log
 
@@ -313,7 +313,7 @@ def test_a_run_is_never_overwritten_unless_asked(tiny, tiny_run):
 def test_overwriting_replaces_runs_only_and_leaves_no_old_result(tiny, tiny_run, tmp_path):
     (tmp_path / "thesis" / "figures").mkdir(parents=True)
     (tmp_path / "thesis" / "figures" / "one.png").write_bytes(b"years of work")
-    with pytest.raises(BadInput, match="no run in .*thesis"):
+    with pytest.raises(BadInput, match="thesis is none"):
         command(train, *tiny, "--out", tmp_path / "thesis", "--overwrite")
     assert (tmp_path / "thesis" / "figures" / "one.png").exists()
     run = shutil.copytree(tiny_run, tmp_path / "run")
@@ -362,18 +362,20 @@ def test_resuming_is_recorded_and_refuses_other_demonstrations(tiny, tiny_run, t
     shutil.rmtree(run / "figures")
     command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
     assert [line["step"] for line in runs.training_record(run)["resumed"]] == [30]
-    saved = torch.load(run / "resume.pt", weights_only=True)
-    torch.save({**saved, "data": [saved["data"][0], saved["data"][1] + 1]}, run / "resume.pt")
+    saved = runs.load_resume(run, torch.device("cpu"))
+    runs.save_resume(run, {**saved, "data": [saved["data"][0], saved["data"][1] + 1]})
     with pytest.raises(BadInput, match="^--resume: the demonstrations are not those"):
         command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
 
 
 def test_default_run_folders_are_numbered(tmp_path):
-    """Empty folders, which an interrupted command leaves behind, are not counted."""
+    """Empty folders, which an interrupted command leaves behind, are not counted, nor runs without a checkpoint."""
     for name in ("reach-fdp", "reach-fdp-2", "reach-fdp-3"):
         (tmp_path / name / "figures").mkdir(parents=True)
     (tmp_path / "reach-fdp" / "config.json").touch()
-    assert runs.free_folder(tmp_path / "reach-fdp") == tmp_path / "reach-fdp-2"
+    assert folders.free(tmp_path / "reach-fdp") == tmp_path / "reach-fdp"
+    (tmp_path / "reach-fdp" / "model.safetensors").touch()
+    assert folders.free(tmp_path / "reach-fdp") == tmp_path / "reach-fdp-2"
 
 
 @pytest.mark.parametrize("flags,words", [
@@ -463,5 +465,5 @@ def test_unwritable_output(tiny, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(BadInput, match="cannot write to --out"):
         command(train, *tiny, "--out", tmp_path / "file" / "run")
-    with pytest.raises(BadInput, match="cannot write demonstrations"):
+    with pytest.raises(BadInput, match="cannot use --data-dir"):
         command(train, *tiny, "--out", tmp_path / "run", "--data-dir", tmp_path / "file" / "data")
