@@ -284,7 +284,7 @@ def main(config: TrainConfig) -> dict:
         result.update(provenance(0, str(device)), training=runs.training_record(folder))
         written += evaluate.write_evaluation(folder / "evaluation.json", policy, result, traces, video=False)
         say(evaluate.table(result))
-        summary["mean_success"] = result["mean_success"]
+        summary |= {"mean_success": result["mean_success"], **evaluate.lost(result)}
     say("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     seconds = {name: round(value, 1) for name, value in seconds.items()}
     return {**summary, "seconds": seconds, "wrote": [str(path) for path in written]}

@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(main: Callable[[], dict]) -> None:
     """Run a command: its result as one JSON line on stdout; bad input as one line on stderr and exit code 2.
 
-    A full disk is told in one line too, and a signal with how to go on. Any other exception is a bug of ours and keeps
-    its traceback.
+    Exit code 3: all is done and written, but episodes were lost, and the success is that of the others. A full disk is
+    told in one line too, and a signal with how to go on. Any other exception is a bug of ours and keeps its traceback.
     """
     interrupt.begin()
     try:
@@ -40,7 +40,11 @@ def run(main: Callable[[], dict]) -> None:
         if not files.disk_full(error):
             raise
         _fail(2, f"error: the disk is full ({error.filename or error.strerror}); what was saved before is still there")
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)
+    if result.get("lost"):
+        _fail(
+            3, f"incomplete: {result['lost']} episodes were lost twice and are not counted; the warnings above say why"
+        )
 
 
 def _fail(code: int, text: str) -> None:

@@ -54,13 +54,14 @@ def change(run: Path, **fields) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "resume.pt", "replay.safetensors", "log.jsonl",
                                   "evaluation.json"])  # fmt: skip
-def test_a_pickle_in_the_place_of_any_file_is_never_opened(run, tiny, tmp_path, name):
+def test_a_pickle_in_the_place_of_any_file_is_never_opened(run, tiny, tmp_path, monkeypatch, name):
     mark = tmp_path / "executed"
     pickle.loads(pickle.dumps(Payload(mark)))
     assert mark.exists()  # it would work
     mark.rmdir()
     torch.save({"step": Payload(mark)}, run / name)
     (run / "raw").write_bytes(pickle.dumps(Payload(mark)))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: (_ for _ in ()).throw(BadInput("played again")))
     resume = ["--out", run, "--resume", "--eval-episodes", 0]
     reads = {
         "config.json": [lambda: runs.load_policy(run), lambda: runs.training_record(run)],
