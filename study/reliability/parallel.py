@@ -77,16 +77,18 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists() and ") Z " not in Path(f"/proc/{pid}/stat").read_text()
 
 
-def same(one: Path, other: Path) -> bool:
-    """Whether two runs logged and saved the same, up to rounding."""
+def difference(one: Path, other: Path) -> str:
+    """What two runs logged and saved differently, beyond rounding; "" if nothing."""
     try:
         logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (one, other)]
         a, b = (load_file(run / "model.safetensors") for run in (one, other))
-    except (OSError, ValueError):
-        return False
-    steps = [[line["step"] for line in log] for log in logs]
-    near = all(abs(x["loss"] / y["loss"] - 1) < 1e-4 for x, y in zip(*logs, strict=False))
-    return steps[0] == steps[1] and near and all((a[name] - b[name]).abs().max() < 1e-3 for name in a)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if [line["step"] for line in logs[0]] != [line["step"] for line in logs[1]]:
+        return f"{len(logs[0])} and {len(logs[1])} lines"
+    losses = max(abs(x["loss"] / y["loss"] - 1) for x, y in zip(*logs, strict=True))
+    weights = max((a[name] - b[name]).abs().max().item() for name in a)
+    return f"losses by {losses:.1e}, weights by {weights:.1e}" if losses > 1e-4 or weights > 1e-3 else ""
 
 
 def killed(tries: int, folder: Path, alone: Path, chance: random.Random) -> dict:
@@ -104,11 +106,11 @@ def killed(tries: int, folder: Path, alone: Path, chance: random.Random) -> dict
         victim = launched.workers()[who : who + 1]
         for pid in victim:
             _kill(pid)
-        code = launched.end()
-        if good := bool(victim) and code == 0 and same(out, alone):
+        code, other = launched.end(), difference(out, alone)
+        if good := bool(victim) and code == 0 and not other:
             survived += 1
         else:
-            failures.append({"process": who, "step": step, "exit": code, "found": bool(victim)})
+            failures.append({"process": who, "step": step, "exit": code, "found": bool(victim), "difference": other})
         say(f"killed {who} at step {step}: {'the same' if good else failures[-1]}")
     return row(tries, survived, "torchrun starts again from the last checkpoint, to the same losses and weights",
                failures=failures)  # fmt: skip
@@ -128,14 +130,12 @@ def stopped(pairs: list[tuple[int, int]], folder: Path, alone: Path, chance: ran
         once = said.count("go on with:") == 1 and said.count("Traceback") <= 1  # torchrun's own, of its signal
         good = code not in (0, None) and once and not any(alive(pid) for pid in workers)
         ended += good
-        more = Launched(after, out, "--resume")
-        equal = more.end() == 0 and same(out, alone)
-        learned += equal
-        if not (good and equal):
-            failures.append({"from": before, "to": after, "step": step, "exit": code, "ended": good, "same": equal})
-        say(
-            f"{number.name} at step {step}, {before} -> {after}: {failures[-1] if not good or not equal else 'the same'}"
-        )
+        code_2, other = Launched(after, out, "--resume").end(), difference(out, alone)
+        learned += code_2 == 0 and not other
+        found = {"ended": good, "exits": [code, code_2], "difference": other}
+        if not good or code_2 or other:
+            failures.append({"from": before, "to": after, "step": step, **found})
+        say(f"{number.name} at step {step}, {before} -> {after}: {found}")
     tries = len(pairs)
     return {
         "a signal to torchrun, at a random step": row(
