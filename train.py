@@ -15,16 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 import evaluate
 from encoder import join, rows
 from envs.demos import DATASET_ID, DRAWS, demonstrations, make_windows
 from envs.tasks import common_spaces, resolve_tasks
-from plumbing import figures, resume, runs
+from plumbing import figures, parallel, resume, runs, torchrun
 from plumbing.cli import BadInput, check_limits, progress, provenance, run, say
-from plumbing.log import Log, Usage, read_log
+from plumbing.log import Log, Usage, loss_by_step, read_log
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
 SIZES = {
@@ -183,6 +182,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         bad = ~(total.detach().isfinite() & norm.isfinite())
+        losses = parallel.mean(losses | {"skipped": bad.float()})
+        bad = losses.pop("skipped") > 0  # for one of several processes: then for all
         self.optimizer.found_inf = bad.float()  # what a fused optimiser asks, on the device, before it moves anything
         self.optimizer.step()
         with torch.no_grad():  # or the average would carry the graph of every step so far with it
@@ -217,43 +218,48 @@ def main(config: TrainConfig) -> dict:
     check(config)
     tasks = resolve_tasks(config.tasks)
     config.steps = config.steps or 2000 * len(tasks)
+    parallel.begin(config.device, config.batch_size)  # under torchrun; from here on several processes do all of this
     device = runs.choose_device(config.device)
     config.device = str(device)  # a run begun on "auto" must not be resumed on something else
 
     # ---- The policy, before anything slow: its constructor refuses impossible shapes.
     torch.manual_seed(config.seed)
     policy = runs.build_policy(config.policy, policy_settings(config, tasks))
-    folder = resume.run_folder(config)
+    folder, config.resume = parallel.first(lambda: resume.run_folder(config))
 
     # ---- Data.
-    begin = time.perf_counter()
-    demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
+    begin, data_dir = time.perf_counter(), Path(config.data_dir)
+    wanted = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw)
+    demos = parallel.first(lambda: demonstrations(*wanted))
     windows = Windows(policy, tasks, demos, device)
     data = resume.fingerprint(windows.observations, windows.actions)
     policy.to(device)
     policy.encoder.fit(windows.observations)
     seconds = {"demonstrations": time.perf_counter() - begin}
 
-    # ---- What learns. A run that is resumed goes on where it stopped; a new one is tried once before it replaces any.
+    # ---- What learns. One step is tried before anything is replaced; a run that is resumed goes on where it stopped.
     learner = Learner(policy, config.lr, config.weight_decay, config.grad_clip)
-    loss_function = torch.compile(policy.loss) if config.compile else policy.loss
+    loss_function = parallel.share(policy, torch.compile(policy.loss) if config.compile else policy.loss)
+    resume.try_once(policy, loss_function, windows, config)
+    loss_function = parallel.exchange(loss_function)
     usage, saved = Usage(tasks, windows.observations, windows.task_ids, windows.of_task), {}
     if config.resume:
         saved = resume.restore(folder, learner, config.seed, data)
     else:
-        resume.try_once(policy, loss_function, windows, config)
-        folder = resume.begin(folder, config, policy)
-    log = Log(folder, device, **saved)
-    say(
+        folder = parallel.first(lambda: resume.begin(folder, config, policy))
+    log = Log(folder if parallel.is_first() else None, device, **saved)
+    parallel.first(lambda: say(
         f"{sum(p.numel() for p in learner.parameters):,} parameters, {config.components} components, "
         f"{len(windows.actions):,} windows of {len(tasks)} tasks, on {device}; run folder {folder}"
-    )
+    ))  # fmt: skip
 
     # ---- The loop.
     save = partial(resume.save, folder, learner, log, data)
     steps = range(log.start, config.steps)
-    bar = progress(steps, initial=log.start, total=config.steps, unit="step", desc="training")
-    for step in interrupt.steps(bar, save):  # Ctrl-C is answered between two steps
+    bar = progress(
+        steps, initial=log.start, total=config.steps, unit="step", desc="training", disable=not parallel.is_first()
+    )
+    for step in interrupt.steps(bar, save, parallel.agree):  # Ctrl-C is answered between two steps
         observation, task, actions = windows.sample(config.batch_size)
         noise = draw_noise(policy, actions)
         rate = learning_rate(config, step)
@@ -269,6 +275,7 @@ def main(config: TrainConfig) -> dict:
             save(step + 1)
     log.close()
     seconds["training"] = log.seconds
+    parallel.finish()  # of several processes the first is left
 
     # ---- From here on the policy is what anybody loads from the run folder: the averaged weights.
     policy = runs.load_policy(folder, device)
@@ -302,19 +309,5 @@ def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
     }  # fmt: skip
 
 
-@torch.no_grad()
-def loss_by_step(policy, windows: Windows, samples: int = 128, points: int = 25) -> dict[int, float]:
-    """Diffusion step t -> training error there, at `points` steps from 0 to T-1, on windows spread evenly over the
-    data."""
-    batch = windows.select(torch.from_numpy(np.linspace(0, len(windows.actions) - 1, samples).astype(int)))
-    steps = np.unique(np.linspace(0, policy.config.diffusion_steps - 1, points).round().astype(int)).tolist()
-    found = {}
-    for t in steps:
-        _, noise = draw_noise(policy, batch[2])
-        errors, _ = split(policy.loss(*batch, torch.full((samples,), t, device=policy.device), noise))
-        found[t] = errors.mean().item()
-    return found
-
-
 if __name__ == "__main__":
-    run(lambda: main(runs.parse_with_own_fields(TrainConfig)))
+    run(lambda: torchrun.together(lambda: main(runs.parse_with_own_fields(TrainConfig))))
