@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from datetime import timedelta
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -23,7 +25,7 @@ def together(main: Callable[[], dict]) -> dict:
             signal.signal(number, signal.SIG_IGN)  # torchrun sends one more when a process has ended
         if is_first():
             raise
-        raise SystemExit(getattr(stopped, "code", 130)) from None
+        leave(getattr(stopped, "code", 130))
     except (BadInput, RuntimeError) as error:
         lost = isinstance(error, dist.DistError) or "gloo" in str(error)
         if not lost and not isinstance(error, BadInput):
@@ -31,10 +33,18 @@ def together(main: Callable[[], dict]) -> dict:
         text = LOST if lost else str(error)
         if not _said(text):
             raise BadInput(text) from error
-        raise SystemExit(2) from None
+        leave(2)
     if is_first():
         return result
-    raise SystemExit(0)
+    leave(0)
+
+
+def leave(code: int) -> NoReturn:
+    """End at once. Tidying up may wait forever: a group of processes waits for its threads while it is deleted, and
+    they for Python, if they are not quite done with the last exchange."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def about() -> dict:

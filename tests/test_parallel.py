@@ -34,10 +34,22 @@ def launch(work, processes: int = 2, restarts: int = 0) -> int:
     def worker():
         torch.set_num_threads(1)
         interrupt._asked = 0
-        cli.run(lambda: torchrun.together(work))
+        try:
+            cli.run(lambda: torchrun.together(work))
+        except SystemExit as left:
+            held.append(left)  # and with it all that the work made: see torchrun.leave
+            raise
+
+    def leave(code):  # the agent of processes that are forked wants to hear that they are done
+        raise SystemExit(code)
+
+    held = []
 
     process = fork.Process(target=agent)
-    process.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torchrun, "leave", leave)
+        patch.setattr(parallel, "leave", leave)
+        process.start()
     process.join(60)
     if hung := process.is_alive():
         os.killpg(process.pid, signal.SIGKILL)
