@@ -30,10 +30,9 @@ from plumbing.cli import BadInput, say  # noqa: E402
 from plumbing.stages import read_memory  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
-FLAGS = ["--tasks", "reach,push", "--steps", "60", "--batch-size", "8", "--demos-per-task", "3", "--save-every", "20",
-         "--eval-episodes", "0", "--device", "cpu"]  # fmt: skip
-ADAPT = ["--tasks", "drawer-open", "--retain", "replay", "--steps", "2", "--eval-episodes", "0", "--demos-per-task", "2",
-         "--device", "cpu"]  # fmt: skip
+FLAGS = "--tasks reach,push --steps 60 --batch-size 8 --demos-per-task 3 --save-every 20".split()
+FLAGS += "--eval-episodes 0 --device cpu".split()
+ADAPT = "--tasks drawer-open --retain replay --steps 2 --eval-episodes 0 --demos-per-task 2 --device cpu".split()
 BOMBS = {
     "diffusion_steps": 10**9, "components": 10**6, "horizon": 10**9, "channels": [10**6] * 3, "kernel": 10**9,
     "condition_dim": 10**9, "executed": 10**9, "observation": {"state": [10**9] * 2}, "tasks": ["x"] * 10**5,
@@ -111,8 +110,10 @@ def bombs(run: Path) -> dict:
         config = json.loads(original)
         config["policy_config"][name] = value
         contents.append((name, json.dumps(config)))
-    contents += [("nested lists", "[" * 10**6), ("nested objects", '{"a":' * 10**5), ("nan", original.replace("60", "NaN")),
-                 ("no object", "3"), ("empty", ""), ("half", original[: len(original) // 2])]  # fmt: skip
+    contents += [
+        ("nested lists", "[" * 10**6), ("nested objects", '{"a":' * 10**5), ("nan", original.replace("60", "NaN")),
+        ("no object", "3"), ("empty", ""), ("half", original[: len(original) // 2]),
+    ]  # fmt: skip
     for name, content in contents:
         (run / "config.json").write_text(content)
         tracemalloc.start()
