@@ -283,7 +283,7 @@ def test_starting_noise_belongs_to_the_episode_not_to_the_batch(tiny_run):
     (["--seed", 10**20], "--seed must be at most"),
     (["--eval-episodes", 20_000], "--eval-episodes must be at most 10000"),
     (["--components", 1025], "--components must be at most 1024"),
-    (["--components", 16, "--batch-size", 10**6, "--horizon", 1024], "16 components, .* 1024 need more than the memory"),
+    (["--components", 16, "--batch-size", 10**6, "--horizon", 1024], "16 components, .* 1024 need more than the mem"),
     (["--steps", 2**63], "--steps must be at most 1000000000"),
     (["--weight-decay", "inf"], "--weight-decay must be at most 1e.38, got inf"),
     (["--grad-clip", "nan"], "--grad-clip must be at least 1e-38, got nan"),
