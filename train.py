@@ -236,6 +236,7 @@ def main(config: TrainConfig) -> dict:
         saved = resume.restore(folder, learner, config.seed, data)
     else:
         resume.try_once(policy, loss_function, windows, config)
+        runs.claim_folder(folder, config.overwrite)
         runs.begin_run(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
     log = Log(folder, device, **saved)
     say(

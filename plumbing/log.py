@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from encoder import rows
+from plumbing import files
 
 
 class Log:
@@ -112,13 +113,17 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of log.jsonl. One that a crash cut short is left out; the steps after the checkpoint are made again."""
+    """The lines of log.jsonl, up to one that a crash cut short or that is damaged; steps after the checkpoint are made
+    again. BadInput if it is no file."""
     lines = []
-    for line in path.read_text().splitlines():
+    for text in files.regular_file(path, files.TEXT_LIMIT).read_bytes().splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            line = json.loads(text)
+            if not isinstance(line["step"], int):
+                break
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
+        lines.append(line)
     return lines
 
 

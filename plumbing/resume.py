@@ -1,5 +1,6 @@
 """Going on with a run bit for bit, and finding out early that one cannot run."""
 
+import contextlib
 import math
 import os
 import shlex
@@ -12,6 +13,7 @@ import torch
 from envs.tasks import slug
 from plumbing import runs
 from plumbing.cli import BadInput, provenance
+from plumbing.log import read_log
 
 FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")  # may change on resuming
 
@@ -31,13 +33,20 @@ def fingerprint(observations: dict[str, torch.Tensor], actions: torch.Tensor) ->
 
 
 def run_folder(config) -> Path:
-    """Where train.py's run goes: an old one to resume, or a new one, which is claimed."""
+    """Where train.py's run goes: an old one to resume, or a new one. That is tried, and made when the run begins: a
+    command that is refused until then leaves nothing."""
     if config.resume:
         check_same_run(Path(config.out), config)
         return Path(config.out)
     name = f"{config.tasks.replace(' ', '').replace(',', '-')[:100]}-{config.policy}"
     folder = Path(config.out) if config.out else runs.free_folder(Path("runs") / slug(name))
-    runs.claim_folder(folder, config.overwrite)
+    made = [path for path in (folder / "figures", folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        runs.claim_folder(folder, config.overwrite)
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # not even made; or somebody else has put something there
+                path.rmdir()
     return folder
 
 
@@ -91,6 +100,8 @@ def restore(folder: Path, learner, seed: int, data: list[float]) -> dict:
         found["sums"] = {name: value.to(device) for name, value in saved["sums"].items()}
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error
+    if (log := folder / "log.jsonl").exists():
+        read_log(log)  # raises for what is no file, before anything is written
     if not same:
         raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
     runs.note_resuming(folder, found["start"], provenance(seed, str(device)))
