@@ -19,10 +19,11 @@ import torch
 
 import evaluate
 from encoder import join, rows
-from envs.demos import DATASET_ID, DRAWS, demonstrations, make_windows
+from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.tasks import common_spaces, resolve_tasks
 from plumbing import figures, parallel, resume, runs, torchrun
-from plumbing.cli import BadInput, check_limits, progress, provenance, run, say
+from plumbing.cli import BadInput, progress, provenance, run, say
+from plumbing.limits import check_limits, check_memory, count_weights
 from plumbing.log import Log, Usage, loss_by_step, read_log
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
@@ -68,17 +69,7 @@ class TrainConfig:
 
 def check(config: TrainConfig) -> None:
     """Refuse impossible numbers before anything is made. What concerns shapes is checked by the policy itself."""
-    any_number = (1, math.inf)
-    check_limits(config, {
-        "components": any_number, "steps": any_number, "batch_size": any_number, "log_every": any_number,
-        "save_every": any_number, "demos_per_task": (1, 10_000), "demo_draw": (0, DRAWS - 1),
-        "eval_episodes": (0, 10_000), "seed": (0, 2**31 - 1),
-    })  # fmt: skip
-    for name in ("lr", "grad_clip"):
-        if not getattr(config, name) > 0:
-            raise BadInput(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(config, name)}")
-    if not config.weight_decay >= 0:
-        raise BadInput(f"--weight-decay must be at least 0, got {config.weight_decay}")
+    check_limits(config)
     if (config.resume or config.overwrite) and not config.out:
         raise BadInput(f"--{'resume' if config.resume else 'overwrite'} needs --out with the run folder")
     if config.resume and config.overwrite:
@@ -223,8 +214,10 @@ def main(config: TrainConfig) -> dict:
     config.device = str(device)  # a run begun on "auto" must not be resumed on something else
 
     # ---- The policy, before anything slow: its constructor refuses impossible shapes.
+    settings = policy_settings(config, tasks)
+    check_memory(settings, config.batch_size, device, count_weights(config.policy, settings))
     torch.manual_seed(config.seed)
-    policy = runs.build_policy(config.policy, policy_settings(config, tasks))
+    policy = runs.build_policy(config.policy, settings)
     folder, config.resume = parallel.first(lambda: resume.run_folder(config))
 
     # ---- Data.

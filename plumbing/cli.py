@@ -96,16 +96,6 @@ def numbers(text: str, K: int, flag: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def check_limits(config: object, limits: dict[str, tuple[float, float]]) -> None:
-    """BadInput for a number of the config outside its (least, most). None stands for a default, which is filled in."""
-    for name, (least, most) in limits.items():
-        value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
-        if value is not None and value < least:
-            raise BadInput(f"{flag} must be at least {least}, got {value}")
-        if value is not None and value > most:
-            raise BadInput(f"{flag} must be at most {most}, got {value}")
-
-
 def say(*words: object, sep: str = " ") -> None:
     """Text for people goes to stderr; stdout belongs to the JSON line."""
     print(*words, sep=sep, file=sys.stderr, flush=True)

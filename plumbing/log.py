@@ -131,7 +131,8 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of log.jsonl. One that a crash cut short is left out; the steps after the checkpoint are made again."""
+    """The lines of log.jsonl, up to one that a crash cut short or that is damaged; steps after the checkpoint are made
+    again. BadInput if it is no file."""
     lines = []
     for text in files.read_text(path).splitlines():
         try:

@@ -12,6 +12,7 @@ import torch
 from envs.tasks import slug
 from plumbing import folders, parallel, runs, torchrun
 from plumbing.cli import BadInput, provenance
+from plumbing.log import read_log
 
 FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")  # may change on resuming
 
@@ -127,6 +128,8 @@ def restore(folder: Path, learner, seed: int, data: list[float]) -> dict:
         found["sums"] = {name: value.to(device) for name, value in saved["sums"].items()}
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error
+    if (log := folder / "log.jsonl").exists():
+        read_log(log)  # raises for what is no file, before anything is written
     if not same:
         raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
     source = provenance(seed, str(device)) | torchrun.about()

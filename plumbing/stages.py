@@ -5,7 +5,6 @@
 Everything is measured by the one `evaluate()`; here results are only found again, and averaged.
 """
 
-import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +14,12 @@ import torch
 
 import evaluate
 from encoder import StateEncoder, rows
-from envs.demos import DATASET_ID, DRAWS, drawn
+from envs.demos import DATASET_ID, drawn
 from envs.rollout import block_seeds
 from envs.tasks import common_spaces, resolve_tasks, slug
 from plumbing import figures, files, folders, formats, runs, tensors
-from plumbing.cli import BadInput, check_limits, numbers, provenance, say, write_json
+from plumbing.cli import BadInput, numbers, provenance, say, write_json
+from plumbing.limits import check_limits, check_memory
 from plumbing.log import read_log
 
 FREE = ("run", "out", "device", "data_dir")  # flags that may differ when a command goes on where it was interrupted
@@ -29,13 +29,7 @@ def check(config) -> list[str]:
     """Refuse what cannot work before anything is made; fill in defaults. Returns the new tasks."""
     if bool(config.tasks) == bool(config.sequence):
         raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
-    check_limits(config, {
-        "new_components": (1, math.inf), "steps": (1, math.inf), "batch_size": (1, math.inf), "seed": (0, 2**31 - 1),
-        "demos_per_task": (1, 10_000), "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000),
-        "eval_seed": (0, 2**31 - 1),
-    })  # fmt: skip
-    if not 0 < config.lr < math.inf:
-        raise BadInput(f"--lr must be a positive number, got {config.lr}")
+    check_limits(config)
     moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
     config.retain = config.retain or ("paper" if moves_old else "exact")
     if config.retain == "exact" and moves_old:
@@ -69,8 +63,7 @@ def check_source(config, origin: Path, tasks: list[str], device) -> None:
         raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
     K, new = policy.config.components, config.new_components
     size = sum(p[0].numel() for p in policy.components.parameters())
-    if 32 * size * new > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):  # with gradient, moments, average
-        raise BadInput(f"{new} new components of {size:,} parameters do not fit into this machine's memory")
+    check_memory(asdict(policy.config) | {"components": K + new}, config.batch_size, device, size * (K + new))
     if config.mode in ("add-component", "components") or config.retain == "exact":
         if not all(len(p) == K for p in policy.components.parameters()):
             raise BadInput(f"policy '{variant}' has components without a leading K axis: use --mode full, or --mode "
