@@ -35,7 +35,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import safetensors.torch
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -43,7 +42,7 @@ from torch.nn.utils import parametrize
 
 from encoder import join
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from plumbing import resume, runs, stages
+from plumbing import resume, runs, stages, tensors
 from plumbing.cli import numbers, parse, progress, run, say
 from plumbing.log import Log, Usage
 from plumbing.memory import Memory
@@ -291,7 +290,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     if memory:
         for task in tasks:
             memory.add(task, make_windows(demos[task], 1)[0])
-        safetensors.torch.save_file(memory.kept, folder / "replay.safetensors")
+        tensors.save(folder / "replay.safetensors", memory.kept)
     stages.finish(folder, about, grown.state_dict(), config.steps, log.seconds)
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from envs.experts import forget_records, play_experts
 from envs.rollout import Roller, block_seeds
-from envs.tasks import resolve_tasks, slug, spaces
+from envs.tasks import common_spaces, resolve_tasks, slug, spaces
 from envs.worker import Episode
-from plumbing import figures
+from plumbing import doctor, figures
 from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say, write_json
 from plumbing.runs import choose_device, load_policy, training_record
 
@@ -29,7 +30,7 @@ from plumbing.runs import choose_device, load_policy, training_record
 class EvaluateConfig:
     """Play a trained policy on episodes it has never seen, next to the scripted expert."""
 
-    run: str  # the run folder, such as runs/reach-push-fdp
+    run: str = ""  # the run folder, such as runs/reach-push-fdp
     tasks: str = ""  # tasks or groups; default: all that the run was trained on
     episodes: int = 50  # per task. The 95 % interval is about +-14 points wide at 50, +-7 at 200 (worst case)
     sampler: str = ""  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M); default: the policy's own, dpm
@@ -38,6 +39,7 @@ class EvaluateConfig:
     video: bool = False  # also render the first episode of each task
     out: str = ""  # the JSON file; default: evaluation.json in the run folder
     device: str = "auto"  # auto | cpu | cuda
+    check: bool = False  # no evaluation: look at this installation for some seconds, and say what to mend
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -61,9 +63,13 @@ def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: s
         raise BadInput(f"episodes must be between 1 and 10000 per task, got {episodes}")
     try:
         policy.task_index(tasks)
-        return policy.choose_sampler(sampler or None, steps)
+        chosen = policy.choose_sampler(sampler or None, steps)
     except ValueError as error:
         raise BadInput(str(error)) from error
+    found, mine = common_spaces(tasks), {name: tuple(shape) for name, shape in policy.config.observation.items()}
+    if found.observation != mine or len(found.action_low) != policy.config.action_dim:
+        raise BadInput(f"this policy sees {mine}, and task '{tasks[0]}' gives {found.observation}")
+    return chosen
 
 
 def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.Tensor:
@@ -77,11 +83,14 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
     return torch.tensor(np.stack(draws), dtype=torch.float32)
 
 
-def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None):
+def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, padded=False):
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
 
-    Every number that this project reports comes from here. steps: network calls per chunk; workers: processes.
-    Raises BadInput for tasks that the policy does not know, and for impossible numbers of episodes or steps.
+    Every number that this project reports comes from here. steps: network calls per chunk; workers: processes; padded:
+    always ask the policy for a full batch, in which no episode's rounding depends on how many others still run: the
+    same bits whether tasks are evaluated together or one by one. It costs time where few episodes run.
+    Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
+    policy or the scripted expert is so broken that its failures would say nothing.
     """
     sampler, steps = check_request(policy, tasks, episodes, seed, sampler, steps)
     seeds = block_seeds(seed, episodes)
@@ -96,17 +105,30 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
     def act(observations: dict[str, np.ndarray], playing: list[Episode], chunks: list[int]) -> np.ndarray:
         nonlocal policy_seconds
         begin = time.perf_counter()
-        noise = starting_noise(policy, playing, chunks)
-        actions, w = policy.act(observations, [e.task for e in playing], sampler, steps, noise, generator)
+        noise, n = starting_noise(policy, playing, chunks), len(playing)
+        rows = [*range(n), *[0] * (roller.slots // 2 - n if padded else 0)]
+        observations = {name: x[rows] for name, x in observations.items()}
+        actions, w = policy.act(observations, [playing[i].task for i in rows], sampler, steps, noise[rows], generator)
         policy_seconds += time.perf_counter() - begin
-        for episode, row in zip(playing, w, strict=True):
+        if not np.isfinite(actions).all():  # else MuJoCo would reset itself, and all would count as failures
+            raise BadInput(f"the policy's actions are not finite, at {playing[0].task} or an episode beside it")
+        for episode, row, chunk in zip(playing, w[:n], chunks, strict=True):
+            if chunk == 0:  # of an episode that is played again
+                weights.pop((episode.task, episode.seed), None)
             weights.setdefault((episode.task, episode.seed), []).append(row)
-        return actions[:, : policy.config.executed]
+        return actions[:n, : policy.config.executed]
+
+    def on_done(episode: Episode) -> None:  # thousands of episodes must fit into memory
+        bar.update()
+        if not episode.lost:
+            weights[episode.task, episode.seed] = np.stack(weights[episode.task, episode.seed])
+        if episode.seed != seeds[0]:
+            forget_records(episode)
 
     count = len(todo) + sum(spaces(e.task).expert for e in todo)
     with one_thread(), Roller(workers) as roller, progress(total=count, unit="episode", desc="evaluation") as bar:
-        played = roller.play(act, todo, on_done=lambda _: bar.update())
-        experts = _play_experts(roller, todo, bar)
+        played = roller.play(act, todo, on_done=on_done)
+        experts = play_experts(roller, todo, bar)
 
     result = {"tasks": {}, "mean_success": None, "sampler": sampler, "sampling_steps": steps}
     for task in tasks:
@@ -126,8 +148,8 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
     result["latency_ms_batch_1"] = _latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
-    complete = [next((e for e in played if e.task == task and not e.lost), None) for task in tasks]
-    return result, [(e, np.stack(weights[e.task, e.seed])) for e in complete if e]
+    first = [e for e in played if e.seed == seeds[0] and not e.lost]
+    return result, [(e, np.stack(weights[e.task, e.seed])) for e in first]
 
 
 @contextmanager
@@ -141,25 +163,6 @@ def one_thread():
         torch.set_num_threads(before)
 
 
-_experts: dict[tuple[str, int], Episode] = {}  # by task and seed: the expert's episode is the same beside every policy
-
-
-def _play_experts(roller: Roller, todo: list[Episode], bar) -> list[Episode]:
-    """The scripted expert on the same episodes, each played once in the life of this process."""
-
-    def forget_records(episode: Episode) -> None:  # 50 kB each, which nobody asks for here
-        for record in (episode.observations, episode.actions, episode.executed, episode.rewards, episode.phases):
-            record.clear()
-        bar.update()
-
-    todo = [e for e in todo if spaces(e.task).expert]  # an environment of one's own may have none
-    new = [Episode(e.task, e.seed, expert=True) for e in todo if (e.task, e.seed) not in _experts]
-    bar.update(len(todo) - len(new))
-    played = {(e.task, e.seed): e for e in roller.play_expert(new, on_done=forget_records)}
-    _experts.update({key: e for key, e in played.items() if not e.lost})
-    return [played.get(key) or _experts[key] for key in ((e.task, e.seed) for e in todo)]
-
-
 def _count(episodes: list[Episode]) -> dict:
     """Successes among the episodes that were played to their end; the lost ones are named, and count as nothing."""
     ended = [e for e in episodes if not e.lost]
@@ -170,6 +173,7 @@ def _count(episodes: list[Episode]) -> dict:
         "success": successes / len(ended) if ended else None,
         "interval": wilson_interval(successes, len(ended)),
         "lost": {str(e.seed): e.lost for e in episodes if e.lost},
+        "unstable": sum(e.unstable for e in ended),
         "simulation_seconds": round(sum(e.seconds for e in episodes), 2),
     }
 
@@ -205,6 +209,12 @@ def table(result: dict) -> str:
     return "\n".join([*lines, f"{'mean over tasks':<24}{rate(result['mean_success']):>8}"])
 
 
+def lost(result: dict) -> dict:
+    """{"lost": how many episodes could not be played, the expert's too}; empty if all were. See plumbing/cli.py."""
+    count = sum(len(r["lost"]) + len(r["expert"]["lost"]) for r in result["tasks"].values())
+    return {"lost": count} if count else {}
+
+
 def write_evaluation(path: Path, policy, result: dict, traces: list, video: bool) -> list[str]:
     """evaluation.json, its figures and videos, beside each other. Returns the paths written."""
     write_json(path, result)
@@ -223,8 +233,12 @@ def write_evaluation(path: Path, policy, result: dict, traces: list, video: bool
 
 def main(config: EvaluateConfig) -> dict:
     """Evaluate a run. Returns what the command's last line says: mean success, seconds, and the paths written."""
-    folder = Path(config.run)
     device = choose_device(config.device)
+    if config.check:
+        return doctor.check(device)
+    if not config.run:
+        raise BadInput("--run: name a run folder, or look at this installation with --check")
+    folder = Path(config.run)
     policy = load_policy(folder, device)
     tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
     check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
@@ -238,7 +252,7 @@ def main(config: EvaluateConfig) -> dict:
     result.update(source)
     written = write_evaluation(path, policy, result, traces, video)
     say(table(result))
-    return {"mean_success": result["mean_success"], "seconds": result["seconds"], "wrote": written}
+    return {"mean_success": result["mean_success"], **lost(result), "seconds": result["seconds"], "wrote": written}
 
 
 if __name__ == "__main__":

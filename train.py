@@ -10,21 +10,21 @@ log, save), evaluation. Everything lands in one run folder; see plumbing/runs.py
 from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 import evaluate
 from encoder import join, rows
-from envs.demos import DATASET_ID, DRAWS, demonstrations, make_windows
+from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.tasks import common_spaces, resolve_tasks
-from plumbing import figures, resume, runs
-from plumbing.cli import BadInput, check_limits, progress, provenance, run, say
-from plumbing.log import Log, Usage, read_log
+from plumbing import figures, parallel, resume, runs, torchrun
+from plumbing.cli import BadInput, progress, provenance, run, say
+from plumbing.limits import check_limits, check_memory, count_weights
+from plumbing.log import Log, Usage, loss_by_step, read_log
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
 SIZES = {
@@ -69,17 +69,7 @@ class TrainConfig:
 
 def check(config: TrainConfig) -> None:
     """Refuse impossible numbers before anything is made. What concerns shapes is checked by the policy itself."""
-    any_number = (1, math.inf)
-    check_limits(config, {
-        "components": any_number, "steps": any_number, "batch_size": any_number, "log_every": any_number,
-        "save_every": any_number, "demos_per_task": (1, 10_000), "demo_draw": (0, DRAWS - 1),
-        "eval_episodes": (0, 10_000), "seed": (0, 2**31 - 1),
-    })  # fmt: skip
-    for name in ("lr", "grad_clip"):
-        if not getattr(config, name) > 0:
-            raise BadInput(f"--{name.replace('_', '-')} must be greater than 0, got {getattr(config, name)}")
-    if not config.weight_decay >= 0:
-        raise BadInput(f"--weight-decay must be at least 0, got {config.weight_decay}")
+    check_limits(config)
     if (config.resume or config.overwrite) and not config.out:
         raise BadInput(f"--{'resume' if config.resume else 'overwrite'} needs --out with the run folder")
     if config.resume and config.overwrite:
@@ -183,6 +173,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         bad = ~(total.detach().isfinite() & norm.isfinite())
+        losses = parallel.mean(losses | {"skipped": bad.float()})
+        bad = losses.pop("skipped") > 0  # for one of several processes: then for all
         self.optimizer.found_inf = bad.float()  # what a fused optimiser asks, on the device, before it moves anything
         self.optimizer.step()
         with torch.no_grad():  # or the average would carry the graph of every step so far with it
@@ -217,43 +209,50 @@ def main(config: TrainConfig) -> dict:
     check(config)
     tasks = resolve_tasks(config.tasks)
     config.steps = config.steps or 2000 * len(tasks)
+    parallel.begin(config.device, config.batch_size)  # under torchrun; from here on several processes do all of this
     device = runs.choose_device(config.device)
     config.device = str(device)  # a run begun on "auto" must not be resumed on something else
 
     # ---- The policy, before anything slow: its constructor refuses impossible shapes.
+    settings = policy_settings(config, tasks)
+    check_memory(settings, config.batch_size, device, count_weights(config.policy, settings))
     torch.manual_seed(config.seed)
-    policy = runs.build_policy(config.policy, policy_settings(config, tasks))
-    folder = resume.run_folder(config)
+    policy = runs.build_policy(config.policy, settings)
+    folder, config.resume = parallel.first(lambda: resume.run_folder(config))
 
     # ---- Data.
-    begin = time.perf_counter()
-    demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
+    begin, data_dir = time.perf_counter(), Path(config.data_dir)
+    wanted = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw)
+    demos = parallel.first(lambda: demonstrations(*wanted))
     windows = Windows(policy, tasks, demos, device)
     data = resume.fingerprint(windows.observations, windows.actions)
     policy.to(device)
     policy.encoder.fit(windows.observations)
     seconds = {"demonstrations": time.perf_counter() - begin}
 
-    # ---- What learns. A run that is resumed goes on where it stopped; a new one is tried once before it replaces any.
+    # ---- What learns. One step is tried before anything is replaced; a run that is resumed goes on where it stopped.
     learner = Learner(policy, config.lr, config.weight_decay, config.grad_clip)
-    loss_function = torch.compile(policy.loss) if config.compile else policy.loss
+    loss_function = parallel.share(policy, torch.compile(policy.loss) if config.compile else policy.loss)
+    resume.try_once(policy, loss_function, windows, config)
+    loss_function = parallel.exchange(loss_function)
     usage, saved = Usage(tasks, windows.observations, windows.task_ids, windows.of_task), {}
     if config.resume:
         saved = resume.restore(folder, learner, config.seed, data)
     else:
-        resume.try_once(policy, loss_function, windows, config)
-        runs.begin_run(folder, asdict(config), asdict(policy.config), provenance(config.seed, str(device)))
-    log = Log(folder, device, **saved)
-    say(
+        folder = parallel.first(lambda: resume.begin(folder, config, policy))
+    log = Log(folder if parallel.is_first() else None, device, **saved)
+    parallel.first(lambda: say(
         f"{sum(p.numel() for p in learner.parameters):,} parameters, {config.components} components, "
         f"{len(windows.actions):,} windows of {len(tasks)} tasks, on {device}; run folder {folder}"
-    )
+    ))  # fmt: skip
 
     # ---- The loop.
     save = partial(resume.save, folder, learner, log, data)
     steps = range(log.start, config.steps)
-    bar = progress(steps, initial=log.start, total=config.steps, unit="step", desc="training")
-    for step in interrupt.steps(bar, save):  # Ctrl-C is answered between two steps
+    bar = progress(
+        steps, initial=log.start, total=config.steps, unit="step", desc="training", disable=not parallel.is_first()
+    )
+    for step in interrupt.steps(bar, save, parallel.agree):  # Ctrl-C is answered between two steps
         observation, task, actions = windows.sample(config.batch_size)
         noise = draw_noise(policy, actions)
         rate = learning_rate(config, step)
@@ -269,6 +268,7 @@ def main(config: TrainConfig) -> dict:
             save(step + 1)
     log.close()
     seconds["training"] = log.seconds
+    parallel.finish()  # of several processes the first is left
 
     # ---- From here on the policy is what anybody loads from the run folder: the averaged weights.
     policy = runs.load_policy(folder, device)
@@ -284,7 +284,7 @@ def main(config: TrainConfig) -> dict:
         result.update(provenance(0, str(device)), training=runs.training_record(folder))
         written += evaluate.write_evaluation(folder / "evaluation.json", policy, result, traces, video=False)
         say(evaluate.table(result))
-        summary["mean_success"] = result["mean_success"]
+        summary |= {"mean_success": result["mean_success"], **evaluate.lost(result)}
     say("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     seconds = {name: round(value, 1) for name, value in seconds.items()}
     return {**summary, "seconds": seconds, "wrote": [str(path) for path in written]}
@@ -302,19 +302,5 @@ def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
     }  # fmt: skip
 
 
-@torch.no_grad()
-def loss_by_step(policy, windows: Windows, samples: int = 128, points: int = 25) -> dict[int, float]:
-    """Diffusion step t -> training error there, at `points` steps from 0 to T-1, on windows spread evenly over the
-    data."""
-    batch = windows.select(torch.from_numpy(np.linspace(0, len(windows.actions) - 1, samples).astype(int)))
-    steps = np.unique(np.linspace(0, policy.config.diffusion_steps - 1, points).round().astype(int)).tolist()
-    found = {}
-    for t in steps:
-        _, noise = draw_noise(policy, batch[2])
-        errors, _ = split(policy.loss(*batch, torch.full((samples,), t, device=policy.device), noise))
-        found[t] = errors.mean().item()
-    return found
-
-
 if __name__ == "__main__":
-    run(lambda: main(runs.parse_with_own_fields(TrainConfig)))
+    run(lambda: torchrun.together(lambda: main(runs.parse_with_own_fields(TrainConfig))))

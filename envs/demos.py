@@ -5,29 +5,36 @@ the data shows how to come back from where a learned policy will inevitably drif
 1703.09327). Noise-free demonstrations cover one thin line through the state space, and cloning them fails off that
 line.
 
-Each task is one Minari dataset, `fdp/<task>/expert-v0` in the data folder. Episode i of it is the i-th *successful*
-seed 0, 1, 2, ..., so the first 25 episodes of 50 are exactly the 25 that asking for 25 would have made. Other draws,
-for results that do not hang on one set of demonstrations, have seeds and datasets of their own (`--demo-draw 1`).
+Each task is one Minari dataset, `fdp/<task>/expert-v0` in the data folder; envs/datasets.py reads it. Episode i of it
+is the i-th *successful* seed 0, 1, 2, ..., so the first 25 episodes of 50 are exactly the 25 that asking for 25 would
+have made. Other draws, for results that do not hang on one set of demonstrations, have seeds and datasets of their own
+(`--demo-draw 1`).
 """
 
+import fcntl
+import io
 import os
+import shutil
 import tempfile
-import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import gymnasium
 import minari
 import numpy as np
 import torch
 from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
 from torch import Tensor
 
 import envs  # noqa: F401  (registers the ids that datasets refer to)
 from encoder import join
+from envs import datasets
 from envs.metaworld import TASKS
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
 from envs.tasks import make, name_parts, slug, spaces
 from envs.worker import Episode
+from plumbing import files
 from plumbing.cli import BadInput, progress, say
 
 DATASET_ID = "fdp/{task}/expert-v0"
@@ -35,6 +42,7 @@ DRAW_SEEDS = 50_000  # environment seeds that each draw of demonstrations has to
 DRAWS = FIRST_EVALUATION_SEED // DRAW_SEEDS
 ACTION_NOISE = 0.1  # of half the action range; larger makes experts fail, smaller leaves drift uncovered
 STEPS_AFTER_SUCCESS = 10  # so that staying at the goal is in the data too
+COLLECTING = ".collecting-"  # how the names of temporary folders begin
 AUTHOR = "fdp envs/demos.py"  # marks datasets that we made, and may therefore remake
 # Stored with each dataset; one made by another recipe is made again. Change it when anything here changes the data.
 RECIPE = f"3: named parts, action noise {ACTION_NOISE}, {STEPS_AFTER_SUCCESS} steps after success"
@@ -60,17 +68,23 @@ def demonstrations(
     """
     if count < 1:
         raise BadInput(f"demonstrations per task must be at least 1, got {count}")
-    if "{task}" not in dataset_id:
-        raise BadInput(f"--dataset-id must contain {{task}}, which stands for the task's name, got '{dataset_id}'")
+    if not isinstance(dataset_id, str) or "{task}" not in dataset_id:
+        got = f"{dataset_id!r:.80}"
+        raise BadInput(f"--dataset-id must contain {{task}}, which stands for the task's name, got {got}")
     if draw and dataset_id != DATASET_ID:
         raise BadInput("--demo-draw chooses among the demonstrations that are made here: leave out --dataset-id")
     draws = {drawn(d): d for d in range(DRAWS)}
     draw = draws.get(dataset_id, 0) or draw
     ours, dataset_id = dataset_id in draws, drawn(draw) if dataset_id in draws else dataset_id
-    data_dir = data_dir.resolve()  # Minari loses its way with relative folders
     try:
+        data_dir = data_dir.resolve()  # Minari loses its way with relative folders
         data_dir.mkdir(parents=True, exist_ok=True)
-        wanting = [t for t in tasks if ours and _must_collect(t, count, data_dir, draw)]
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise BadInput(f"cannot use --data-dir {data_dir}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        _sweep(data_dir)
+        with _lock(data_dir, fcntl.LOCK_SH):
+            wanting = [t for t in tasks if ours and _must_collect(t, count, data_dir, draw)]
         if wanting:
             collect(wanting, count, data_dir, draw)
     except OSError as error:
@@ -80,20 +94,25 @@ def demonstrations(
 
 def _must_collect(task: str, count: int, data_dir: Path, draw: int) -> bool:
     name = dataset_name(task, drawn(draw))
-    if not (data_dir / name).exists():
+    if not os.path.lexists(files.inside(data_dir, name, "a dataset id")):
         return True
-    dataset = _open(name, data_dir)
-    ours = AUTHOR in dataset.storage.metadata.get("author", [])
-    if ours and dataset.storage.metadata.get("recipe") != RECIPE:
+    dataset = datasets.find(name, data_dir)
+    episodes, ours = dataset.metadata["total_episodes"], _is_ours(dataset)
+    if ours and dataset.metadata.get("recipe") != RECIPE:
         return True
-    if dataset.total_episodes >= count:
+    if episodes >= count:
         return False
     if not ours:
         raise BadInput(
-            f"dataset {name} in {data_dir} holds {dataset.total_episodes} episodes, {count} are needed, and it was not "
+            f"dataset {name} in {data_dir} holds {episodes} episodes, {count} are needed, and it was not "
             f"made by this project, so it is not replaced; lower --demos-per-task or choose another --data-dir"
         )
     return True
+
+
+def _is_ours(dataset: datasets.Dataset) -> bool:
+    authors = dataset.metadata.get("author")
+    return isinstance(authors, list) and AUTHOR in authors
 
 
 def collect(tasks: list[str], count: int, data_dir: Path, draw: int = 0) -> None:
@@ -131,7 +150,9 @@ def _play(roller: Roller, task: str, seeds, on_done) -> list[Episode]:
 
 def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, draw: int) -> None:
     """Write one Minari dataset in a temporary folder, then rename: a crash leaves the old one, or none, never half."""
-    name = dataset_name(task, drawn(draw))
+    name, env = dataset_name(task, drawn(draw)), make(task)
+    both_spaces = env.observation_space, env.action_space
+    env.close()
     buffers = [
         EpisodeBuffer(
             id=i,
@@ -147,41 +168,67 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, dr
         )
         for i, episode in enumerate(episodes)
     ]
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".collecting-") as temporary, _minari_folder(Path(temporary)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Minari recommends an e-mail address and a permalink for public datasets
-            dataset = minari.create_dataset_from_buffers(
-                name,
-                buffers,
-                **_environment(task),
-                algorithm_name="scripted expert",
-                author=AUTHOR,
-                description=f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} "
-                "on the executed actions (not the gripper), the expert's clean action as label, goal and objects drawn "
-                "anew from the episode's seed.",
-                requirements=["metaworld==3.1.1"] if task in TASKS else [],
-            )
-        dataset.storage.update_metadata(
-            {"expert_attempts": attempts, "expert_success_rate": len(episodes) / attempts, "recipe": RECIPE}
-        )
-        target = data_dir / name
+    # Other environments may be ones that no text describes (registered with a class, say).
+    spec = gymnasium.spec(f"fdp/{task}-v3") if task in TASKS else None
+    with _lock(data_dir, fcntl.LOCK_EX), tempfile.TemporaryDirectory(dir=data_dir, prefix=COLLECTING) as temporary:
+        if not _must_collect(task, len(episodes), data_dir, draw):
+            return  # another process has been faster, and has as many or more
+        folder, target = Path(temporary) / "new" / "data", data_dir / name
+        folder.parent.mkdir()
+        storage = MinariStorage.new(folder, *both_spaces, spec)
+        # In memory first: where HDF5 finds the disk full, it takes the whole process down with it.
+        storage._file_path = content = io.BytesIO()
+        storage.update_episodes(buffers)
+        storage.update_metadata({
+            "dataset_id": name,
+            "algorithm_name": "scripted expert",
+            "author": {AUTHOR},
+            "description": f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} "
+            "on the executed actions (not the gripper), the expert's clean action as label, goal and objects drawn "
+            "anew from the episode's seed.",
+            "requirements": ["metaworld==3.1.1"] if task in TASKS else [],
+            "minari_version": minari.__version__,
+            "dataset_size": round(content.getbuffer().nbytes / 1e6, 1),
+            "expert_attempts": attempts,
+            "expert_success_rate": len(episodes) / attempts,
+            "recipe": RECIPE,
+        })  # fmt: skip
+        files.write(folder / "main_data.hdf5", content.getbuffer())
+        files.write(folder / "metadata.json", (folder / "metadata.json").read_bytes())  # on the disk, not in a cache
+        datasets.seal(folder)
+        files.write(Path(temporary) / "namespace", b"{}")
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             os.rename(target, Path(temporary) / "replaced")
-        os.rename(Path(temporary) / name, target)
-        namespace = Path("fdp") / "namespace_metadata.json"  # Minari's own record that the folder fdp/ is a namespace
-        os.replace(Path(temporary) / namespace, data_dir / namespace)
+        os.rename(folder.parent, target)
+        # Minari's own record that the folder fdp/ is a namespace.
+        os.replace(Path(temporary) / "namespace", data_dir / "fdp" / "namespace_metadata.json")
 
 
-def _environment(task: str) -> dict:
-    """What Minari stores of the environment: its id, or, where it may be one that no text describes (registered with a
-    class, say), what it gives and takes."""
-    if task in TASKS:
-        return {"env": f"fdp/{task}-v3"}
-    env = make(task)
-    found = {"observation_space": env.observation_space, "action_space": env.action_space}
-    env.close()
-    return found
+@contextmanager
+def _lock(data_dir: Path, kind: int):
+    """Many may read (LOCK_SH), or one may store and tidy up (LOCK_EX). A process that dies gives its lock back.
+
+    Yields whether it was given: some network drives know no locks.
+    """
+    handle, given = None, False
+    try:
+        with suppress(OSError):
+            handle = os.open(data_dir, os.O_RDONLY)
+            fcntl.flock(handle, kind)
+            given = True
+        yield given
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _sweep(data_dir: Path) -> None:
+    """Remove what killed processes have left behind; what a living one is at work on is gone once the lock is given."""
+    if any(data_dir.glob(COLLECTING + "*")):
+        with _lock(data_dir, fcntl.LOCK_EX) as given:
+            for rest in data_dir.glob(COLLECTING + "*") if given else ():
+                shutil.rmtree(rest, ignore_errors=True)
 
 
 def _stack(observations: list):
@@ -197,45 +244,26 @@ def _with_first(rows: list) -> np.ndarray:
     return np.concatenate([np.zeros_like(rows[:1]), rows])
 
 
-@contextmanager
-def _minari_folder(folder: Path):
-    """Minari finds its datasets through an environment variable; set it only while we talk to it."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before
-
-
-def _open(name: str, data_dir: Path) -> minari.MinariDataset:
-    if not (data_dir / name).exists():
-        found = sorted(str(p.parent.parent.relative_to(data_dir)) for p in data_dir.glob("**/data/metadata.json"))
-        raise BadInput(f"no Minari dataset '{name}' in {data_dir}; there: {', '.join(found) or 'none'}")
-    try:
-        with _minari_folder(data_dir):
-            return minari.load_dataset(name)
-    except Exception as error:  # whatever a damaged file makes h5py or json raise
-        raise BadInput(f"dataset '{name}' in {data_dir} cannot be read: {error}") from error
-
-
 def load(task: str, name: str, count: int, data_dir: Path) -> list[dict]:
-    """The first `count` episodes of a Minari dataset, checked. BadInput for wrong shapes, too few episodes, or NaNs."""
-    dataset = _open(name, data_dir)
-    if dataset.total_episodes < count:
-        raise BadInput(f"dataset '{name}' in {data_dir} holds {dataset.total_episodes} episodes, {count} are needed")
-    try:
-        episodes = [
-            {"observations": name_parts(task, e.observations), "actions": np.asarray(e.actions, dtype=np.float32)}
-            for e in dataset.iterate_episodes(range(count))
-        ]
-    except Exception as error:
-        raise BadInput(f"dataset '{name}' in {data_dir} cannot be read: {error}") from error
+    """The first `count` episodes of a Minari dataset, checked. BadInput for wrong shapes, too few episodes, or NaNs.
+
+    Actions beyond what the environment takes are brought into its range, which is said.
+    """
+    with _lock(data_dir, fcntl.LOCK_SH):
+        dataset = datasets.find(name, data_dir)
+        found = datasets.read(dataset, count)
+    if not dataset.sealed and not _is_ours(dataset):
+        say(f"{dataset.where} has no checksums ({datasets.CHECKSUMS}): damage to its numbers would not be noticed")
+    episodes = [{"observations": name_parts(task, e["observations"]), "actions": e["actions"]} for e in found]
     for i, episode in enumerate(episodes):
         _check(task, f"dataset '{name}' episode {i}", **episode)
+    low, high = (np.float32(end) for end in (spaces(task).action_low, spaces(task).action_high))
+    beyond = sum(((e["actions"] < low) | (e["actions"] > high)).any(1).sum() for e in episodes)
+    if beyond:
+        say(f"{dataset.where}: {beyond} of {sum(len(e['actions']) for e in episodes)} actions lie beyond what "
+            f"'{task}' takes, and are clipped")  # fmt: skip
+        for episode in episodes:
+            episode["actions"] = episode["actions"].clip(low, high)
     return episodes
 
 

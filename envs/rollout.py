@@ -64,10 +64,12 @@ class Roller:
     """
 
     MOST_DEATHS = 5  # one may be the out-of-memory killer's bad luck; five are a broken installation
+    PATIENCE = 60.0  # seconds without an answer, after which a worker is replaced
 
     def __init__(self, workers: int | None = None, slots: int = 48):
         self.slots = slots
         self.deaths = 0
+        self.replaying = False
         self.workers: dict[Connection, subprocess.Popen] = {}
         for _ in range(workers or min(available_cores(), 8)):
             self._start_worker()
@@ -95,12 +97,13 @@ class Roller:
                 if connection not in busy and queue:
                     busy[connection] = queue.pop()
                     _send(connection, ("expert", busy[connection][1]))
-            for connection in wait(list(busy)):
+            # Where nobody answers any more, nobody will: `_receive` replaces them.
+            for connection in wait(list(busy), self.PATIENCE) or list(busy):
                 index, episode = busy.pop(connection)
                 answer = self._receive(connection, [episode])
                 results[index] = episode if answer is None else answer
                 on_done(results[index])
-        return [results[i] for i in range(len(episodes))]
+        return self._again([results[i] for i in range(len(episodes))], self.play_expert)
 
     # ------------------------------------------------------------------------------------------ a policy
 
@@ -131,7 +134,7 @@ class Roller:
                 group.asked = {connection: [index for index, _, _ in o] for connection, o in orders.items()}
                 for connection, messages in orders.items():
                     _send(connection, ("chunk", messages))
-        return [done[i] for i in range(len(episodes))]
+        return self._again([done[i] for i in range(len(episodes))], lambda one: self.play(act, one))
 
     def _collect(self, group: Group, other: Group, episodes: list[Episode]) -> list[tuple[int, Episode]]:
         """Read the answers to what this group asked. -> the episodes that are over, with their indices.
@@ -176,6 +179,20 @@ class Roller:
 
     # ------------------------------------------------------------------------------------------ processes
 
+    def _again(self, played: list[Episode], play: Callable[[list[Episode]], list[Episode]]) -> list[Episode]:
+        """Play the lost ones once more, one at a time: whichever took its process down took others with it."""
+        lost = [i for i, episode in enumerate(played) if episode.lost]
+        if not lost or self.replaying:
+            return played
+        self.replaying = True
+        for i in lost:
+            if self.deaths < self.MOST_DEATHS - 1:  # the rest stays lost, rather than all that was played
+                (played[i],) = play([played[i].fresh()])
+        self.replaying = False
+        if mended := len(lost) - sum(played[i].lost != "" for i in lost):
+            say(f"{mended} of {len(lost)} lost episodes were played again on a fresh process, and are counted")
+        return played
+
     def _start_worker(self) -> None:
         ours, theirs = Pipe()
         command = [sys.executable, "-m", "envs.worker", str(theirs.fileno())]
@@ -193,22 +210,27 @@ class Roller:
         self.workers[ours] = process
 
     def _receive(self, connection: Connection, held: list[Episode]):
-        """A worker's answer; None if it has died, and then the episodes that it held are marked as lost."""
+        """A worker's answer; None if it has died or fallen silent, and then the episodes that it held are marked as
+        lost."""
         try:
-            return connection.recv()
+            if connection.poll(self.PATIENCE):
+                return connection.recv()
+            self.workers[connection].kill()
+            self._bury(connection, held, f"did not answer for {self.PATIENCE:.0f} seconds")
         except (EOFError, OSError):  # OSError: it died in the middle of a message
             self._bury(connection, held)
-            return None
+        return None
 
-    def _bury(self, connection: Connection, held: list[Episode]) -> None:
-        """A worker has died: say so, mark the episodes it held, start another. RuntimeError if they keep dying."""
+    def _bury(self, connection: Connection, held: list[Episode], why: str = "") -> None:
+        """A worker is gone: say so, mark the episodes it held, start another. RuntimeError if they keep dying."""
         process = self.workers.pop(connection)
         connection.close()
         code = process.wait()
+        why = why or f"died (exit code {code})"
         for episode in held:
-            episode.lost = f"its simulator process died (exit code {code})"
+            episode.lost = f"its simulator process {why}"
         names = ", ".join(f"{e.task} seed {e.seed}" for e in held) or "none"
-        say(f"warning: a simulator process died (exit code {code}); not counted, the episodes it held: {names}")
+        say(f"warning: a simulator process {why}; lost, the episodes it held: {names}")
         self.deaths += 1
         if self.deaths >= self.MOST_DEATHS:
             raise RuntimeError(f"{self.deaths} simulator processes have died; the messages above say how")

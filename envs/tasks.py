@@ -49,6 +49,7 @@ def resolve_tasks(text: str) -> list[str]:
             names.append(word.removesuffix("-v3"))
         elif ":" in word or "/" in word:
             names.append(word)
+            trust([word])
             spaces(word)  # raises if there is no such environment
         else:
             close = difflib.get_close_matches(word.removesuffix("-v3"), [*TASKS, *GROUPS], n=3, cutoff=0.4)
@@ -61,6 +62,15 @@ def resolve_tasks(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def trust(tasks: list[str]) -> None:
+    """Let the modules of these tasks be imported: their user has named them. A name that was read from a file is not
+    enough, because the file may have come with a module of its own."""
+    _named.update(task.rpartition(":")[0] for task in tasks)
+
+
+_named: set[str] = set()
+
+
 def slug(task: str) -> str:
     """A task's name as part of a file's name or of a dataset's id."""
     return re.sub(r"[^\w.-]+", "-", task)
@@ -71,6 +81,9 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
     if task in TASKS:
         return metaworld.MetaWorldEnv(task, render_mode)
     module, _, name = task.rpartition(":")
+    if module and module not in _named and module not in sys.modules:
+        raise BadInput(f"task '{task}' comes from a file, and its module '{module}' is only imported when a task of it "
+                       f"is named on the command line: --tasks {task}, if you trust it")  # fmt: skip
     if os.getcwd() not in sys.path:  # Python looks beside train.py, but one's own module lies where one calls it from
         sys.path.append(os.getcwd())  # last, so that no file there can hide one of ours
     try:

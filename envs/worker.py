@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 import gymnasium
+import mujoco
 import numpy as np
 
 from envs.metaworld import TASKS
-from envs.tasks import make, name_parts
+from envs.tasks import make, name_parts, trust
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Episode:
     success: bool = False
     steps: int = 0  # until the first success, or until the end
     seconds: float = 0.0  # of simulation, resetting included: processor time, so waiting for a busy core is not in it
+    unstable: int = 0  # MuJoCo's warnings, after which it resets the simulation on its own
     lost: str = ""  # why it could not be played to its end: then it counts neither as success nor as failure
     # Recorded, one entry per step; observations have one more. Policy episodes keep only `phases` and `frames`.
     phases: list = field(default_factory=list)  # near object 0..1, grasped 0..1, success 0..1
@@ -44,6 +46,11 @@ class Episode:
     actions: list = field(default_factory=list)
     executed: list = field(default_factory=list)
     rewards: list = field(default_factory=list)
+
+    def fresh(self) -> "Episode":
+        """The same, not played yet."""
+        asked = ("task", "seed", "expert", "action_noise", "steps_after_success", "render_every")
+        return Episode(**{name: getattr(self, name) for name in asked})
 
 
 class Worker:
@@ -61,6 +68,7 @@ class Worker:
             return self.free[key].pop()
         if key in self.first and episode.task in TASKS and not episode.render_every:
             return self.first[key].clone()
+        trust([episode.task])  # the process that sent it has asked already
         env = make(episode.task, "rgb_array" if episode.render_every else None)
         self.first.setdefault(key, env)
         return env
@@ -115,16 +123,20 @@ class Worker:
 def reset(episode: Episode, env: gymnasium.Env):
     """MetaWorld moves the hand to its place by simulating a hundred steps, so resetting counts as simulation."""
     begin = time.process_time()
+    _warnings.clear()
     observation, _ = env.reset(seed=episode.seed)
     episode.seconds += time.process_time() - begin
+    episode.unstable += len(_warnings)
     return observation
 
 
 def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     """One step, and the bookkeeping that policy and expert episodes share. -> observation, whether it is over."""
     begin = time.process_time()
+    _warnings.clear()
     observation, reward, terminated, truncated, info = env.step(action)
     episode.seconds += time.process_time() - begin
+    episode.unstable += len(_warnings)
     if "success" not in info:
         raise KeyError(f"environment '{episode.task}' must say info['success'] at every step")
     episode.steps += not episode.success
@@ -137,9 +149,20 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     return observation, over
 
 
+# What MuJoCo has to say about the step that is being made. Left alone it writes that to a file, wherever one happens to
+# be; and a simulation that was reset for "Nan, Inf or huge value" goes on as if nothing had been.
+_warnings: list[str] = []
+
+
+def listen() -> None:
+    """Let MuJoCo's warnings come here."""
+    mujoco.set_mju_user_warning(_warnings.append)
+
+
 def serve(connection: Connection) -> None:
     """Answer messages until the other end is closed."""
     os.nice(5)  # the policy goes first: while it waits for a core, all episodes of its group wait
+    listen()
     worker = Worker()
     while True:
         try:

@@ -5,6 +5,7 @@ Imports nothing heavy: the simulator's worker processes need it too.
 
 import contextlib
 import functools
+import importlib.metadata
 import io
 import json
 import os
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(main: Callable[[], dict]) -> None:
     """Run a command: its result as one JSON line on stdout; bad input as one line on stderr and exit code 2.
 
-    A full disk is told in one line too, and a signal with how to go on. Any other exception is a bug of ours and keeps
-    its traceback.
+    Exit code 3: all is done and written, but episodes were lost, and the success is that of the others. A full disk is
+    told in one line too, and a signal with how to go on. Any other exception is a bug of ours and keeps its traceback.
     """
     interrupt.begin()
     try:
@@ -39,7 +40,11 @@ def run(main: Callable[[], dict]) -> None:
         if not files.disk_full(error):
             raise
         _fail(2, f"error: the disk is full ({error.filename or error.strerror}); what was saved before is still there")
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)
+    if result.get("lost"):
+        _fail(
+            3, f"incomplete: {result['lost']} episodes were lost twice and are not counted; the warnings above say why"
+        )
 
 
 def _fail(code: int, text: str) -> None:
@@ -91,19 +96,15 @@ def numbers(text: str, K: int, flag: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def check_limits(config: object, limits: dict[str, tuple[float, float]]) -> None:
-    """BadInput for a number of the config outside its (least, most). None stands for a default, which is filled in."""
-    for name, (least, most) in limits.items():
-        value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
-        if value is not None and value < least:
-            raise BadInput(f"{flag} must be at least {least}, got {value}")
-        if value is not None and value > most:
-            raise BadInput(f"{flag} must be at most {most}, got {value}")
-
-
 def say(*words: object, sep: str = " ") -> None:
     """Text for people goes to stderr; stdout belongs to the JSON line."""
     print(*words, sep=sep, file=sys.stderr, flush=True)
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """A warning, the first time."""
+    say(text)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -119,7 +120,7 @@ def check_output(path: Path, key: str) -> None:
     if path.suffix != ".json" or path.is_dir():
         raise BadInput(f"--out must name a file that ends in .json, got {path}")
     try:
-        if path.exists() and key not in json.loads(path.read_text()):
+        if path.exists() and key not in files.read_json(path):
             raise BadInput(f"--out {path} exists and is not such a result: choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = path.with_name(path.name + ".tmp")
@@ -142,15 +143,36 @@ def provenance(seed: int, device: str) -> dict:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     revision = git("rev-parse", "--short=12", "HEAD") or "unknown"
-    if git("status", "--porcelain", "--untracked-files=no", "--", "*.py"):
+    if git("status", "--porcelain", "--untracked-files=all", "--", "*.py"):  # a new fork is code too
         revision += "-dirty"
     return {
-        "command": shlex.join(["python", *[os.path.basename(sys.argv[0]), *sys.argv[1:]]]),
+        "command": shlex.join(["python", script(), *sys.argv[1:]]),
         "revision": revision,
         "seed": seed,
         "hardware": f"{device_name(device)}, {os.cpu_count()} cores",
         "software": f"Python {platform.python_version()}, {platform.system()}",
+        "versions": versions(),
     }
+
+
+def script() -> str:
+    """The program that runs, as it is typed in the repository's root: "study/adapt/one_task.py"."""
+    path = Path(sys.argv[0]).resolve()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else os.path.basename(sys.argv[0])
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "mujoco", "metaworld", "numpy")}
+
+
+def other_versions(recorded: dict[str, str]) -> str:
+    """In words, where they differ from those that are installed: "torch 2.8.0 (here 2.9.1)"; empty where none does."""
+    here = versions()
+    differ = [
+        f"{name} {recorded[name]} (here {here[name]})" for name in here if recorded.get(name, here[name]) != here[name]
+    ]
+    return ", ".join(differ)
 
 
 def device_name(device: str) -> str:

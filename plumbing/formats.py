@@ -12,6 +12,7 @@ import safetensors
 import torch
 
 from envs.metaworld import PARTS, STATE_DIM, split_state
+from plumbing import files
 from plumbing.cli import BadInput
 
 FORMAT = 2
@@ -65,6 +66,7 @@ def _action_range(weights: Path, action_dim: int) -> tuple[torch.Tensor, torch.T
     """Center and scale (A,) of a run of format 1: they stood among the weights."""
     if not weights.exists():  # no checkpoint yet: nothing was learned in any range
         return torch.zeros(action_dim), torch.ones(action_dim)
+    files.regular_file(weights)
     try:
         with safetensors.safe_open(weights, "pt") as file:
             return file.get_tensor("normalizer.action_center"), file.get_tensor("normalizer.action_scale")

@@ -29,6 +29,11 @@ class Interrupted(KeyboardInterrupt):
         self.code = 128 + number
 
 
+def is_first() -> bool:
+    """Of several processes that torchrun starts for one training (plumbing/parallel.py) the first one speaks."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
 _begun = _deferring = False
 _asked = 0  # the signal that came during a step, and is still to be answered
 
@@ -44,20 +49,22 @@ def install() -> None:
 def begin() -> None:
     """Importing is over, and the command begins."""
     global _begun
+    if not is_first() and _program.name in ("evaluate.py", "adapt.py"):
+        raise SystemExit(0)  # only training is work for several
     install()
     _begun = True
 
 
-def steps(numbers: Iterable[int], save: Callable[[int], str]) -> Iterator[int]:
+def steps(numbers: Iterable[int], save: Callable[[int], str], agree: Callable[[int], int] = int) -> Iterator[int]:
     """The numbers, one by one. If a signal has come during one, then after it: save(steps done), which says how to go
-    on, and Interrupted."""
+    on, and Interrupted. agree: makes the signal of one process that of all, where there are several."""
     global _deferring, _asked
     _deferring, _asked = True, 0
     try:
         for number in numbers:
             yield number
-            if _asked:
-                raise Interrupted(_asked, save(number + 1))
+            if stop := agree(_asked):
+                raise Interrupted(stop, save(number + 1))
     finally:
         _deferring = False
 
@@ -65,11 +72,13 @@ def steps(numbers: Iterable[int], save: Callable[[int], str]) -> Iterator[int]:
 def _handle(number: int, _frame) -> None:
     global _asked
     if not _begun:
-        print("interrupted", file=sys.stderr, flush=True)
+        if is_first():
+            print("interrupted", file=sys.stderr, flush=True)
         os._exit(128 + number)
     if _deferring and not _asked:
         _asked = number
-        print("\ninterrupted: finishing this step; once more stops at once", file=sys.stderr, flush=True)
+        if is_first():
+            print("\ninterrupted: finishing this step; once more stops at once", file=sys.stderr, flush=True)
         return
     raise Interrupted(number)
 

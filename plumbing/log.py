@@ -6,28 +6,32 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from encoder import rows
+from plumbing import files
 
 
 class Log:
     """Means of the losses since the last line, one line of log.jsonl each time.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; None writes nothing.
         start: the step that training begins at; lines past it, which a crash left behind, will be made again.
         seconds: of training before that.
         sums, count: of the losses since the last line, where the run was interrupted.
     """
 
-    def __init__(self, folder: Path, device: torch.device, start: int = 0, seconds: float = 0.0, sums=None, count=0):
-        path = folder / "log.jsonl"
-        kept = [line for line in read_log(path) if line["step"] <= start] if path.exists() else []
-        temporary = path.with_name("log.jsonl.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
-        self.file, self.board = path.open("a"), _tensorboard(folder)
+    def __init__(self, folder: Path | None, device: torch.device, start=0, seconds=0.0, sums=None, count=0):
+        self.file = self.board = None
+        if folder:
+            path = folder / "log.jsonl"
+            kept = [line for line in read_log(path) if line["step"] <= start] if path.exists() else []
+            temporary = path.with_name("log.jsonl.tmp")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            os.replace(temporary, path)
+            self.file, self.board = path.open("a"), _tensorboard(folder)
         self.device, self.before, self.begin = device, seconds, time.perf_counter()
         self.start, self.count = start, count
         # On the device: reading a number would make the GPU wait at every step.
@@ -54,8 +58,9 @@ class Log:
         means = {name: value.item() / counted for name, value in self.sums.items() if name != "skipped"}
         more |= {"skipped": skipped} if skipped else {}
         line = {"step": step, **means, **more, "seconds": round(self.seconds, 2)}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        if self.file:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
         if self.board:
             for name, value in line.items():
                 if isinstance(value, float):
@@ -64,7 +69,8 @@ class Log:
         return line
 
     def close(self) -> None:
-        self.file.close()
+        if self.file:
+            self.file.close()
         if self.board:
             self.board.close()
 
@@ -104,6 +110,19 @@ class Usage:
         }}  # fmt: skip
 
 
+@torch.no_grad()
+def loss_by_step(policy, windows, samples: int = 128, points: int = 25) -> dict[int, float]:
+    """Diffusion step t -> training error there, at `points` steps from 0 to T-1, on windows spread evenly over the
+    data."""
+    batch = windows.select(torch.from_numpy(np.linspace(0, len(windows.actions) - 1, samples).astype(int)))
+    steps = np.unique(np.linspace(0, policy.config.diffusion_steps - 1, points).round().astype(int)).tolist()
+    found = {}
+    for t in steps:
+        errors = policy.loss(*batch, torch.full((samples,), t, device=policy.device), torch.randn_like(batch[2]))
+        found[t] = (errors[0] if isinstance(errors, tuple) else errors).mean().item()
+    return found
+
+
 def entropy(weights: torch.Tensor) -> torch.Tensor:
     """Of weights (..., K) -> (...), in nats: ln K where all are equal, 0 where one has everything. Weights that may be
     negative (router modes affine and raw) count by their size."""
@@ -112,13 +131,16 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of log.jsonl. One that a crash cut short is left out; the steps after the checkpoint are made again."""
+    """The lines of log.jsonl, up to one that a crash cut short or that is damaged; steps after the checkpoint are made
+    again. BadInput if it is no file."""
     lines = []
-    for line in path.read_text().splitlines():
+    for text in files.read_text(path).splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            line = json.loads(text)
+            line["step"] + 0  # a number
+        except (ValueError, RecursionError, TypeError, KeyError):
             break
+        lines.append(line)
     return lines
 
 

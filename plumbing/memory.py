@@ -5,16 +5,16 @@
 Axis legend: K components, R remembered observations of a task, N observations in a task's demonstrations
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from encoder import join, rows
 from envs.demos import demonstrations, make_windows
-from plumbing import formats, runs, stages
+from plumbing import formats, runs, stages, tensors
 from plumbing.cli import BadInput
 
 REPLAYED = 64  # R; of 39 numbers each: 10 kB
@@ -51,9 +51,11 @@ def read_memory(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, t
     """A run's replay.safetensors, "task/part" -> (R, *shape); empty where it has none. BadInput for a damaged one."""
     path = folder / "replay.safetensors"
     try:
-        kept = formats.upgrade_memory(safetensors.torch.load_file(path)) if path.exists() else {}
+        kept = formats.upgrade_memory(tensors.load(path)[0]) if os.path.lexists(path) else {}
         wrong = [name for name, x in kept.items() if tuple(x.shape) != shapes[name.rpartition("/")[2]]]
-    except Exception as error:  # truncated, or with other parts
+    except BadInput:
+        raise
+    except Exception as error:  # with other parts
         raise BadInput(f"{path} is damaged: {error}") from error
     if wrong:
         raise BadInput(f"{path} is damaged: {wrong[0]} has another shape than this policy's observations")

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from envs.tasks import slug
-from plumbing import runs
+from plumbing import folders, parallel, runs, torchrun
 from plumbing.cli import BadInput, provenance
+from plumbing.log import read_log
 
 FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")  # may change on resuming
 
@@ -30,20 +31,50 @@ def fingerprint(observations: dict[str, torch.Tensor], actions: torch.Tensor) ->
     return [len(actions), float(sum(x.double().sum() for x in [*observations.values(), actions]))]
 
 
-def run_folder(config) -> Path:
-    """Where train.py's run goes: an old one to resume, or a new one, which is claimed."""
+def run_folder(config) -> tuple[Path, bool]:
+    """Where train.py's run goes, and whether it goes on there: an old one to resume, or a new one, which is made when
+    it begins."""
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and not config.out:
+        raise BadInput("torchrun --max-restarts needs --out: a training that is started again goes on there")
+    out = Path(config.out)
+    if _started_again(out):
+        config.resume = (out / "resume.pt").exists()
+        config.overwrite = not config.resume  # a process died before the first checkpoint
     if config.resume:
-        check_same_run(Path(config.out), config)
-        return Path(config.out)
+        check_same_run(out, config)
+        folders.claim(out, overwrite=True)
+        return out, True
+    if config.out:
+        folders.check_free(out, config.overwrite)
+        return out, False
     name = f"{config.tasks.replace(' ', '').replace(',', '-')[:100]}-{config.policy}"
-    folder = Path(config.out) if config.out else runs.free_folder(Path("runs") / slug(name))
-    runs.claim_folder(folder, config.overwrite)
+    return folders.free(Path("runs") / slug(name)), False
+
+
+def _started_again(folder: Path) -> bool:
+    """Whether this torchrun has worked on the run in the folder before, and a process of it died."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (folder / "config.json").exists():
+        return False
+    config, mine = runs.read_config(folder), torchrun.about()["torchrun"]
+    return mine in [command.get("torchrun") for command in (config, *config.get("resumed", []))]
+
+
+def begin(folder: Path, config, policy) -> Path:
+    """Claim the folder, or the next free one if none was asked for by name, and begin the run there. -> the folder."""
+    if config.out:
+        folders.claim(folder, config.overwrite)
+    else:
+        folder = folders.claim_free(folder)
+    source = provenance(config.seed, str(policy.device)) | torchrun.about()
+    runs.begin_run(folder, asdict(config), asdict(policy.config), source)
     return folder
 
 
 def command(folder: Path) -> str:
     """What to type to go on with an interrupted command: the same, with the folder named."""
-    words = ["python", *sys.argv]
+    processes = os.environ.get("LOCAL_WORLD_SIZE") if torchrun.about() else None
+    words = ["torchrun", "--nproc-per-node", processes] if processes else ["python"]
+    words += sys.argv
     if os.path.basename(sys.argv[0]) == "train.py":
         words = [word for word in words if word not in ("--overwrite", "--resume")] + ["--resume"]
     named = any(word == "--out" or word.startswith("--out=") for word in words)
@@ -54,8 +85,13 @@ def save(folder: Path, learner, log, data: list[float], step: int, weights: bool
     """model.safetensors gets the averaged weights, resume.pt everything that going on bit for bit needs. Returns how to
     go on. BadInput, and the last files stay, if the weights are not finite.
 
-    weights=False leaves out the first, where a folder with weights is one that is finished.
+    weights=False leaves out the first, where a folder with weights is one that is finished. Of several processes the
+    first one saves, and the others wait.
     """
+    return parallel.first(lambda: _save(folder, learner, log, data, step, weights))
+
+
+def _save(folder: Path, learner, log, data: list[float], step: int, weights: bool) -> str:
     learner.check(step)
     if weights:
         runs.save_weights(folder, learner.averaged_state(), step, log.seconds)
@@ -67,6 +103,7 @@ def save(folder: Path, learner, log, data: list[float], step: int, weights: bool
     if learner.policy.device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(learner.policy.device)
     runs.save_resume(folder, state)
+    folders.drop_replaced(folder)
     return f"saved after step {step}; go on with: {command(folder)}"
 
 
@@ -76,13 +113,13 @@ def restore(folder: Path, learner, seed: int, data: list[float]) -> dict:
     BadInput for a file that does not fit, or other demonstrations.
     """
     device = learner.policy.device
-    saved = runs.load_resume(folder, device)
+    saved = parallel.first(lambda: runs.load_resume(folder, torch.device("cpu")))  # other machines may not see the file
     try:
         learner.policy.load_state_dict(saved["policy"])
         learner.optimizer.load_state_dict(saved["optimizer"])
         for mine, old in zip(learner.average, saved["average"], strict=True):
             mine.copy_(old)
-        learner.skipped_in_a_row = saved.get("skipped_in_a_row", learner.skipped_in_a_row)
+        learner.skipped_in_a_row = saved.get("skipped_in_a_row", learner.skipped_in_a_row).to(device)
         same = saved["data"][0] == data[0] and math.isclose(saved["data"][1], data[1], rel_tol=1e-9)
         torch.set_rng_state(saved["rng"].cpu())
         if device.type == "cuda":
@@ -91,9 +128,12 @@ def restore(folder: Path, learner, seed: int, data: list[float]) -> dict:
         found["sums"] = {name: value.to(device) for name, value in saved["sums"].items()}
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error
+    if (log := folder / "log.jsonl").exists():
+        read_log(log)  # raises for what is no file, before anything is written
     if not same:
         raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
-    runs.note_resuming(folder, found["start"], provenance(seed, str(device)))
+    source = provenance(seed, str(device)) | torchrun.about()
+    parallel.first(lambda: runs.note_resuming(folder, found["start"], source))
     return found
 
 
@@ -108,8 +148,9 @@ def try_once(policy, loss_function, windows, config) -> None:
             observation, task, actions = windows.select(index)
             step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                errors = loss_function(observation, task, actions, step, torch.randn_like(actions))
-                (errors[0] if isinstance(errors, tuple) else errors).mean().backward()
+                loss = loss_function(observation, task, actions, step, torch.randn_like(actions))
+                errors, terms = loss if isinstance(loss, tuple) else (loss, {})
+                sum((c * term for c, term in terms.values()), errors.mean()).backward()
         except Exception as error:
             # A GPU has an error of its own for this; a CPU says it in words.
             if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):

@@ -7,29 +7,30 @@
         log.jsonl           one line per logged step
         evaluation.json     figures/  videos/
 
-Weights are safetensors: loading somebody else's run executes nothing. resume.pt is read with weights_only=True.
+Loading somebody else's run executes nothing: weights are safetensors, config.json is checked as data (configs.py), and
+resume.pt is read with weights_only=True. Which folder a run may have: folders.py.
 """
 
 import dataclasses
 import hashlib
 import importlib
 import inspect
+import io
 import json
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
-import safetensors
-import safetensors.torch
 import torch
 import tyro
 
-from plumbing import formats
-from plumbing.cli import ROOT, BadInput, parse, write_json
+from plumbing import configs, files, folders, formats, tensors
+from plumbing.cli import ROOT, BadInput, other_versions, parse, say_once, write_json
+
+FILES = ("config.json", "model.safetensors", "resume.pt", "replay.safetensors", "log.jsonl",
+         "figures", "videos", "tensorboard")  # fmt: skip
 
 
 def load_variant(name: str) -> ModuleType:
@@ -87,45 +88,16 @@ def build_policy(variant: str, settings: dict):
         raise BadInput(str(error)) from error
 
 
-def taken(folder: Path) -> bool:
-    """Whether anything is there. Empty folders are free: they are what an interrupted command leaves behind."""
-    return folder.exists() and (not folder.is_dir() or any(path.is_file() for path in folder.rglob("*")))
-
-
-def free_folder(wanted: Path) -> Path:
-    """runs/x, or runs/x-2, runs/x-3, ... : the first that is not taken yet."""
-    candidate, number = wanted, 2
-    while taken(candidate):
-        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return candidate
-
-
-def claim_folder(folder: Path, overwrite: bool) -> None:
-    """Create the run folder. BadInput if it is taken (unless by a run, and asked to overwrite) or cannot be written."""
-    try:
-        full = taken(folder)
-        if full and not overwrite:
-            raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
-        if full:
-            read_config(folder)  # raises for anything but a run: --overwrite is no licence to empty other folders
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"cannot write to --out {folder}: {error.strerror or error}") from error
-
-
 def save_weights(folder: Path, state: dict[str, torch.Tensor], step: int, seconds: float) -> None:
     """Write model.safetensors; after how many steps and seconds of training these weights are stands in its header."""
-    temporary = folder / "model.safetensors.tmp"
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    safetensors.torch.save_file(tensors, temporary, metadata={"step": str(step), "seconds": f"{seconds:.1f}"})
-    os.replace(temporary, folder / "model.safetensors")
+    tensors.save(folder / "model.safetensors", state, {"step": str(step), "seconds": f"{seconds:.1f}"})
 
 
 def save_resume(folder: Path, state: dict) -> None:
     """Write resume.pt: tensors, numbers and dictionaries only, so that it can be read with weights_only=True."""
-    temporary = folder / "resume.pt.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, folder / "resume.pt")
+    content = io.BytesIO()  # not straight into the file: torch.save tells of a full disk in riddles
+    torch.save(state | {"sha256": tensors.checksum(state)}, content)
+    files.write(folder / "resume.pt", content.getbuffer())
 
 
 def load_resume(folder: Path, device: torch.device) -> dict:
@@ -133,26 +105,33 @@ def load_resume(folder: Path, device: torch.device) -> dict:
     path = folder / "resume.pt"
     if not path.exists():
         raise BadInput(f"nothing to resume: {path} does not exist")
+    files.regular_file(path)
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
+        written = state.pop("sha256")
+        same = written == tensors.checksum(state)
     except Exception as error:  # a truncated file raises anything from EOFError to RuntimeError
-        raise BadInput(f"{path} is damaged: {error}") from error
+        raise BadInput(f"{path} is damaged: {error!s:.200}") from error
+    if not same:
+        raise BadInput(f"{path} is damaged: its numbers are not those that were written (checksum)")
+    return state
 
 
 def read_config(folder: Path) -> dict:
     """config.json of a run. BadInput if the folder is no run (naming those beside it), or the file is damaged."""
     path = folder / "config.json"
-    if not path.exists():
-        runs = sorted(str(p.parent) for p in folder.parent.glob("*/config.json"))
-        raise BadInput(f"no run in {folder} (no config.json); runs beside it: {', '.join(runs) or 'none'}")
+    if not folders.exists(path):
+        found = sorted(str(p.parent) for p in folder.parent.glob("*/config.json"))
+        more = f", and {len(found) - 20} more" if len(found) > 20 else ""
+        raise BadInput(f"no run in {folder} (no config.json); runs beside it: {', '.join(found[:20]) or 'none'}{more}")
+    config = configs.check_outline(files.read_json(path), path)
     try:
-        config = json.loads(path.read_text())
-        config["policy"], config["policy_config"], config["train"]["demos_per_task"]
-        return formats.upgrade_config(config, folder)
+        config = formats.upgrade_config(config, folder)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"{path} is damaged: {error}") from error
+        raise BadInput(f"{path} is damaged: {error!s:.200}") from error
+    return configs.check(config, path)
 
 
 def difference(folder: Path, flags: dict, free: tuple[str, ...]) -> str | None:
@@ -165,14 +144,11 @@ def difference(folder: Path, flags: dict, free: tuple[str, ...]) -> str | None:
 
 
 def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict) -> None:
-    """Write config.json. Only now, with nothing left that could be refused, does an overwritten run lose its files."""
-    for name in ("model.safetensors", "resume.pt", "log.jsonl"):
-        (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("*.json"):  # evaluations of the old weights, under whatever name
-        if '"mean_success"' in path.read_text():
-            path.unlink()
-    for name in ("figures", "videos", "tensorboard"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    """Write config.json in a folder that is claimed. Only now, with nothing left that could be refused, is an old run
+    moved aside."""
+    # Evaluations of the old weights may have any name.
+    results = [path.name for path in folder.glob("*.json") if b'"mean_success"' in path.read_bytes()]
+    folders.set_aside(folder, [*FILES, *results])
     (folder / "figures").mkdir(exist_ok=True)
     write_json(
         folder / "config.json",
@@ -195,12 +171,14 @@ def note_resuming(folder: Path, step: int, source: dict) -> None:
 
 def training_record(folder: Path) -> dict:
     """What an evaluation repeats about the training behind it, so that its JSON stands alone."""
-    config = read_config(folder)
+    config, path = read_config(folder), folder / "model.safetensors"
     names = ("command", "revision", "hardware", "resumed", "policy", "policy_config")
     record = {key: config[key] for key in names if key in config}
-    with safetensors.safe_open(folder / "model.safetensors", "pt") as weights:
-        header = weights.metadata()  # text only, so the numbers are put back
-    record.update(steps=int(header["step"]), seconds=float(header["seconds"]))
+    about = tensors.header(path)  # text only, so the numbers are put back
+    try:
+        record.update(steps=int(about["step"]), seconds=float(about["seconds"]))
+    except (KeyError, ValueError) as error:
+        raise BadInput(f"{path} does not say after how many steps and seconds it was saved, in its header") from error
     return {**record, "seed": config.get("seed"), "demos_per_task": config["train"]["demos_per_task"]}
 
 
@@ -210,20 +188,32 @@ def fingerprint(folder: Path) -> str:
 
 
 def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
-    """The trained policy of a run, ready to act. BadInput if the folder is no run or a file in it is damaged."""
+    """The trained policy of a run, ready to act. BadInput if the folder is no run or a file in it is damaged.
+
+    One line of warning where weights have no checksum, or where the run was made with other versions of a library.
+    """
     folder = Path(folder)
-    config = read_config(folder)
+    config, path = read_config(folder), folder / "model.safetensors"
+    if not path.exists():
+        old = f"; the run that it replaces is in {folder / folders.REPLACED}" * (folder / folders.REPLACED).exists()
+        raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint{old}")
+    state, _ = tensors.load(path)
+    state = formats.upgrade_weights(state)
     try:
+        if configs.large(config["policy_config"]):  # a dozen characters could ask for more than this machine has
+            with torch.device("meta"):
+                asked = build_policy(config["policy"], config["policy_config"]).state_dict()
+            if {name: x.shape for name, x in asked.items()} != {name: x.shape for name, x in state.items()}:
+                raise ValueError("it asks for other tensors than model.safetensors has")
         policy = build_policy(config["policy"], config["policy_config"])
     except Exception as error:  # a width of -3 fails somewhere deep inside; what matters is where it came from
-        raise BadInput(f"{folder / 'config.json'} is damaged: {error}") from error
-    path = folder / "model.safetensors"
-    if not path.exists():
-        raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint")
+        raise BadInput(f"{folder / 'config.json'} is damaged: {error!s:.300}") from error
     try:
-        policy.load_state_dict(formats.upgrade_weights(safetensors.torch.load_file(path)))
+        policy.load_state_dict(state)
     except Exception as error:
-        raise BadInput(f"{path} is damaged or does not fit its config.json: {error}") from error
+        raise BadInput(f"{path} does not fit its config.json: {error!s:.300}") from error
+    if other := other_versions(config.get("versions") or {}):
+        say_once(f"{folder} was made with {other}: its success may differ a little")
     return policy.to(device).eval()
 
 

@@ -5,9 +5,6 @@
 Everything is measured by the one `evaluate()`; here results are only found again, and averaged.
 """
 
-import json
-import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,11 +12,12 @@ import numpy as np
 
 import evaluate
 from encoder import StateEncoder, rows
-from envs.demos import DATASET_ID, DRAWS, drawn
+from envs.demos import DATASET_ID, drawn
 from envs.rollout import block_seeds
 from envs.tasks import common_spaces, resolve_tasks, slug
-from plumbing import figures, runs
-from plumbing.cli import BadInput, check_limits, numbers, provenance, say, write_json
+from plumbing import figures, files, folders, runs
+from plumbing.cli import BadInput, numbers, provenance, say, write_json
+from plumbing.limits import check_limits, check_memory
 from plumbing.log import read_log
 
 RANK = 16  # of a stage's correction of the encoder
@@ -30,13 +28,7 @@ def check(config) -> list[str]:
     """Refuse what cannot work before anything is made; fill in defaults. Returns the new tasks."""
     if bool(config.tasks) == bool(config.sequence):
         raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
-    check_limits(config, {
-        "new_components": (1, math.inf), "encoder_rank": (0, 1024), "steps": (1, math.inf),
-        "batch_size": (1, math.inf), "seed": (0, 2**31 - 1), "demos_per_task": (1, 10_000),
-        "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000), "eval_seed": (0, 2**31 - 1),
-    })  # fmt: skip
-    if not 0 < config.lr < math.inf:
-        raise BadInput(f"--lr must be a positive number, got {config.lr}")
+    check_limits(config)
     moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
     config.retain = config.retain or ("paper" if moves_old else "exact")
     if config.retain == "exact" and moves_old:
@@ -70,18 +62,17 @@ def check_source(config, origin: Path, tasks: list[str], device) -> None:
     theirs = {name: tuple(shape) for name, shape in policy.config.observation.items()}
     if theirs != spaces.observation or len(spaces.action_low) != policy.config.action_dim:
         raise BadInput(f"the run in {origin} sees {theirs}, and task '{tasks[0]}' gives {spaces.observation}")
+    common_spaces(policy.config.tasks)  # they are played again, and may not be known here
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
-    if config.encoder_rank is not None and config.encoder_rank < (
-        least := max(getattr(policy.config, "ranks", ()), default=0)
-    ):
+    least = max(getattr(policy.config, "ranks", ()), default=0)
+    if config.encoder_rank is not None and config.encoder_rank < least:
         raise BadInput(f"--encoder-rank must be at least {least}, as in the run in {origin}, got {config.encoder_rank}")
     if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
         raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
     K, new = policy.config.components, config.new_components
     size = sum(p[0].numel() for p in policy.components.parameters())
-    if 32 * size * new > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):  # with gradient, moments, average
-        raise BadInput(f"{new} new components of {size:,} parameters do not fit into this machine's memory")
+    check_memory(asdict(policy.config) | {"components": K + new}, config.batch_size, device, size * (K + new))
     if config.mode in ("add-component", "components") or config.retain == "exact":
         if not all(len(p) == K for p in policy.components.parameters()):
             raise BadInput(f"policy '{variant}' has components without a leading K axis: use --mode full, or --mode "
@@ -113,7 +104,7 @@ def run_folder(config, origin: Path, stages: list[list[str]]) -> Path:
 def _taken_by_another(config, out: Path, stages: list[list[str]]) -> str:
     """What is there that this command did not begin, in words; empty if nothing is."""
     first = stage_folder(config, out, 1, stages[0])
-    if not runs.taken(out):
+    if not folders.taken(out):
         return ""
     if not (first / "config.json").exists():
         return " "
@@ -135,13 +126,13 @@ def begin(config, origin: Path, folder: Path, variant: str, grown, parts: dict, 
     say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
     for name, (total, learns) in parts.items():
         say(f"{name:<16}{total:>12,}{learns:>12,}")
+    folders.claim(folder, overwrite=True)  # one where the same command was interrupted, or a free one
     if (folder / "resume.pt").exists():
         return runs.read_config(folder)
     stage = {"tasks": windows.tasks, "mode": config.mode, "retain": config.retain,
              "components": grown.config.components, "trained_parameters": sum(learns for _, learns in parts.values()),
              "source_weights": runs.fingerprint(origin), **found}  # fmt: skip
     source = runs.read_config(origin)
-    runs.claim_folder(folder, overwrite=True)
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
     about = {**provenance(config.seed, str(grown.device)), "adapted": [*source.get("adapted", []), stage],
              "datasets": datasets(source) | dict.fromkeys(windows.tasks, learned_from)}  # fmt: skip
@@ -212,7 +203,7 @@ def main(config, learn) -> dict:
 
 def unfinished(config, origin: Path, folder: Path) -> bool:
     """Whether a stage is still to be made. BadInput if the folder holds one made with other flags."""
-    if not runs.taken(folder):
+    if not folders.taken(folder):
         return True
     if other := runs.difference(folder, asdict(config), FREE):
         raise BadInput(f"the run in {folder} has {other}: choose another --out")
@@ -226,7 +217,7 @@ def datasets(config: dict) -> dict[str, str]:
     """Where the demonstrations of each task that a run knows came from: task -> Minari id with {task}."""
     flags = config["train"]
     usual = drawn(flags["demo_draw"]) if flags.get("demo_draw") else flags.get("dataset_id", DATASET_ID)
-    return config.get("datasets") or dict.fromkeys(config["policy_config"]["tasks"], usual)
+    return dict.fromkeys(config["policy_config"]["tasks"], usual) | (config.get("datasets") or {})
 
 
 def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: int = 0) -> dict[str, dict]:
@@ -256,7 +247,7 @@ def evaluated(run: Path, path: Path, episodes: int, seed: int, device) -> dict:
     how["training"] = runs.training_record(run)  # of these weights, not of an earlier checkpoint
     for made in (run / "evaluation.json", path):
         try:
-            result = json.loads(made.read_text())
+            result = files.read_json(made)
             same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)
             block = [seeds[0], seeds[-1]]
             if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):

@@ -273,8 +273,8 @@ def core(study: Path) -> list[str]:
               "expert, same episodes", "`train.py`"]  # fmt: skip
     one = found["mt6-fdp-50"][0]
     return [
-        *text("Commands: `study/core/run.sh`. A run is `python train.py` with the flags in the last column and `--seed "
-              "S`, then `python evaluate.py`.", played_on([r for group in found.values() for r in group]),
+        *text("Commands: `study/core/table.py`. A run is `python train.py` with the flags in the last column and "
+              "`--seed S`, then `python evaluate.py`.", played_on([r for group in found.values() for r in group]),
               f"Actions are sampled with {SAMPLERS[one['sampler']]} in {one['sampling_steps']} steps. mt6 are the "
               "paper's six tasks. mt10 is MetaWorld's group of ten."),
         *table(header, rows),
@@ -385,7 +385,7 @@ def one_task(study: Path) -> list[str]:
     header = ["way", "seeds", *NEW, "new tasks, 95 % interval", "old tasks, points, 95 % interval", "worst run",
               "trained parameters", "seconds"]  # fmt: skip
     return [
-        *text("Commands: `study/adapt/run.sh`, or for one cell `python study/adapt/one_task.py --ways add-exact "
+        *text("Commands: `study/adapt/table.py`, or for one cell `python study/adapt/one_task.py --ways add-exact "
               f"--tasks door-close --seeds 0`. From `{runs[0]['flags']['run']}`, {DEMOS} demonstrations, {STEPS} "
               "steps.", played_on(runs), "The four new tasks are the paper's mt4."),
         *table(header, rows),
@@ -455,8 +455,8 @@ def continual_rows(found: dict[tuple[str, int], list[dict]], row, expert_row) ->
 
 def continual_intro(results: list[dict]) -> str:
     episodes = words(sorted({flag(r["command"], "--eval-episodes", EPISODES) for r in results}))
-    return (f"Command: {typed(results[0]['command'])}, and so on (`study/adapt/run.sh`). {episodes} episodes per task, "
-            "on the block that the table names (`--eval-seed`).")  # fmt: skip
+    return (f"Command: {typed(results[0]['command'])}, and so on (`study/adapt/table.py`). {episodes} episodes per "
+            "task, on the block that the table names (`--eval-seed`).")  # fmt: skip
 
 
 def sequences(study: Path) -> list[str]:
@@ -550,7 +550,7 @@ def budget(study: Path) -> list[str]:
 
     share = {way: usual[way][0]["stage"]["trained_parameters"] for way in SHORT}
     return [
-        *text("Commands: `study/adapt/run.sh`, such as `python study/adapt/one_task.py --demos 5 --new-only --out "
+        *text("Commands: `study/adapt/table.py`, such as `python study/adapt/one_task.py --demos 5 --new-only --out "
               "study/adapt/budget`.", played_on(shown), "Success is over new tasks, each learned alone."),
         *tables,
         *text(DAGGER),
@@ -704,7 +704,7 @@ def fork_table(study: Path) -> list[str]:
     header = ["policy", "file", "its lines", "success, 95 % interval", "minus fdp, points", "a task's mean weights",
               "expert"]  # fmt: skip
     return [
-        *text("Command: `study/forks/run.sh`. 50 demonstrations and 2000 steps per task, K = 4, one training seed.",
+        *text("Command: `study/forks/table.py`. 50 demonstrations and 2000 steps per task, K = 4, one training seed.",
               played_on([found["mt6-fdp"]]), "fdp is the shipped run, made by the default command."),
         *table(header, rows), *text(DAGGER),
         *text("Differences are paired by episode. One seed each: they say what the forks do, not which is better."),

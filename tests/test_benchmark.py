@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import evaluate
+from envs import experts
 from envs.rollout import Roller
 from plumbing import figures
 from plumbing.cli import ROOT, BadInput
@@ -76,7 +77,7 @@ def test_the_expert_plays_an_episode_once_in_the_life_of_a_process(trained_run, 
     policy = evaluate.load_policy(trained_run, torch.device("cpu"))
     asked = []
     play = Roller.play_expert
-    monkeypatch.setattr(evaluate, "_experts", {})
+    monkeypatch.setattr(experts, "_played", {})
     monkeypatch.setattr(Roller, "play_expert", lambda self, todo, **k: asked.append(len(todo)) or play(self, todo, **k))
     first, _ = evaluate.evaluate(policy, ["reach"], 2, seed=9)
     again, _ = evaluate.evaluate(policy, ["reach"], 3, seed=9)

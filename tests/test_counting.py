@@ -6,6 +6,7 @@ import torch
 from toy import Point
 
 import evaluate
+from envs import experts
 from envs.tasks import spaces
 from fdp import Policy, PolicyConfig
 
@@ -56,7 +57,7 @@ def policy() -> Policy:
 @pytest.fixture
 def result(policy, monkeypatch) -> dict:
     monkeypatch.setattr(evaluate, "Roller", Known)
-    monkeypatch.setattr(evaluate, "_experts", {})
+    monkeypatch.setattr(experts, "_played", {})
     Known.chunks = []
     return evaluate.evaluate(policy, TASKS, EPISODES, BLOCK)[0]
 

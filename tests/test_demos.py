@@ -1,6 +1,7 @@
 """Windows at both ends, the Minari round trip, and datasets that are refused."""
 
 import warnings
+from contextlib import contextmanager
 
 import gymnasium
 import minari
@@ -13,6 +14,14 @@ from envs.demos import DATASET_ID, demonstrations, load, make_windows
 from envs.metaworld import PARTS, MetaWorldEnv
 from envs.rollout import FIRST_EVALUATION_SEED
 from plumbing.cli import BadInput
+
+
+@contextmanager
+def minari_folder(folder):
+    """Minari finds its datasets through an environment variable."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(folder))
+        yield
 
 
 def test_windows_at_both_ends():
@@ -56,7 +65,7 @@ def made(data_dir):
 @pytest.mark.parametrize("task", ["push", "door-open"])
 def test_demonstrations_replay_in_the_simulator(made, data_dir, task):
     """The recorded observations are what the environment gives when the *executed* actions are played again."""
-    with demos._minari_folder(data_dir):
+    with minari_folder(data_dir):
         dataset = minari.load_dataset(DATASET_ID.format(task=task))
         episode = next(dataset.iterate_episodes())
         assert dataset.env_spec.id == f"fdp/{task}-v3" and dataset.recover_environment().unwrapped.task == task
@@ -88,6 +97,13 @@ def test_minari_round_trip_and_nested_subsets(made, data_dir, monkeypatch):
             assert np.array_equal(rows, old["observations"][part])
             assert rows.dtype == np.float32 and len(rows) == len(new["actions"]) + 1
     assert len(again) == 2
+    with minari_folder(data_dir):
+        theirs = list(minari.load_dataset(DATASET_ID.format(task="push")).iterate_episodes())
+    assert len(theirs) >= len(made["push"])  # other tests ask for more, which leaves the first ones
+    for mine, other in zip(made["push"], theirs, strict=False):
+        assert np.array_equal(mine["actions"], other.actions)
+        for part, rows in mine["observations"].items():
+            assert np.array_equal(rows, other.observations[part].astype(np.float32))
 
 
 def test_asking_for_more_keeps_the_first_ones(made, data_dir):
@@ -139,7 +155,7 @@ def make_foreign(data_dir, name, count=2, o_dim=39, a_dim=4, steps=5, nan=False,
                           terminations=[False] * steps, truncations=[False] * (steps - 1) + [True])
         )  # fmt: skip
     spaces = {part: Box(-np.inf, np.inf, shape, np.float64) for part, shape in shapes.items()}
-    with warnings.catch_warnings(), demos._minari_folder(data_dir):
+    with warnings.catch_warnings(), minari_folder(data_dir):
         warnings.simplefilter("ignore")
         minari.create_dataset_from_buffers(
             name, buffers, action_space=Box(-1, 1, (a_dim,)), author="somebody",

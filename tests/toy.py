@@ -4,6 +4,9 @@
 forgets to scale actions is found out.
 """
 
+import os
+import time
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
@@ -45,6 +48,36 @@ class Alone(Point):
         raise AttributeError("nobody knows how")
 
 
+class Dying(Point):
+    """Every tenth episode takes its process with it."""
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None and seed % 10 == 3:
+            self.fail()
+        return super().reset(seed=seed, options=options)
+
+    def fail(self):
+        os._exit(7)
+
+
+class Silent(Dying):
+    """Every tenth episode never answers; once, and then a file says that it has happened."""
+
+    def fail(self):
+        if not os.path.exists(os.environ["FDP_TEST_MARK"]):
+            open(os.environ["FDP_TEST_MARK"], "w").close()
+            time.sleep(600)
+
+
+class Hopeless(Point):
+    """With an expert that never succeeds."""
+
+    def expert_action(self):
+        return np.zeros(2, np.float32)
+
+
+for name, kind in {"Dying": Dying, "Silent": Silent, "Hopeless": Hopeless}.items():
+    gymnasium.register(f"{name}-v0", f"toy:{kind.__name__}", max_episode_steps=60)
 gymnasium.register("Point-v0", "toy:Point", max_episode_steps=60)
 gymnasium.register("OtherPoint-v0", "toy:Point", max_episode_steps=60)  # more tasks of the same shapes
 gymnasium.register("ThirdPoint-v0", "toy:Point", max_episode_steps=60)

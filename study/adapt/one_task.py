@@ -6,7 +6,7 @@
 
 From study/core/mt6 (K = 4, six tasks), 25 demonstrations, 2000 steps; evaluated on block 8, 50 episodes per task. One
 JSON per run in study/adapt/; those that are there are not made again. A process plays every expert episode once.
-study/adapt/run.sh has every command.
+study/adapt/table.py has every command.
 """
 
 import json

@@ -1,0 +1,130 @@
+"""A run's config.json as data: somebody else may have written it, and it decides what is built, and how large.
+
+Types and sizes are checked before memory or time is taken; how the numbers fit together is left to the policy.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+from plumbing.cli import BadInput
+
+# Far beyond what is useful. Fields of a fork that are not here may be any finite number up to MOST.
+LIMITS = {
+    "components": 1024, "horizon": 1024, "executed": 1024, "diffusion_steps": 100_000, "condition_dim": 16_384,
+    "channels": 16_384, "kernel": 1024, "demos_per_task": 10_000, "eval_episodes": 10_000, "steps": 10**9,
+    "batch_size": 10**6, "format": 1000, "seed": 2**31 - 1,
+}  # fmt: skip
+MOST = 10**9
+LENGTH = 10_000  # of a list, or a dictionary
+DEPTH = 6
+TEXT = 10_000  # characters
+LARGE = 10**7  # numbers that a policy learns: from here on it is asked before it is made (`large`)
+
+
+def check_outline(config: object, path: Path) -> dict:
+    """That it is a run's config.json at all, of whatever format. BadInput if not."""
+    with _of(path):
+        _outline(config)
+    return config
+
+
+def check(config: dict, path: Path) -> dict:
+    """The fields that are read, in today's format (plumbing/formats.py). BadInput for the first that is wrong."""
+    with _of(path):
+        _fields(config)
+    return config
+
+
+@contextmanager
+def _of(path: Path):
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{path} is damaged: {error}") from error
+
+
+def _outline(config: object) -> None:
+    _is(isinstance(config, dict), "it must hold an object")
+    for name, kind in {"policy": str, "policy_config": dict, "train": dict}.items():
+        _is(isinstance(config.get(name), kind), f"'{name}' must be {'a text' if kind is str else 'an object'}")
+    _is(_whole(config["train"].get("demos_per_task")), "'demos_per_task' in 'train' must be a whole number")
+    _is(_whole(config.get("format", 1)), "'format' must be a whole number")
+    _sizes(config, "config.json", 0)
+
+
+def _fields(config: dict) -> None:
+    policy = config["policy_config"]
+    _is(_texts(policy.get("tasks")), "'tasks' must be a list of names")
+    _is(isinstance(policy.get("observation"), dict), "'observation' must be an object: part -> shape")
+    for part, shape in policy["observation"].items():
+        fits = isinstance(shape, (list, tuple)) and all(_whole(n) and n > 0 for n in shape)
+        _is(fits and math.prod(shape) <= 10**7, f"'observation' has a part '{part}' with shape {shape!s:.80}")
+    ends = [policy.get(name) for name in ("action_low", "action_high")]
+    _is(all(isinstance(end, (list, tuple)) and end and all(map(_number, end)) for end in ends),
+        "'action_low' and 'action_high' must be lists of numbers")  # fmt: skip
+    _is(len(ends[0]) == len(ends[1]) <= 1000 and all(a < b for a, b in zip(*ends, strict=True)),
+        "'action_low' must be below 'action_high', number by number")  # fmt: skip
+    for name in ("components", "horizon", "executed", "diffusion_steps", "condition_dim", "kernel"):
+        _is(name not in policy or _whole(policy[name]) and policy[name] > 0, f"'{name}' must be a whole number above 0")
+    _is(all(_whole(n) and n > 0 for n in policy.get("channels", [])), "'channels' must be whole numbers above 0")
+    kinds: dict[str, Callable] = {
+        "seed": _whole, "command": _text, "revision": _text, "hardware": _text, "software": _text,
+        "datasets": lambda x: isinstance(x, dict) and all(map(_text, x.values())),
+        "versions": lambda x: isinstance(x, dict) and all(map(_text, x.values())),
+        "resumed": lambda x: isinstance(x, list) and all(isinstance(y, dict) for y in x),
+        "adapted": lambda x: isinstance(x, list) and all(isinstance(y, dict) and _texts(y.get("tasks")) for y in x),
+    }  # fmt: skip
+    for name, fits in kinds.items():
+        _is(
+            config.get(name) is None or fits(config[name]),
+            f"'{name}' is not what it should be: {config.get(name)!s:.80}",
+        )
+    return config
+
+
+def large(policy: dict) -> bool:
+    """Whether a policy_config may ask for so much that it should be compared with the weights before it is made."""
+    wide, seen = sum(policy.get("channels", (64,))), sum(math.prod(s) for s in policy["observation"].values())
+    condition = policy.get("condition_dim", 128) + 256
+    component = wide * wide * policy.get("kernel", 3) + wide * condition
+    stages = 1 + len(policy.get("stages", ()))
+    return policy.get("components", 1) * component * stages + condition * (seen + len(policy["tasks"])) > LARGE
+
+
+def _is(true: bool, otherwise: str) -> None:
+    if not true:
+        raise BadInput(otherwise)
+
+
+def _whole(x: object) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _number(x: object) -> bool:
+    return _whole(x) or isinstance(x, float) and math.isfinite(x)
+
+
+def _text(x: object) -> bool:
+    return isinstance(x, str)
+
+
+def _texts(x: object) -> bool:
+    return isinstance(x, list) and bool(x) and all(map(_text, x)) and len(set(x)) == len(x)
+
+
+def _sizes(value: object, name: str, depth: int) -> None:
+    """BadInput for anything in it that is too large, too long or too deep."""
+    _is(depth <= DEPTH, f"'{name}' is nested too deeply")
+    if isinstance(value, (dict, list)):
+        _is(len(value) <= LENGTH, f"'{name}' has {len(value):,} entries, more than {LENGTH:,}")
+        for key, inner in value.items() if isinstance(value, dict) else ((name, inner) for inner in value):
+            _sizes(inner, str(key)[:80], depth + 1)
+    elif isinstance(value, str):
+        _is(len(value) <= TEXT, f"'{name}' is a text of {len(value):,} characters, more than {TEXT:,}")
+    elif _whole(value):
+        most = LIMITS.get(name, MOST)
+        _is(-most <= value <= most, f"'{name}' must be a number up to {most:,}, got {value!s:.80}")
+    elif isinstance(value, float):
+        _is(math.isfinite(value), f"'{name}' must be a finite number, got {value}")

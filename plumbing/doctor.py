@@ -1,0 +1,71 @@
+"""`python evaluate.py --check`: does everything work here that a run will need? Seconds, not minutes."""
+
+import importlib.metadata
+import re
+import time
+
+import torch
+
+from envs.rollout import FIRST_EVALUATION_SEED, Roller, available_cores
+from envs.worker import Episode
+from plumbing import figures
+from plumbing.cli import ROOT, BadInput, say
+
+TASKS = ("reach", "drawer-open", "hammer")  # the scripted expert can do their first evaluation episodes
+
+
+def check(device: torch.device) -> dict:
+    """Say what works. -> what the command's last line says. BadInput, naming all that is to be mended, if not all."""
+    begin, wrong = time.perf_counter(), []
+    for name, verdict, mend in [*_versions(), *_experts(), _rendering(), *_device(device)]:
+        say(f"{name:<24}{verdict}")
+        if mend:
+            wrong.append(mend)
+    if wrong:
+        raise BadInput("to mend: " + "; ".join(wrong))
+    return {"check": "all is well", "seconds": round(time.perf_counter() - begin, 1)}
+
+
+def _versions():
+    """(what, what was found, how to mend it or nothing): each pinned library."""
+    pinned: dict[str, list[str]] = {}  # for some Python versions another one
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if found := re.match(r"([\w.-]+)(?:\[.*\])?==([^\s;]+)", line):
+            pinned.setdefault(found.group(1), []).append(found.group(2))
+    for name, wanted in pinned.items():
+        try:
+            here = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield name, "missing", "pip install -r requirements.txt"
+            continue
+        same = here.split("+")[0] in wanted
+        yield name, here if same else f"{here}, and results were made with {' or '.join(wanted)}", ""
+
+
+def _experts():
+    seed = FIRST_EVALUATION_SEED
+    with Roller(min(available_cores(), len(TASKS))) as roller:
+        for e in roller.play_expert([Episode(task, seed, expert=True) for task in TASKS]):
+            verdict = e.lost or (f"solved in {e.steps} steps, {e.seconds:.1f} s" if e.success else "FAILED")
+            mend = "" if e.success else f"the expert does not solve '{e.task}': pip install -r requirements.txt"
+            yield f"expert: {e.task}", verdict, mend
+
+
+def _rendering() -> tuple[str, str, str]:
+    """Videos are a luxury: without OpenGL all else works."""
+    found = figures.find_opengl()
+    return "videos (OpenGL)", "work" if found else "not here; all else works. Debian has libosmesa6", ""
+
+
+def _device(device: torch.device):
+    yield "cores", str(available_cores()), ""
+    if device.type != "cuda":
+        yield "GPU", "none that PyTorch can use; CPU it is", ""
+        return
+    name = torch.cuda.get_device_name(device)
+    bf16 = torch.cuda.is_bf16_supported()
+    yield "GPU", f"{name}, bf16 {'works' if bf16 else 'is slow here'}", ""
+    with torch.autocast("cuda", torch.bfloat16):
+        x = torch.randn(64, 64, device=device)
+        error = ((x @ x).float() - (x.double() @ x.double()).float()).abs().max().item()
+    yield "bf16 product", f"off by {error:.2g}", "" if error < 1 else "the GPU computes wrong products: its driver?"

@@ -1,0 +1,159 @@
+"""Which folder a run may have. One command at a time writes to it, and no run is lost to another.
+
+    claim(folder)            for good, at the moment when something is written: nothing is made for a refused command
+    check_free(folder)       the same question early, before minutes of work
+
+The claim is a lock on the folder itself. It ends with the process, so a killed one leaves nothing locked.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+
+from plumbing.cli import BadInput
+
+CHECKPOINTS = ("model.safetensors", "resume.pt")  # of which a run that is worth keeping has at least one
+REPLACED = "replaced"  # where --overwrite keeps the old run until the new one has something to show
+_held: dict[tuple[int, int], int] = {}  # (device, inode) of a folder -> its lock, for as long as this process lives
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything of this name. BadInput for a name that cannot be: too long, or a circle of links."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return os.path.lexists(path)
+    except NotADirectoryError:
+        return False
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise BadInput(f"cannot use {str(path)[:120]!r}: {getattr(error, 'strerror', None) or error}") from error
+    return True
+
+
+def taken(folder: Path) -> bool:
+    """Whether anything is there that a new run must leave alone. An empty folder is free, and so is a run that never
+    reached a checkpoint: the same command begins it again."""
+    if not exists(folder):
+        return False
+    if not folder.is_dir():
+        return True
+    if (folder / "config.json").exists() and not any((folder / name).exists() for name in CHECKPOINTS):
+        return (folder / REPLACED).exists()
+    return any(path.is_file() for path in folder.rglob("*"))
+
+
+def free(wanted: Path) -> Path:
+    """runs/x, or runs/x-2, runs/x-3, ... : the first that is not taken, and in which no other command is at work."""
+    candidate, number = wanted, 2
+    while taken(candidate) or _busy(candidate):
+        candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return candidate
+
+
+def check_free(folder: Path, overwrite: bool = False) -> None:
+    """BadInput if a run cannot go there: it is taken (unless by a run, and asked to overwrite), another command is at
+    work in it, or it cannot be written."""
+    if taken(folder) and not overwrite:
+        raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
+    if taken(folder) and not any(
+        (folder / name).exists() for name in ("config.json", REPLACED)
+    ):  # others stay as they are
+        raise BadInput(f"--overwrite replaces runs, and {folder} is none (no config.json): choose another --out")
+    if _busy(folder):
+        raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise BadInput(f"cannot write to --out {folder}: {there} is {'no folder' if there.is_file() else 'read-only'}")
+
+
+def claim_free(wanted: Path) -> Path:
+    """Take `free(wanted)`, or the next one if another command is faster."""
+    while True:
+        folder = free(wanted)
+        try:
+            claim(folder)
+            return folder
+        except BadInput:
+            if not (taken(folder) or _busy(folder)):  # no other command is to blame
+                raise
+
+
+def claim(folder: Path, overwrite: bool = False) -> None:
+    """Take the folder, for as long as this process lives. BadInput as above, also if another was faster."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot write to --out {folder}: {getattr(error, 'strerror', None) or error}") from error
+    if not _lock(handle):
+        raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
+    check_free(folder, overwrite)
+
+
+def set_aside(folder: Path, names: list[str]) -> None:
+    """Move the run that is replaced into a folder of its own. If there is one already, then what is here now is only
+    the beginning of a run that never reached a checkpoint, and goes."""
+    aside = folder / REPLACED
+    if any((folder / name).exists() for name in CHECKPOINTS):
+        shutil.rmtree(aside, ignore_errors=True)
+    keep = not aside.exists() and any((folder / name).exists() for name in CHECKPOINTS)
+    for name in names:
+        path = folder / name
+        if keep and path.exists():
+            aside.mkdir(exist_ok=True)
+            os.replace(path, aside / name)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def drop_replaced(folder: Path) -> None:
+    """The new run has a checkpoint: the old one is replaced."""
+    if (folder / REPLACED).exists():
+        shutil.rmtree(folder / REPLACED, ignore_errors=True)
+
+
+def _busy(folder: Path) -> bool:
+    """Whether another process has claimed it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    if _key(handle) in _held:
+        os.close(handle)
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # some network drives know no locks
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
+def _lock(handle: int) -> bool:
+    if _key(handle) in _held:
+        os.close(handle)
+        return True
+    for _ in range(5):  # somebody may only be asking
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+            continue
+        except OSError:
+            pass
+        _held[_key(handle)] = handle
+        return True
+    os.close(handle)
+    return False
+
+
+def _key(handle: int) -> tuple[int, int]:
+    found = os.fstat(handle)
+    return found.st_dev, found.st_ino

@@ -1,0 +1,59 @@
+"""Which numbers make sense: refused before anything is made, not after minutes, and not by a killed process."""
+
+import dataclasses
+import math
+import os
+
+import torch
+
+from envs.demos import DRAWS
+from plumbing import runs
+from plumbing.cli import BadInput
+
+# Flag -> least and most, for every command that has it. The limits are far beyond what is useful: they keep out slips,
+# and what would fail deep inside. Python's numbers have no end; those of a tensor's shape or a file do.
+LIMITS = {
+    "components": (1, 1024), "new_components": (1, 1024), "horizon": (1, 1024), "executed": (1, 1024),
+    "encoder_rank": (0, 1024), "steps": (1, 10**9), "batch_size": (1, 10**6), "log_every": (1, 10**9), "save_every": (1, 10**9),
+    "demos_per_task": (1, 10_000), "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000),
+    "seed": (0, 2**31 - 1), "eval_seed": (0, 2**31 - 1),
+    "lr": (1e-38, 1e38), "weight_decay": (0, 1e38), "grad_clip": (1e-38, 1e38),  # what a float32 can hold
+}  # fmt: skip
+
+
+def check_limits(config: object) -> None:
+    """BadInput for a number of a command's config outside its limits, or one of a fork's own that is not finite. None
+    stands for a default, which is filled in later."""
+    for field in dataclasses.fields(config):
+        value, flag = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
+        least, most = LIMITS.get(field.name, (-math.inf, math.inf))
+        if isinstance(value, float) and field.name not in LIMITS and not math.isfinite(value):
+            raise BadInput(f"{flag} must be a finite number, got {value}")
+        if field.name in LIMITS and value is not None:
+            if not value >= least:  # and not "value < least", which nan is not
+                raise BadInput(f"{flag} must be at least {least}, got {value}")
+            if value > most:
+                raise BadInput(f"{flag} must be at most {most}, got {value}")
+
+
+def check_memory(policy: dict, batch_size: int, device: torch.device, weights: int) -> None:
+    """BadInput where training cannot fit into this machine: Linux would promise the memory, and then kill the process.
+
+    policy: the fields of its PolicyConfig; weights: how many numbers it learns. A lower bound is asked for, so that
+    nothing that fits is refused; a GPU's own memory tells in time by itself (plumbing/resume.py, `try_once`).
+    """
+    K, H, memory = policy["components"], policy["horizon"], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 20 * weights  # float32: the weight, its gradient, the optimiser's two moments, the average
+    if device.type == "cpu":  # measured: 68 (monolithic) to 114 bytes per component, sample, action and channel
+        needed += 64 * K * batch_size * H * sum(policy["channels"])
+    if needed > memory:
+        raise BadInput(f"{K} components, --batch-size {batch_size} and a horizon of {H} need more than the memory of "
+                       f"this machine: {needed / 1e9:,.0f} GB of {memory / 1e9:,.0f}")  # fmt: skip
+
+
+def count_weights(variant: str, settings: dict) -> int:
+    """How many numbers a policy learns, without making them. 0 for few components: asking costs two seconds."""
+    if settings["components"] <= 16:
+        return 0
+    with torch.device("meta"):
+        return sum(p.numel() for p in runs.build_policy(variant, settings).parameters())

@@ -1,0 +1,245 @@
+"""A table of commands: what is done is left out, a failure stops nothing else, a signal leaves no process behind."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, script
+
+from plumbing import interrupt
+from plumbing.cli import BadInput
+from study import grid, jobs
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """table(step, step, ...) writes one; results and logs are in the temporary folder. Signals as in a command."""
+    monkeypatch.setattr(grid, "ROOT", tmp_path)
+    monkeypatch.setattr(jobs, "ROOT", tmp_path)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupt.begin()
+
+    def write(*steps) -> str:
+        path = tmp_path / "table.py"
+        path.write_text(f"TABLE = {list(steps)!r}")
+        return str(path)
+
+    yield write
+    interrupt._begun = False
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def code(folder: Path, text: str, *arguments: str) -> str:
+    """A command that runs these lines of Python in the folder."""
+    number = len(list(folder.glob("script-*.py")))
+    path = folder / f"script-{number}.py"
+    path.write_text(f"import os, pathlib, signal, subprocess, sys, time\nos.chdir({str(folder)!r})\n{text}\n")
+    return " ".join(["python", str(path), *arguments])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there; one that has ended and is not yet collected is not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout[:1] not in "Z"
+
+
+def until(condition) -> bool:
+    end = time.monotonic() + 20
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+WAIT_FOR_THE_OTHER = """
+pathlib.Path(sys.argv[1]).touch()
+for _ in range(500):
+    if os.path.exists(sys.argv[2]): sys.exit()
+    time.sleep(0.02)
+sys.exit("the other did not begin")
+"""
+
+COUNT = """
+mine = pathlib.Path("at-once") / str(os.getpid())
+mine.parent.mkdir(exist_ok=True)
+mine.touch()
+print(len(list(mine.parent.iterdir())), file=open("counts", "a"))
+time.sleep(0.15)
+mine.unlink()
+pathlib.Path(sys.argv[1]).touch()
+"""
+
+
+def test_rows_run_side_by_side_but_not_more_than_asked(table, tmp_path):
+    one, other = (code(tmp_path, WAIT_FOR_THE_OTHER, *names) for names in (["a", "b"], ["b", "a"]))
+    assert grid.main(grid.GridConfig(table([("a", one), ("b", other)]), at_once=2)) == {"done_before": 0, "done_now": 2}
+    counting = code(tmp_path, COUNT)
+    grid.main(grid.GridConfig(table([(f"c{i}", f"{counting} c{i}") for i in range(5)]), at_once=2))
+    counts = [int(line) for line in (tmp_path / "counts").read_text().split()]
+    assert len(counts) == 5 and max(counts) == 2
+
+
+def test_what_is_done_is_left_out_and_a_step_waits_for_the_one_before(table, tmp_path):
+    note = code(tmp_path, "print(sys.argv[1], file=open('order', 'a')); pathlib.Path(sys.argv[1]).touch()")
+    (tmp_path / "b").touch()
+    steps = [[("a", f"{note} half", f"{note} a"), ("b", f"{note} b")], [("c", f"{note} c")], [("d", f"{note} d")]]
+    assert grid.main(grid.GridConfig(table(*steps))) == {"done_before": 1, "done_now": 3}
+    assert (tmp_path / "order").read_text().split() == ["half", "a", "c", "d"]
+    assert grid.main(grid.GridConfig(table(*steps))) == {"done_before": 4, "done_now": 0}
+
+
+def test_a_row_that_fails_stops_no_other_and_its_output_is_kept(table, tmp_path, capsys):
+    fails = code(tmp_path, "print('on stdout'); sys.exit('no such luck')")
+    steps = [[("a", fails, "touch a"), ("b", "no-such-program"), ("c", "true"), ("d", "touch d")], [("e", "touch e")]]
+    with pytest.raises(SystemExit) as ended:
+        grid.main(grid.GridConfig(table(*steps)))
+    assert ended.value.code == 1
+    assert {name for name in "abcde" if (tmp_path / name).exists()} == {"d"}
+    log = (tmp_path / "runs" / "grid" / "a.log").read_text().splitlines()
+    assert log == [f"$ {fails}", "on stdout", "no such luck", "== failed: exit code 1"]
+    said = capsys.readouterr().err
+    assert "1 of 5 rows are done, 3 failed, 1 were not begun:" in said
+    assert "a: no such luck" in said and "b: no-such-program: No such file" in said
+    assert "c: all commands have ended, and there is no c" in said
+    assert said.count("FAILED with exit code") == 3 and "127" in said and "minutes left" in said
+    (tmp_path / "b").touch(), (tmp_path / "c").touch(), (tmp_path / "script-0.py").write_text("")
+    assert grid.main(grid.GridConfig(table(*steps))) == {"done_before": 3, "done_now": 2}
+
+
+# Begins a process of its own, then has grid.py stopped. "saves" ends when it is asked to, "stays" does not.
+STOPPED = """
+child = subprocess.Popen(["sleep", "100"], start_new_session=False)
+def asked(number, frame):
+    pathlib.Path("asked").touch()
+    if sys.argv[1] == "stays":
+        os.kill(os.getppid(), signal.SIGINT)
+        return
+    time.sleep(0.3)
+    pathlib.Path("saved").touch()
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, asked)
+pathlib.Path("pids").write_text(f"{os.getpid()} {child.pid}")
+os.kill(os.getppid(), getattr(signal, sys.argv[2]))
+while True: time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("how,number,ends", [
+    ("saves", "SIGINT", 130), ("saves", "SIGTERM", 143), ("stays", "SIGINT", 130),
+])  # fmt: skip
+def test_a_signal_lets_commands_save_and_leaves_no_process_behind(table, tmp_path, how, number, ends):
+    command = code(tmp_path, STOPPED, how, number)
+    path = table([("a", command, "touch a"), ("b", "touch b")])
+    with pytest.raises(interrupt.Interrupted) as stopped:
+        grid.main(grid.GridConfig(path, at_once=1))
+    assert stopped.value.code == ends and (tmp_path / "asked").exists()
+    assert (tmp_path / "saved").exists() == (how == "saves")
+    assert (how == "saves") == str(stopped.value).startswith("go on with: python ")
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2 and until(lambda: not any(map(alive, pids)))
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+    (tmp_path / "script-0.py").write_text("")
+    assert grid.main(grid.GridConfig(path)) == {"done_before": 0, "done_now": 2}
+
+
+def test_a_training_that_was_stopped_goes_on_and_one_that_is_wanted_again_begins_anew(table, tmp_path):
+    """What a command leaves when it ends without its result, by a signal or a lost machine, is the same to us."""
+    train = code(tmp_path, "pathlib.Path('run').mkdir(exist_ok=True); pathlib.Path('run/resume.pt').touch()\n"
+                 "print(*sys.argv[1:], file=open('calls', 'a')); sys.exit(not os.path.exists('may-end'))")  # fmt: skip
+    config = grid.GridConfig(table([("a", f"{train} --overwrite --out run", "touch a")]))
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            grid.main(config)
+    (tmp_path / "may-end").touch()
+    grid.main(config)
+    (tmp_path / "a").unlink()
+    grid.main(config)
+    anew, again = "--overwrite --out run", "--resume --out run"
+    assert (tmp_path / "calls").read_text().splitlines() == [anew, again, again, anew]
+
+
+def test_two_grids_do_not_work_on_the_same_table(table, tmp_path):
+    """Nor does one begin while a command that a killed one has left still runs: that holds the lock too."""
+    path = tmp_path / "table.py"
+    table([("a", f"python {ROOT}/study/grid.py {path}")])
+    with pytest.raises(SystemExit):
+        grid.main(grid.GridConfig(str(path)))
+    assert f"error: another grid works on {path}" in (tmp_path / "runs" / "grid" / "a.log").read_text()
+    table([("a", "touch a")])
+    with path.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        left = jobs.Job(jobs.Row("b", [["sleep", "100"]], tmp_path / "b.log"), (lock.fileno(),))
+        assert left.poll() is None
+    with pytest.raises(BadInput, match="another grid works on .*, or a command that one left behind"):
+        grid.main(grid.GridConfig(str(path)))
+    left.kill()
+    assert until(lambda: left.poll() is not None)
+    assert grid.main(grid.GridConfig(str(path))) == {"done_before": 0, "done_now": 1}
+
+
+@pytest.mark.parametrize("text,words", [
+    ("TABLE = [", "is no table: SyntaxError"),
+    ("rows = []", "is no table: KeyError: 'TABLE'"),
+    ("TABLE = [[('a', 'echo \"')]]", "is no table: ValueError: No closing quotation"),
+    ("TABLE = [[('a', 7)]]", "is no table"),
+    ("TABLE = [[('a',)]]", "a must be the result of one row, with a command"),
+    ("TABLE = [[('a', '')]]", "a must be the result of one row, with a command"),
+    ("TABLE = [[('a', 'true')], [('a', 'false')]]", "a must be the result of one row, with a command"),
+])  # fmt: skip
+def test_what_is_no_table_is_refused(tmp_path, text, words):
+    (tmp_path / "table.py").write_text(text)
+    with pytest.raises(BadInput, match=words):
+        grid.main(grid.GridConfig(str(tmp_path / "table.py")))
+    with pytest.raises(BadInput, match="study/core/table.py"):
+        grid.main(grid.GridConfig(str(tmp_path / "none.py")))
+
+
+@pytest.mark.parametrize("study,count", [("core", 22), ("forks", 9), ("adapt", 8)])
+def test_results_of_the_studies_were_made_by_the_commands_of_their_tables(study, count):
+    """The last command stands in the result, the training before it too. one_task.py was called piece by piece."""
+    compared = 0
+    for row in [row for step in grid.read_table(ROOT / "study" / study / "table.py") for row in step]:
+        if not row.result.startswith("study/"):  # demonstrations
+            continue
+        made = json.loads((ROOT / row.result).read_text())
+        commands = [" ".join(words) for words in row.commands if words[1] in ("train.py", "evaluate.py", "adapt.py")]
+        if commands:
+            assert commands[-1] == made["command"]
+            compared += 1
+        if len(commands) == 2:
+            assert commands[0] == made["training"]["command"]
+    assert compared == count
+
+
+def test_a_ray_cluster_does_the_same(tmp_path):
+    pytest.importorskip("ray", reason="pip install -r requirements-ray.txt")
+    stops = code(
+        tmp_path, STOPPED.replace("os.getppid()", "int(pathlib.Path('driver').read_text())"), "saves", "SIGINT"
+    )
+    path, a, b, c = (tmp_path / name for name in ("table.py", "a", "b", "c"))
+    path.write_text(f"TABLE = [[('{a}', 'touch {a}'), ('{b}', 'cp {b} {a}')]]")
+    with tempfile.TemporaryDirectory(prefix="ray-") as short:  # the names of its sockets must not be long
+        environment = {**os.environ, "RAY_TMPDIR": short, "HOME": short, "OMP_NUM_THREADS": "1"}
+        done = script("study/grid.py", path, "--ray", env=environment)
+        assert done.returncode == 1 and "1 of 2 rows are done, 1 failed" in done.stderr, done.stderr
+        assert a.exists() and f"{b}: cp: " in done.stderr
+        path.write_text(f"TABLE = [[('{a}', 'false'), ('{c}', '{stops}', 'touch {c}')]]")
+        words = [sys.executable, "study/grid.py", path, "--ray"]
+        driver = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        (tmp_path / "driver").write_text(str(driver.pid))
+        said = driver.communicate(timeout=120)[1]
+        assert driver.returncode == 130 and "go on with: python study/grid.py" in said, said
+        pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+        assert (tmp_path / "saved").exists() and until(lambda: not any(map(alive, pids))) and not c.exists()
+    for log in (ROOT / "runs" / "grid").glob(f"{str(tmp_path).strip('/').replace('/', '-')}*"):
+        log.unlink()

@@ -1,0 +1,109 @@
+"""Which folder a run gets: nobody's work is overwritten, by two commands at once, by a refused one, or by a crash."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, command
+from safetensors.torch import load_file
+
+import train
+from plumbing import folders, runs
+from plumbing.cli import BadInput
+
+CLAIM = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from plumbing import folders
+from plumbing.cli import BadInput
+while time.time() < float(sys.argv[4]):
+    pass
+try:
+    if sys.argv[3] == "named":
+        folders.claim(Path(sys.argv[2]))
+        print(sys.argv[2], flush=True)
+    else:
+        print(folders.claim_free(Path(sys.argv[2])), flush=True)
+except BadInput as error:
+    print("refused:", error, flush=True)
+sys.stdin.read()
+"""
+
+
+def race(wanted: Path, how: str, count: int = 4) -> tuple[list[str], list[subprocess.Popen]]:
+    """What so many processes get that claim at the same moment; they hold on to it until their stdin is closed."""
+    begin = str(time.time() + 1)
+    processes = [subprocess.Popen([sys.executable, "-c", CLAIM, ROOT, wanted, how, begin], text=True,
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)]  # fmt: skip
+    return [process.stdout.readline().strip() for process in processes], processes
+
+
+def test_processes_that_want_the_same_free_folder_get_one_each(tmp_path):
+    got, processes = race(tmp_path / "run", "free")
+    try:
+        assert sorted(got) == [str(tmp_path / name) for name in ("run", "run-2", "run-3", "run-4")]
+    finally:
+        for process in processes:
+            process.communicate()
+
+
+def test_one_of_several_gets_the_folder_that_all_name_and_a_killed_one_gives_it_back(tmp_path):
+    got, processes = race(tmp_path / "run", "named")
+    try:
+        assert sorted(word.startswith("refused: another command is at work in") for word in got) == [False] + [True] * 3
+        with pytest.raises(BadInput, match="another command is at work"):
+            folders.check_free(tmp_path / "run")
+        assert folders.free(tmp_path / "run") == tmp_path / "run-2"
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    folders.claim(tmp_path / "run")
+
+
+@pytest.mark.parametrize("flags", [
+    ["--horizon", 0], ["--tasks", "no-such-task"], ["--executed", 9], ["--dataset-id", "other/{task}/x-v0"],
+    ["--policy", "none"], ["--lr", "nan"], ["--data-dir", "/dev/null/x"], ["--components", 0], ["--device", "tpu"],
+])  # fmt: skip
+def test_a_refused_command_leaves_nothing_behind(tiny, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    for out in (["--out", tmp_path / "runs" / "deep" / "run"], []):
+        with pytest.raises(BadInput):
+            command(train, *tiny, *out, *flags)
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", ["x" * 300, "circle/run", "a\0b"])
+def test_impossible_folders_are_one_line(tiny, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("circle", "circle")
+    with pytest.raises(BadInput, match="cannot use"):
+        command(train, *tiny, "--out", out)
+    assert os.listdir() == ["circle"]
+
+
+def test_overwriting_keeps_the_old_run_until_the_new_one_has_a_checkpoint(tiny, tiny_run, tmp_path, monkeypatch):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    old = load_file(run / "model.safetensors")
+    for _ in range(2):  # killed before its first checkpoint, twice
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(train.Learner, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            command(train, *tiny, "--out", run, "--overwrite", "--seed", 1)
+        kept = load_file(run / folders.REPLACED / "model.safetensors")
+        assert all((kept[name] == x).all() for name, x in old.items())
+        assert (run / folders.REPLACED / "evaluation.json").exists()
+        runs.load_policy(run / folders.REPLACED)
+        with pytest.raises(BadInput, match="the run that it replaces is in .*replaced"):
+            runs.load_policy(run)
+        with pytest.raises(BadInput, match="exists: choose another"):
+            command(train, *tiny, "--out", run)
+    command(train, *tiny, "--out", run, "--overwrite", "--seed", 1, "--eval-episodes", 0)
+    new = load_file(run / "model.safetensors")
+    assert (
+        not (run / folders.REPLACED).exists() and not (new["encoder.net.0.weight"] == old["encoder.net.0.weight"]).all()
+    )

@@ -1,0 +1,251 @@
+"""A run folder is data: nothing in it is executed, no name in it leads elsewhere, no number in it is taken on trust."""
+
+import json
+import os
+import pickle
+import random
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import command
+
+import adapt
+import evaluate
+import train
+from plumbing import cli, configs, runs, tensors
+from plumbing.cli import BadInput
+from plumbing.log import read_log
+from plumbing.memory import read_memory
+from plumbing.stages import evaluated
+
+CPU = torch.device("cpu")
+
+
+class Payload:
+    """Pickled, it makes a file as soon as anybody unpickles it."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path) -> Path:
+    """A copy, to be damaged."""
+    return shutil.copytree(tiny_run, tmp_path / "run")
+
+
+def change(run: Path, **fields) -> None:
+    """Other fields in config.json; `policy_config__tasks` is one inside policy_config."""
+    config = json.loads((run / "config.json").read_text())
+    for name, value in fields.items():
+        outer, _, inner = name.partition("__")
+        (config[outer] if inner else config)[inner or outer] = value
+    (run / "config.json").write_text(json.dumps(config))
+
+
+# ------------------------------------------------------------------------------------------------ nothing is executed
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "resume.pt", "replay.safetensors", "log.jsonl",
+                                  "evaluation.json"])  # fmt: skip
+def test_a_pickle_in_the_place_of_any_file_is_never_opened(run, tiny, tmp_path, monkeypatch, name):
+    mark = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Payload(mark)))
+    assert mark.exists()  # it would work
+    mark.rmdir()
+    torch.save({"step": Payload(mark)}, run / name)
+    (run / "raw").write_bytes(pickle.dumps(Payload(mark)))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: (_ for _ in ()).throw(BadInput("played again")))
+    resume = ["--out", run, "--resume", "--eval-episodes", 0]
+    reads = {
+        "config.json": [lambda: runs.load_policy(run), lambda: runs.training_record(run)],
+        "model.safetensors": [lambda: runs.load_policy(run), lambda: runs.training_record(run)],
+        "resume.pt": [lambda: runs.load_resume(run, CPU), lambda: command(train, *tiny, *resume)],
+        "replay.safetensors": [lambda: read_memory(run, {"goal": (64, 3)})],
+        "log.jsonl": [lambda: read_log(run / name)],
+        "evaluation.json": [lambda: command(evaluate, "--run", run, "--episodes", 1, "--out", run / name),
+                            lambda: evaluated(run, run / name, 1, 0, CPU)],
+    }  # fmt: skip
+    for content in ((run / name).read_bytes(), (run / "raw").read_bytes()):
+        (run / name).write_bytes(content)
+        for read in reads[name]:
+            try:
+                read()
+            except BadInput as error:
+                assert "\n" not in str(error)
+            assert not mark.exists()
+
+
+def test_a_module_that_only_a_file_names_is_not_imported(run, tmp_path, monkeypatch):
+    (tmp_path / "payload_module.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'executed')!r})\n")
+    monkeypatch.chdir(tmp_path)
+    change(run, policy_config__tasks=["reach", "payload_module:Evil-v0"])
+    # The numbers fit: only the name is another.
+    for script, flags in ((evaluate, ["--episodes", 1]), (adapt, ["--tasks", "drawer-open", "--steps", 1])):
+        with pytest.raises(BadInput, match="module 'payload_module' is only imported when .* --tasks"):
+            command(script, "--run", run, *flags)
+    assert not (tmp_path / "executed").exists() and "payload_module" not in sys.modules
+    with pytest.raises(BadInput, match="no environment"):  # named by the user: imported, and it has no such environment
+        command(evaluate, "--run", run, "--episodes", 1, "--tasks", "payload_module:Evil-v0")
+    assert (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("policy", ["../../evil", "os", "/tmp/evil", "fdp.Policy", ""])
+def test_a_policy_is_a_file_of_ours(run, policy):
+    change(run, policy=policy)
+    with pytest.raises(BadInput, match="no policy"):
+        runs.load_policy(run)
+
+
+@pytest.mark.parametrize("dataset", ["../../elsewhere/{task}", "/etc/{task}", "fdp/{task}/../../../x"])
+@pytest.mark.parametrize("where", ["train__dataset_id", "datasets"])
+def test_demonstrations_stay_in_the_data_folder(run, data_dir, dataset, where):
+    change(run, **{where: dataset if where == "train__dataset_id" else {"reach": dataset, "push": dataset}})
+    with pytest.raises(BadInput, match="dataset id must be plain words"):
+        command(adapt, "--run", run, "--tasks", "drawer-open", "--retain", "replay", "--steps", 2, "--eval-episodes", 0,
+                "--demos-per-task", 2, "--data-dir", data_dir, "--out", run.parent / "new")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ limits
+
+
+BOMBS = {
+    "policy_config__diffusion_steps": 10**9, "policy_config__components": 10**6, "train__demos_per_task": 10**9,
+    "policy_config__horizon": 10**9, "policy_config__channels": [10**6, 10**6], "policy_config__condition_dim": 10**9,
+    "policy_config__observation": {"state": [10**9]}, "policy_config__tasks": [f"t{i}" for i in range(20_000)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", BOMBS)
+def test_a_bomb_is_refused_before_anything_is_built(run, monkeypatch, field):
+    change(run, **{field: BOMBS[field]})
+    monkeypatch.setattr(runs, "build_policy", lambda *_: pytest.fail("built"))
+    with pytest.raises(BadInput, match="config.json is damaged"):
+        runs.load_policy(run)
+
+
+def test_what_is_within_every_limit_and_still_too_large_is_asked_before_it_is_made(run, monkeypatch):
+    change(run, policy_config__components=1000, policy_config__channels=[4096, 8192, 16384])
+    real, devices = runs.build_policy, []
+
+    def build(*arguments):
+        devices.append(torch.get_default_device().type)
+        assert devices == ["meta"], "this would take terabytes"
+        return real(*arguments)
+
+    monkeypatch.setattr(runs, "build_policy", build)
+    with pytest.raises(BadInput, match="other tensors than model.safetensors has"):
+        runs.load_policy(run)
+    assert devices == ["meta"]
+
+
+@pytest.mark.parametrize("fields", [
+    {"resumed": 3}, {"resumed": [3]}, {"adapted": {"a": 1}}, {"adapted": [{"tasks": 3}]}, {"datasets": ["x"]},
+    {"datasets": {"reach": 3}}, {"policy_config__executed": "4"}, {"policy_config__executed": 0},
+    {"policy_config__tasks": "reach"}, {"policy_config__tasks": ["reach", "reach"]}, {"policy_config": [1]},
+    {"policy_config__observation": [1]}, {"policy_config__observation": {"state": "three"}}, {"train": None},
+    {"policy_config__action_high": [1, 1, 1]}, {"policy_config__action_low": [1, 1, 1, 1]}, {"format": "2"},
+    {"policy_config__channels": [0]}, {"policy_config__kernel": True}, {"command": 3}, {"seed": "x"},
+])  # fmt: skip
+def test_types_are_checked(run, fields):
+    change(run, **fields)
+    with pytest.raises(BadInput, match="config.json is damaged: '"):
+        runs.load_policy(run)
+
+
+def test_a_task_that_nobody_knows_is_one_line(run):
+    change(run, policy_config__tasks=["reach", "no-such-task"])
+    with pytest.raises(BadInput, match="no environment 'no-such-task'"):
+        command(evaluate, "--run", run, "--episodes", 1)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "resume.pt", "replay.safetensors", "log.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "circle", "device", "nested", "binary"])
+def test_what_is_no_file_of_its_kind_is_refused_at_once(run, name, kind):
+    path = run / name
+    path.unlink(missing_ok=True)
+    {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "circle": lambda: path.symlink_to(path),
+     "device": lambda: path.symlink_to("/dev/zero"), "nested": lambda: path.write_text("[" * 100_000),
+     "binary": lambda: path.write_bytes(bytes(range(256)))}[kind]()  # fmt: skip
+    read = {"resume.pt": lambda: runs.load_resume(run, CPU), "log.jsonl": lambda: read_log(path),
+            "replay.safetensors": lambda: read_memory(run, {"goal": (64, 3)})}  # fmt: skip
+    if (name, kind) == ("log.jsonl", "nested"):
+        return None if read[name]() == [] else pytest.fail("lines out of nothing")
+    with pytest.raises(BadInput):
+        read.get(name, lambda: runs.load_policy(run))()
+
+
+# ------------------------------------------------------------------------------------------------ checksums
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "resume.pt"])
+def test_a_flipped_bit_or_a_zeroed_block_is_noticed(run, name):
+    path, draw = run / name, random.Random(0)
+    content = path.read_bytes()
+
+    def read() -> str:
+        return tensors.checksum(tensors.load(path)) if name == "model.safetensors" else \
+            tensors.checksum(runs.load_resume(run, CPU))  # fmt: skip
+
+    good, refused = read(), 0
+    for i in range(24):
+        damaged, at = bytearray(content), draw.randrange(len(content))
+        if i % 3:
+            damaged[at] ^= 1 << draw.randrange(8)
+        else:
+            damaged[at : at + 512] = bytes(len(damaged[at : at + 512]))
+        path.write_bytes(damaged)
+        try:
+            assert read() == good, at  # padding of a zip file, say
+        except BadInput:
+            refused += 1
+    assert refused > 12
+
+
+def test_weights_saved_elsewhere_load_with_one_warning(run, capsys):
+    content = safetensors.torch.load_file(run / "model.safetensors")
+    safetensors.torch.save_file(content, run / "model.safetensors", {"step": "30", "seconds": "1.0"})
+    cli.say_once.cache_clear()
+    runs.load_policy(run)
+    runs.load_policy(run)
+    assert capsys.readouterr().err.count("has no checksum") == 1
+    safetensors.torch.save_file(content, run / "model.safetensors")
+    with pytest.raises(BadInput, match="does not say after how many steps and seconds"):
+        runs.training_record(run)
+
+
+def test_the_shipped_run_has_a_checksum(capsys):
+    runs.load_policy("study/core/mt6" if Path("study").exists() else cli.ROOT / "study/core/mt6")
+    assert capsys.readouterr().err == ""
+
+
+def test_weights_that_are_not_finite_are_not_loaded(run):
+    content, about = tensors.load(run / "model.safetensors")
+    content["encoder.net.0.weight"][0, 0] = float("nan")
+    tensors.save(run / "model.safetensors", content, about)
+    with pytest.raises(BadInput, match="'encoder.net.0.weight' has numbers that are not finite"):
+        runs.load_policy(run)
+
+
+def test_other_versions_are_told_once(run, capsys):
+    change(run, versions={**runs.read_config(run)["versions"], "torch": "1.13.0"})
+    cli.say_once.cache_clear()
+    for _ in range(2):
+        runs.load_policy(run)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and f"torch 1.13.0 (here {torch.__version__.split('+')[0]}" in told
+
+
+def test_large_policies_are_known_by_their_config():
+    small = runs.read_config(cli.ROOT / "study/core/mt6")["policy_config"]
+    assert not configs.large(small)
+    assert configs.large(small | {"channels": [128, 256, 512], "kernel": 5}) and configs.large(
+        small | {"components": 500}
+    )
