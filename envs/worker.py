@@ -10,6 +10,7 @@ Workers are plain Python processes without torch: they start in a second and sha
 end when the main process closes its end of the pipe.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -57,6 +58,9 @@ class Episode:
         return Episode(**{name: getattr(self, name) for name in asked})
 
 
+SPARE = 32  # environments that wait for another episode, where not every task needs one; up to 40 MB each
+
+
 class Worker:
     """Its environments, the free ones and those in use. alive: called before every step."""
 
@@ -80,7 +84,14 @@ class Worker:
         return env
 
     def give_back(self, episode: Episode, env: gymnasium.Env) -> None:
-        self.free[episode.task, bool(episode.render_every)].append(env)
+        """Keep the environment for another episode, unless there are many, of this task too: how many episodes of a
+        task meet is chance, and thousands of episodes would make the highest number of each task grow for hours."""
+        key = (episode.task, bool(episode.render_every))
+        if self.free[key] and sum(map(len, self.free.values())) >= SPARE and env is not self.first.get(key):
+            with contextlib.suppress(Exception):  # the episode has been played, whatever is wrong with closing
+                env.close()
+        else:
+            self.free[key].append(env)
 
     def chunk(self, orders: list) -> list:
         """Start new episodes, advance running ones by their chunk. -> [(index, observation, finished or None)]"""

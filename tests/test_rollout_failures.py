@@ -264,3 +264,17 @@ def test_looking_at_an_installation(monkeypatch, capsys):
         doctor.check(torch.device("cpu"))
     with pytest.raises(BadInput, match="--run: name a run folder"):
         command(evaluate, "--episodes", 3)
+
+
+def test_environments_do_not_pile_up_where_many_episodes_of_a_task_met_once(monkeypatch):
+    monkeypatch.setattr(worker, "SPARE", 2)
+    serving, closed, point, other = Worker(), [], "toy:Point-v0", "toy:OtherPoint-v0"
+    monkeypatch.setattr(toy.Point, "close", lambda self: closed.append(self))
+    for _ in range(3):
+        for index in range(5):
+            serving.chunk([(index, Episode(point, index), None)])
+        serving.chunk([(5, Episode(other, 5), None)])
+        replies = serving.chunk([(index, None, np.zeros((60, 2))) for index in range(6)])
+        assert all(finished.steps == 60 for _, _, finished in replies)
+        assert len(serving.free[point, False]) in (2, 3) and len(serving.free[other, False]) == 1
+    assert len(closed) >= 6 and len(set(map(id, closed))) == len(closed)
