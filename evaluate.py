@@ -5,6 +5,7 @@
 Success: the environment's success flag at any step of the episode, which then ends; failure: an episode without it
 (500 steps in MetaWorld). Episode i of every task has seed 1_000_000 + 10_000 * --seed + i: the same episodes for every
 policy, and never one that a demonstration came from. No choice is made here: weights are always the last EMA weights.
+Exit code 0: all were played; 2: input that is refused; 3: episodes were lost, and the success is that of the others.
 """
 
 import plumbing.interrupt  # noqa: F401  isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
@@ -77,18 +78,15 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
     which others share its batch, up to the rounding of matrix products.
     """
     shape = (policy.config.horizon, policy.config.action_dim)
-    draws = [
-        np.random.default_rng((e.seed, chunk)).standard_normal(shape) for e, chunk in zip(episodes, chunks, strict=True)
-    ]
-    return torch.tensor(np.stack(draws), dtype=torch.float32)
+    sources = [np.random.default_rng((e.seed, chunk)) for e, chunk in zip(episodes, chunks, strict=True)]
+    return torch.tensor(np.stack([source.standard_normal(shape) for source in sources]), dtype=torch.float32)
 
 
 def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, padded=False):
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
 
     Every number that this project reports comes from here. steps: network calls per chunk; workers: processes; padded:
-    always ask the policy for a full batch, in which no episode's rounding depends on how many others still run: the
-    same bits whether tasks are evaluated together or one by one. It costs time where few episodes run.
+    always a full batch, in which no rounding depends on how many other episodes run: the same bits in pieces as whole.
     Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
     policy or the scripted expert is so broken that its failures would say nothing.
     """
@@ -113,9 +111,9 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
         if not np.isfinite(actions).all():  # else MuJoCo would reset itself, and all would count as failures
             raise BadInput(f"the policy's actions are not finite, at {playing[0].task} or an episode beside it")
         for episode, row, chunk in zip(playing, w[:n], chunks, strict=True):
-            if chunk == 0:  # of an episode that is played again
-                weights.pop((episode.task, episode.seed), None)
-            weights.setdefault((episode.task, episode.seed), []).append(row)
+            if chunk == 0:  # also of an episode that is played again
+                weights[episode.task, episode.seed] = []
+            weights[episode.task, episode.seed].append(row)
         return actions[:n, : policy.config.executed]
 
     def on_done(episode: Episode) -> None:  # thousands of episodes must fit into memory
@@ -127,13 +125,15 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
 
     count = len(todo) + sum(spaces(e.task).expert for e in todo)
     with one_thread(), Roller(workers) as roller, progress(total=count, unit="episode", desc="evaluation") as bar:
-        played = roller.play(act, todo, on_done=on_done)
-        experts = play_experts(roller, todo, bar)
+        experts = play_experts(roller, todo, bar)  # first: where they fail all, nothing else is worth playing
+        with policy.register_forward_hook(_refuse_infinite):
+            played = roller.play(act, todo, on_done=on_done)
 
     result = {"tasks": {}, "mean_success": None, "sampler": sampler, "sampling_steps": steps}
     for task in tasks:
         mine = [e for e in played if e.task == task]
         w = np.array([row for e in mine if not e.lost for row in weights[task, e.seed]], dtype=np.float64)
+        spread = {"mean": w.mean(0).round(4).tolist(), "std": w.std(0).round(4).tolist()} if len(w) else None
         steps_to_success = [e.steps for e in mine if e.success and not e.lost]
         result["tasks"][task] = {
             **_count(mine),
@@ -141,15 +141,20 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
             "mean_steps_to_success": float(np.mean(steps_to_success)) if steps_to_success else None,
             "seeds": [seeds[0], seeds[-1]],
             "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
-            "router_weights": _mean_and_spread(w) if len(w) else None,
+            "router_weights": spread,
         }
     rates = [r["success"] for r in result["tasks"].values() if r["n"]]
     result["mean_success"] = float(np.mean(rates)) if rates else None
     result["latency_ms_batch_1"] = _latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
-    first = [e for e in played if e.seed == seeds[0] and not e.lost]
-    return result, [(e, np.stack(weights[e.task, e.seed])) for e in first]
+    return result, [(e, weights[e.task, e.seed]) for e in played if e.seed == seeds[0] and not e.lost]
+
+
+def _refuse_infinite(_module, _inputs, prediction) -> None:
+    """Samplers clip to [-1, 1]: an infinite prediction would become a finite action."""
+    if not torch.isfinite(prediction).all():
+        raise BadInput("the policy's predictions are not finite: its training has diverged")
 
 
 @contextmanager
@@ -173,13 +178,9 @@ def _count(episodes: list[Episode]) -> dict:
         "success": successes / len(ended) if ended else None,
         "interval": wilson_interval(successes, len(ended)),
         "lost": {str(e.seed): e.lost for e in episodes if e.lost},
-        "unstable": sum(e.unstable for e in ended),
+        "unstable": sum(e.unstable for e in ended),  # in which MuJoCo has warned
         "simulation_seconds": round(sum(e.seconds for e in episodes), 2),
     }
-
-
-def _mean_and_spread(weights: np.ndarray) -> dict:
-    return {"mean": weights.mean(0).round(4).tolist(), "std": weights.std(0).round(4).tolist()}
 
 
 def _latency(policy, task: str, sampler: str, steps: int) -> float:

@@ -13,8 +13,9 @@ What a worker does with a message is in envs/worker.py.
 import os
 import subprocess
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -56,6 +57,9 @@ class Group:
 class Roller:
     """A pool of simulator processes. Use as a context manager; workers also end by themselves when their pipe closes.
 
+    A lost episode (its process died or fell silent, its environment raised an exception) is played once more, alone in
+    a fresh process; lost again, `Episode.lost` says why. RuntimeError if processes die and nothing is played between.
+
     Args:
         workers: processes; by default one per core, at most 8.
         slots: episodes in flight at once, half of them in each group, each with a simulator of 40 MB. Which ones does
@@ -63,13 +67,14 @@ class Roller:
             different core counts play the same evaluation.
     """
 
-    MOST_DEATHS = 5  # one may be the out-of-memory killer's bad luck; five are a broken installation
-    PATIENCE = 60.0  # seconds without an answer, after which a worker is replaced
+    MOST_DEATHS = 5  # in a row: one may be the out-of-memory killer's bad luck; five are a broken installation
+    PATIENCE = 60.0  # seconds without any sign of a worker, after which it is replaced
+    GOODBYE = 5.0  # seconds in which a worker may end what it is doing when all is over
 
-    def __init__(self, workers: int | None = None, slots: int = 48):
-        self.slots = slots
-        self.deaths = 0
-        self.replaying = False
+    def __init__(self, workers: int | None = None, slots: int = 48, last_try: bool = False):
+        self.slots, self.last_try = slots, last_try
+        self.deaths = 0  # since an episode was last played to its end
+        self.silent: dict[Connection, float] = defaultdict(float)  # seconds without a sign, while we wait for one
         self.workers: dict[Connection, subprocess.Popen] = {}
         for _ in range(workers or min(available_cores(), 8)):
             self._start_worker()
@@ -78,9 +83,14 @@ class Roller:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for connection, process in self.workers.items():
+        for connection in self.workers:
             connection.close()  # the worker's recv raises EOFError, and it leaves
-            process.wait()
+        for process in self.workers.values():
+            try:
+                process.wait(self.GOODBYE)
+            except subprocess.TimeoutExpired:  # its simulator hangs, and would be waited for forever
+                process.kill()
+                process.wait()
         self.workers.clear()
 
     # ------------------------------------------------------------------------------------------ experts
@@ -97,13 +107,11 @@ class Roller:
                 if connection not in busy and queue:
                     busy[connection] = queue.pop()
                     _send(connection, ("expert", busy[connection][1]))
-            # Where nobody answers any more, nobody will: `_receive` replaces them.
-            for connection in wait(list(busy), self.PATIENCE) or list(busy):
+            for connection, answer in self._answers({c: [episode] for c, (_, episode) in busy.items()}):
                 index, episode = busy.pop(connection)
-                answer = self._receive(connection, [episode])
                 results[index] = episode if answer is None else answer
-                on_done(results[index])
-        return self._again([results[i] for i in range(len(episodes))], self.play_expert)
+                self._over(results[index], on_done)
+        return self._again([results[i] for i in range(len(episodes))], Roller.play_expert, on_done)
 
     # ------------------------------------------------------------------------------------------ a policy
 
@@ -123,7 +131,7 @@ class Roller:
                 # 1. What the simulators did since this group's last turn; the other group's answers come later.
                 for index, finished in self._collect(group, other, episodes):
                     done[index] = finished
-                    on_done(finished)
+                    self._over(finished, on_done)
                 # 2. The policy thinks, for this group only; the simulators are busy with the other one meanwhile.
                 orders = self._next_chunks(act, group, episodes)
                 # 3. Free places are taken by new episodes.
@@ -134,31 +142,33 @@ class Roller:
                 group.asked = {connection: [index for index, _, _ in o] for connection, o in orders.items()}
                 for connection, messages in orders.items():
                     _send(connection, ("chunk", messages))
-        return self._again([done[i] for i in range(len(episodes))], lambda one: self.play(act, one))
+        played = [done[i] for i in range(len(episodes))]
+        return self._again(played, lambda fresh, one, then: fresh.play(act, one, then), on_done)
 
     def _collect(self, group: Group, other: Group, episodes: list[Episode]) -> list[tuple[int, Episode]]:
         """Read the answers to what this group asked. -> the episodes that are over, with their indices.
 
         A worker answers in order, so this group's answer comes before the one to the other group's later message.
         """
-        over = []
-        for connection in list(group.asked):
-            held = [*group.asked[connection], *other.asked.get(connection, [])]
-            reply = self._receive(connection, [episodes[index] for index in held])
-            if reply is None:  # the worker has died, and with it the episodes of both groups that it held
-                for half in (group, other):
-                    half.asked.pop(connection, None)
-                    for index in held:
-                        half.running.pop(index, None)
-                over += [(index, episodes[index]) for index in held]
-                continue
-            for index, observation, finished in reply:
-                if finished is not None:
-                    del group.running[index]
-                    over.append((index, finished))
-                else:
-                    chunks = group.running[index][2] + 1 if index in group.running else 0
-                    group.running[index] = (connection, observation, chunks)
+        over, expected = [], {c: [*indices, *other.asked.get(c, [])] for c, indices in group.asked.items()}
+        while expected:
+            held_by = {c: [episodes[index] for index in held] for c, held in expected.items()}
+            for connection, reply in self._answers(held_by):
+                held = expected.pop(connection)
+                if reply is None:  # the worker is gone, and with it the episodes of both groups that it held
+                    for half in (group, other):
+                        half.asked.pop(connection, None)
+                        for index in held:
+                            half.running.pop(index, None)
+                    over += [(index, episodes[index]) for index in held]
+                    continue
+                for index, observation, finished in reply:
+                    if finished is not None:
+                        group.running.pop(index, None)  # None: it raised at its reset
+                        over.append((index, finished))
+                    else:
+                        chunks = group.running[index][2] + 1 if index in group.running else 0
+                        group.running[index] = (connection, observation, chunks)
         return over
 
     def _next_chunks(self, act: Act, group: Group, episodes: list[Episode]) -> dict[Connection, list]:
@@ -179,18 +189,25 @@ class Roller:
 
     # ------------------------------------------------------------------------------------------ processes
 
-    def _again(self, played: list[Episode], play: Callable[[list[Episode]], list[Episode]]) -> list[Episode]:
-        """Play the lost ones once more, one at a time: whichever took its process down took others with it."""
+    def _over(self, episode: Episode, on_done: Callable[[Episode], None]) -> None:
+        """An episode has ended. A lost one is done only once it has been tried again."""
+        if not episode.lost:
+            self.deaths = 0
+        if self.last_try or not episode.lost:
+            on_done(episode)
+
+    def _again(self, played: list[Episode], play: Callable, on_done: Callable[[Episode], None]) -> list[Episode]:
+        """Play the lost ones once more, one by one: whichever takes its process down must not take others with it."""
         lost = [i for i, episode in enumerate(played) if episode.lost]
-        if not lost or self.replaying:
+        if not lost or self.last_try:
             return played
-        self.replaying = True
-        for i in lost:
-            if self.deaths < self.MOST_DEATHS - 1:  # the rest stays lost, rather than all that was played
-                (played[i],) = play([played[i].fresh()])
-        self.replaying = False
-        if mended := len(lost) - sum(played[i].lost != "" for i in lost):
-            say(f"{mended} of {len(lost)} lost episodes were played again on a fresh process, and are counted")
+        with Roller(1, self.slots, last_try=True) as fresh:
+            for i in lost:
+                if fresh.deaths < self.MOST_DEATHS - 1:
+                    (played[i],) = play(fresh, [played[i].fresh()], on_done)
+                else:  # the rest stays lost, rather than all that was played
+                    on_done(played[i])
+        say(f"{sum(not played[i].lost for i in lost)} of {len(lost)} lost episodes were played again, and are counted")
         return played
 
     def _start_worker(self) -> None:
@@ -209,17 +226,26 @@ class Roller:
         theirs.close()  # keep only the worker's copy open, so that its death reads as end-of-file here
         self.workers[ours] = process
 
-    def _receive(self, connection: Connection, held: list[Episode]):
-        """A worker's answer; None if it has died or fallen silent, and then the episodes that it held are marked as
-        lost."""
-        try:
-            if connection.poll(self.PATIENCE):
-                return connection.recv()
-            self.workers[connection].kill()
-            self._bury(connection, held, f"did not answer for {self.PATIENCE:.0f} seconds")
-        except (EOFError, OSError):  # OSError: it died in the middle of a message
-            self._bury(connection, held)
-        return None
+    def _answers(self, held: dict[Connection, list[Episode]]) -> Iterator[tuple[Connection, list | Episode | None]]:
+        """Those answers that come within a second. None for a worker that has died or fallen silent, and then the
+        episodes that it held are marked as lost. A program that was stopped for an hour (Ctrl-Z) has waited a second.
+        """
+        begin = time.monotonic()
+        ready = wait(list(held), timeout=1.0)
+        waited = min(time.monotonic() - begin, 1.0)
+        for connection, episodes in held.items():
+            self.silent[connection] = 0.0 if connection in ready else self.silent[connection] + waited
+            try:
+                if connection in ready:
+                    if (answer := connection.recv()) is not None:  # None: it is still at it
+                        yield connection, answer
+                elif self.silent[connection] >= self.PATIENCE:
+                    self.workers[connection].kill()
+                    self._bury(connection, episodes, f"did not answer for {self.PATIENCE:.0f} seconds")
+                    yield connection, None
+            except (EOFError, OSError):  # OSError: it died in the middle of a message
+                self._bury(connection, episodes)
+                yield connection, None
 
     def _bury(self, connection: Connection, held: list[Episode], why: str = "") -> None:
         """A worker is gone: say so, mark the episodes it held, start another. RuntimeError if they keep dying."""
@@ -233,7 +259,7 @@ class Roller:
         say(f"warning: a simulator process {why}; lost, the episodes it held: {names}")
         self.deaths += 1
         if self.deaths >= self.MOST_DEATHS:
-            raise RuntimeError(f"{self.deaths} simulator processes have died; the messages above say how")
+            raise RuntimeError(f"{self.deaths} simulator processes have died in a row; the messages above say how")
         self._start_worker()
 
 
@@ -241,4 +267,4 @@ def _send(connection: Connection, message: object) -> None:
     try:
         connection.send(message)
     except OSError:
-        pass  # the worker is dead; the recv that follows says so, and reports its episodes
+        pass  # the worker is dead; `_answers` will notice, and report its episodes

@@ -2,16 +2,21 @@
 
     message in       ("chunk", [(index, new episode or None, actions (H, A) or None), ...])   or   ("expert", episode)
     message out      [(index, observation, finished episode or None), ...]                    or   the episode, recorded
+                     None, now and then, from a simulator that takes long: it has not died, and the answer is to come
+
+An environment that raises an exception costs its own episode and no other: that one comes back with `lost` set.
 
 Workers are plain Python processes without torch: they start in a second and share no thread pool with the policy. They
 end when the main process closes its end of the pipe.
 """
 
+import contextlib
 import os
 import sys
 import time
 import traceback
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -37,7 +42,7 @@ class Episode:
     success: bool = False
     steps: int = 0  # until the first success, or until the end
     seconds: float = 0.0  # of simulation, resetting included: processor time, so waiting for a busy core is not in it
-    unstable: int = 0  # MuJoCo's warnings, after which it resets the simulation on its own
+    unstable: bool = False  # whether MuJoCo has warned, after which it resets the simulation on its own
     lost: str = ""  # why it could not be played to its end: then it counts neither as success nor as failure
     # Recorded, one entry per step; observations have one more. Policy episodes keep only `phases` and `frames`.
     phases: list = field(default_factory=list)  # near object 0..1, grasped 0..1, success 0..1
@@ -53,13 +58,18 @@ class Episode:
         return Episode(**{name: getattr(self, name) for name in asked})
 
 
-class Worker:
-    """Its environments, the free ones and those in use."""
+SPARE = 32  # environments that wait for another episode, where not every task needs one; up to 40 MB each
 
-    def __init__(self):
+
+class Worker:
+    """Its environments, the free ones and those in use. alive: called before every step."""
+
+    def __init__(self, alive: Callable[[], None] = lambda: None):
+        self.alive = alive
         self.first: dict[tuple, gymnasium.Env] = {}  # one built per task; MetaWorld's others are cloned from it
         self.free: dict[tuple, list[gymnasium.Env]] = defaultdict(list)
         self.running: dict[int, tuple[Episode, gymnasium.Env]] = {}
+        self.told: set[tuple[str, str]] = set()  # task and exception: a traceback is worth reading once
 
     def take(self, episode: Episode) -> gymnasium.Env:
         """An environment for this episode: a free one, or a new one."""
@@ -74,30 +84,62 @@ class Worker:
         return env
 
     def give_back(self, episode: Episode, env: gymnasium.Env) -> None:
-        self.free[episode.task, bool(episode.render_every)].append(env)
+        """Keep the environment for another episode, unless there are many, of this task too: how many episodes of a
+        task meet is chance, and thousands of episodes would make the highest number of each task grow for hours."""
+        key = (episode.task, bool(episode.render_every))
+        if self.free[key] and sum(map(len, self.free.values())) >= SPARE and env is not self.first.get(key):
+            with contextlib.suppress(Exception):  # the episode has been played, whatever is wrong with closing
+                env.close()
+        else:
+            self.free[key].append(env)
 
     def chunk(self, orders: list) -> list:
         """Start new episodes, advance running ones by their chunk. -> [(index, observation, finished or None)]"""
         reply = []
         for index, new_episode, actions in orders:
-            if new_episode is not None:
-                self.running[index] = (new_episode, self.take(new_episode))
-                reply.append((index, name_parts(new_episode.task, reset(*self.running[index])), None))
-                continue
-            episode, env = self.running[index]
-            for action in actions:
-                observation, over = step(episode, env, action)
-                if over or episode.success:
-                    break
-            finished = over or episode.success
-            if finished:
-                del self.running[index]
-                self.give_back(episode, env)
-            reply.append((index, name_parts(episode.task, observation), episode if finished else None))
+            episode = new_episode or self.running[index][0]
+            try:
+                self.alive()
+                if new_episode is not None:
+                    self.running[index] = (episode, self.take(episode))
+                    observation, finished = reset(*self.running[index]), False
+                else:
+                    observation, finished = self.advance(*self.running[index], actions)
+                if finished:
+                    self.give_back(*self.running.pop(index))
+                reply.append((index, name_parts(episode.task, observation), episode if finished else None))
+            except Exception as error:
+                self.running.pop(index, None)
+                reply.append((index, None, self.lose(episode, error)))
         return reply
+
+    def advance(self, episode: Episode, env: gymnasium.Env, actions: np.ndarray) -> tuple:
+        """One chunk of one episode. -> the last observation, whether it is over."""
+        for action in actions:
+            self.alive()
+            observation, over = step(episode, env, action)
+            if over or episode.success:
+                break
+        return observation, over or episode.success
+
+    def lose(self, episode: Episode, error: Exception) -> Episode:
+        """An environment has raised an exception. It is not used again, and no others are cloned from it."""
+        self.first.pop((episode.task, bool(episode.render_every)), None)
+        text = f"{type(error).__name__}: {error}"
+        if (episode.task, text) not in self.told and len(self.told) < 20:
+            self.told.add((episode.task, text))
+            traceback.print_exc()
+        episode.lost = f"its environment raised {text[:300]}"
+        return episode
 
     def expert(self, episode: Episode) -> Episode:
         """Let the environment's own expert play, disturbed if asked; record everything."""
+        try:
+            return self.play_expert(episode)
+        except Exception as error:
+            return self.lose(episode, error)
+
+    def play_expert(self, episode: Episode) -> Episode:
         env = self.take(episode)
         policy, space = env.unwrapped, env.action_space
         half_range = (space.high - space.low) / 2
@@ -106,6 +148,7 @@ class Worker:
         episode.observations.append(reset(episode, env))
         remaining = episode.steps_after_success
         while True:
+            self.alive()
             action = np.asarray(policy.expert_action(), np.float32)
             noise[disturbed] = random.standard_normal(len(disturbed))
             executed = (action + episode.action_noise * noise * half_range).clip(space.low, space.high)
@@ -126,7 +169,7 @@ def reset(episode: Episode, env: gymnasium.Env):
     _warnings.clear()
     observation, _ = env.reset(seed=episode.seed)
     episode.seconds += time.process_time() - begin
-    episode.unstable += len(_warnings)
+    episode.unstable |= bool(_warnings)
     return observation
 
 
@@ -136,7 +179,7 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     _warnings.clear()
     observation, reward, terminated, truncated, info = env.step(action)
     episode.seconds += time.process_time() - begin
-    episode.unstable += len(_warnings)
+    episode.unstable |= bool(_warnings)
     if "success" not in info:
         raise KeyError(f"environment '{episode.task}' must say info['success'] at every step")
     episode.steps += not episode.success
@@ -147,6 +190,9 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     if episode.render_every and ((len(episode.phases) - 1) % episode.render_every == 0 or info["success"] or over):
         episode.frames.append(env.render())
     return observation, over
+
+
+SIGN_OF_LIFE = 5.0  # seconds; envs/rollout.py waits a minute for one
 
 
 # What MuJoCo has to say about the step that is being made. Left alone it writes that to a file, wherever one happens to
@@ -163,12 +209,21 @@ def serve(connection: Connection) -> None:
     """Answer messages until the other end is closed."""
     os.nice(5)  # the policy goes first: while it waits for a core, all episodes of its group wait
     listen()
-    worker = Worker()
+    last = time.monotonic()
+
+    def alive() -> None:
+        nonlocal last
+        if time.monotonic() > last + SIGN_OF_LIFE:
+            connection.send(None)
+            last = time.monotonic()
+
+    worker = Worker(alive)
     while True:
         try:
             what, content = connection.recv()
         except (EOFError, OSError):
             return  # the main process has closed its end
+        last = time.monotonic()
         answer = worker.chunk(content) if what == "chunk" else worker.expert(content)
         try:
             connection.send(answer)

@@ -7,6 +7,7 @@ import time
 import torch
 
 from envs.rollout import FIRST_EVALUATION_SEED, Roller, available_cores
+from envs.tasks import spaces
 from envs.worker import Episode
 from plumbing import figures
 from plumbing.cli import ROOT, BadInput, say
@@ -17,10 +18,11 @@ TASKS = ("reach", "drawer-open", "hammer")  # the scripted expert can do their f
 def check(device: torch.device) -> dict:
     """Say what works. -> what the command's last line says. BadInput, naming all that is to be mended, if not all."""
     begin, wrong = time.perf_counter(), []
-    for name, verdict, mend in [*_versions(), *_experts(), _rendering(), *_device(device)]:
-        say(f"{name:<24}{verdict}")
-        if mend:
-            wrong.append(mend)
+    for part in (_versions(), _simulators(figures.find_opengl()), _device(device)):
+        for name, verdict, mend in part:
+            say(f"{name:<24}{verdict}")
+            if mend and mend not in wrong:
+                wrong.append(mend)
     if wrong:
         raise BadInput("to mend: " + "; ".join(wrong))
     return {"check": "all is well", "seconds": round(time.perf_counter() - begin, 1)}
@@ -42,19 +44,22 @@ def _versions():
         yield name, here if same else f"{here}, and results were made with {' or '.join(wanted)}", ""
 
 
-def _experts():
-    seed = FIRST_EVALUATION_SEED
-    with Roller(min(available_cores(), len(TASKS))) as roller:
-        for e in roller.play_expert([Episode(task, seed, expert=True) for task in TASKS]):
-            verdict = e.lost or (f"solved in {e.steps} steps, {e.seconds:.1f} s" if e.success else "FAILED")
-            mend = "" if e.success else f"the expert does not solve '{e.task}': pip install -r requirements.txt"
-            yield f"expert: {e.task}", verdict, mend
-
-
-def _rendering() -> tuple[str, str, str]:
-    """Videos are a luxury: without OpenGL all else works."""
-    found = figures.find_opengl()
-    return "videos (OpenGL)", "work" if found else "not here; all else works. Debian has libosmesa6", ""
+def _simulators(opengl: bool):
+    """Each expert plays one episode, filmed where that is possible: without videos all else works."""
+    seed, reinstall = FIRST_EVALUATION_SEED, "pip install -r requirements.txt"
+    todo = [Episode(task, seed, expert=True, render_every=60 * (opengl and spaces(task).pictures)) for task in TASKS]
+    try:
+        with Roller(min(available_cores(), len(TASKS))) as roller:
+            played = roller.play_expert(todo)
+    except RuntimeError as error:  # no simulator process lives
+        yield "simulators", f"FAILED: {error}", f"simulator processes end at once: {reinstall}"
+        return
+    for e in played:
+        verdict = e.lost or (f"solved in {e.steps} steps" if e.success else "FAILED")
+        mend = f"the simulator of '{e.task}' fails" if e.lost else f"the expert does not solve '{e.task}'"
+        yield f"expert: {e.task}", verdict, "" if e.success else f"{mend}: {reinstall}"
+    drawn = opengl and all(e.frames and e.frames[0].std() > 5 for e in played if not e.lost)
+    yield "videos (OpenGL)", "work" if drawn else "pictures are empty" if opengl else "not here; all else works", ""
 
 
 def _device(device: torch.device):

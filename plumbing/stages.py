@@ -170,11 +170,13 @@ def main(config, learn) -> dict:
     stages = [[task] for task in tasks] if config.sequence else [tasks]
     config.steps = config.steps or 2000 * len(stages[0])
     out = run_folder(config, origin, stages)
-    success, history, experts = [], [], {}
+    success, history, experts, lost = [], [], {}, 0
 
     def measure(run: Path, into: Path) -> None:
+        nonlocal lost
         result = evaluated(run, into / "evaluation.json", config.eval_episodes, config.eval_seed, device)
         say(evaluate.table(result))
+        lost += evaluate.lost(result).get("lost", 0)
         success.append({task: r["success"] for task, r in result["tasks"].items()})
         experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})
 
@@ -197,7 +199,7 @@ def main(config, learn) -> dict:
         write_json(out / "adaptation.json", result | provenance(config.seed, str(device)))
         matrix = figures.success_matrix({"": result}, out / "figures" / "matrix.png")
         written += [str(out / "adaptation.json"), str(matrix)]
-        summary |= measured
+        summary |= {**measured, **({"lost": lost} if lost else {})}
     return summary
 
 

@@ -69,6 +69,31 @@ class Silent(Dying):
             time.sleep(600)
 
 
+class Raising(Dying):
+    """Every tenth episode raises an exception in its third step; the one after the next does so in the first process
+    that plays it, and not in another."""
+
+    def reset(self, *, seed=None, options=None):
+        self.left, self.bad = 3, seed % 10 if seed is not None else 0
+        return Point.reset(self, seed=seed, options=options)
+
+    def step(self, action):
+        self.left -= 1
+        if self.left == 0 and (self.bad == 3 or self.bad == 5 and first_process()):
+            raise RuntimeError("the gearbox is broken")
+        return super().step(action)
+
+
+def first_process() -> bool:
+    """Whether this is the first process that asks."""
+    mark = os.environ["FDP_TEST_MARK"]
+    if not os.path.exists(mark):
+        with open(mark, "w") as file:
+            file.write(str(os.getpid()))
+    with open(mark) as file:
+        return file.read() == str(os.getpid())
+
+
 class Hopeless(Point):
     """With an expert that never succeeds."""
 
@@ -76,7 +101,7 @@ class Hopeless(Point):
         return np.zeros(2, np.float32)
 
 
-for name, kind in {"Dying": Dying, "Silent": Silent, "Hopeless": Hopeless}.items():
+for name, kind in {"Dying": Dying, "Silent": Silent, "Raising": Raising, "Hopeless": Hopeless}.items():
     gymnasium.register(f"{name}-v0", f"toy:{kind.__name__}", max_episode_steps=60)
 gymnasium.register("Point-v0", "toy:Point", max_episode_steps=60)
 gymnasium.register("OtherPoint-v0", "toy:Point", max_episode_steps=60)  # more tasks of the same shapes

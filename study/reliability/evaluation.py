@@ -2,9 +2,10 @@
 
     python study/reliability/evaluation.py [--times 25]
 
-A worker process is killed, or stopped so that it never answers, at a random moment. Survived: no episode is lost, and
-all successes and lengths are those of the evaluation that nobody disturbed. And tasks evaluated one by one, beside all
-together: with padded batches the same bits; without, how many episodes differ in success or length.
+A worker process is killed, or stopped so that it never answers, at a random moment while experts or the policy play.
+Survived: no episode is lost, and all successes, lengths and router weights are those of the evaluation that nobody
+disturbed (with padded batches, so that who shares a batch changes no bit). Then tasks evaluated one by one and half the
+episodes, beside all together: with padded batches the same bits; without, how many episodes differ in success.
 """
 
 import argparse
@@ -18,35 +19,39 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch  # noqa: E402
 
 import evaluate  # noqa: E402
+from envs import experts  # noqa: E402
 from envs.rollout import Roller  # noqa: E402
 from plumbing.cli import ROOT, say  # noqa: E402
 from plumbing.runs import load_policy  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
-EPISODES = 4  # of each of the six tasks
+EPISODES, PIECES = 4, 20  # of each of the six tasks: where simulators die, and in pieces beside the whole
 
 
 def outcome(result: dict) -> dict:
-    return {task: (r["successes"], r["n"], r["failed_seeds"], r["mean_steps_to_success"], r["router_weights"])
-            for task, r in result["tasks"].items()}  # fmt: skip
+    return {task: (r["successes"], r["n"], r["failed_seeds"], r["mean_steps_to_success"], r["router_weights"],
+                   r["expert"]["successes"], r["expert"]["n"]) for task, r in result["tasks"].items()}  # fmt: skip
 
 
-def disturbed(policy, signal_number: int, after: int) -> dict:
-    """An evaluation in which one worker gets a signal when the policy has been asked so many times."""
-    real, asked, hit = Roller._next_chunks, [0], [False]
+def played(policy, signal_number: int = 0, at: int = 0) -> tuple[dict, int]:
+    """An evaluation, experts and all, in which one worker gets a signal when its answer has been waited for so many
+    times. -> result, how many times that was."""
+    real, asked = Roller._answers, 0
 
-    def next_chunks(self, act, group, episodes):
-        asked[0] += 1
-        if asked[0] == after and not hit[0]:
-            hit[0] = True
+    def answers(self, held):
+        nonlocal asked
+        asked += 1
+        if asked == at:
             os.kill(random.choice(list(self.workers.values())).pid, signal_number)
-        return real(self, act, group, episodes)
+        return real(self, held)
 
-    Roller._next_chunks = next_chunks
+    experts._played.clear()
+    Roller._answers = answers
     try:
-        return evaluate.evaluate(policy, policy.config.tasks, EPISODES, padded=True, workers=2)[0]
+        result, _ = evaluate.evaluate(policy, policy.config.tasks, EPISODES, padded=True, workers=2)
+        return result, asked
     finally:
-        Roller._next_chunks = real
+        Roller._answers = real
 
 
 def main() -> None:
@@ -55,33 +60,36 @@ def main() -> None:
     flags = parser.parse_args()
     torch.set_num_threads(1)
     random.seed(0)
-    Roller.PATIENCE = 8.0  # a minute, usually
+    Roller.PATIENCE = 5.0  # a minute, usually
     policy, rows = load_policy(ROOT / "study/core/mt6"), {}
-    calm = evaluate.evaluate(policy, policy.config.tasks, EPISODES, padded=True, workers=2)[0]
+    calm, answers = played(policy)
     for what, number in (("a worker is killed", signal.SIGKILL), ("a worker falls silent", signal.SIGSTOP)):
         times, wrong = flags.times if number == signal.SIGKILL else max(1, flags.times // 3), []
         for _ in range(times):
-            after = random.randrange(2, 200)
-            result = disturbed(policy, number, after)
+            at = random.randrange(1, answers)
+            result, _ = played(policy, number, at)
             if evaluate.lost(result) or outcome(result) != outcome(calm):
-                wrong.append(after)
-                say(f"{what} after {after}: {evaluate.lost(result)}")
+                wrong.append(at)
+                say(f"{what} at answer {at} of {answers}: {evaluate.lost(result)}")
         rows[what] = row(times, times - len(wrong), "all episodes played, the same outcomes", failures=wrong)
+    tasks, count = policy.config.tasks, len(policy.config.tasks)
     for padded in (True, False):
-        together = evaluate.evaluate(policy, policy.config.tasks, 20, padded=padded, workers=2)[0]
-        same = flips = 0
-        for task in policy.config.tasks:
-            alone = evaluate.evaluate(policy, [task], 20, padded=padded, workers=2)[0]
+        together, _ = evaluate.evaluate(policy, tasks, PIECES, padded=padded, workers=2)
+        half, _ = evaluate.evaluate(policy, tasks, PIECES // 2, padded=padded, workers=2)
+        same = flips = half_flips = 0
+        for task in tasks:
+            alone, _ = evaluate.evaluate(policy, [task], PIECES, padded=padded, workers=2)
             same += outcome(alone)[task] == outcome(together)[task]
-            a, b = (set(r["tasks"][task]["failed_seeds"]) for r in (alone, together))
-            flips += len(a ^ b)
-        count = len(policy.config.tasks)
+            a, b, c = (r["tasks"][task]["failed_seeds"] for r in (alone, together, half))
+            flips += len(set(a) ^ set(b))
+            half_flips += len(set(c) ^ {seed for seed in b if seed < together["tasks"][task]["seeds"][0] + PIECES // 2})
+        how, n = "padded batches" if padded else "batches as they come", PIECES * count
         if padded:
-            rows["tasks one by one, padded batches"] = row(count, same, "the same bits as all together")
-            continue
-        rows["episodes one task at a time, as usual"] = row(
-            20 * count, 20 * count - flips, "the same success as all together", tasks_with_the_same_bits=same
-        )
+            rows["tasks one by one, to the bit"] = row(count, same, "the same bits as all together, padded batches")
+        rows[f"tasks one by one, {how}"] = row(n, n - flips, "the same success as all together",
+                                               policy_seconds=together["policy_seconds"],
+                                               tasks_with_the_same_bits=same)  # fmt: skip
+        rows[f"half the episodes, {how}"] = row(n // 2, n // 2 - half_flips, "the same success as in the whole")
     write("evaluation", rows, seed=0)
 
 

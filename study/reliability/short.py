@@ -1,4 +1,4 @@
-"""MetaWorld's tasks cut to 50 steps and without their experts: for counting episodes, not successes (load.py)."""
+"""MetaWorld's tasks cut to 25 steps and without their experts: for counting episodes, not successes (load.py)."""
 
 import gymnasium
 
@@ -8,9 +8,9 @@ from envs.metaworld import TASKS, MetaWorldEnv
 class Short(MetaWorldEnv):
     @property
     def expert_action(self):
-        raise AttributeError("fifty steps are too few for experts")
+        raise AttributeError("25 steps are too few for experts")
 
 
 for _task in TASKS:
     name = f"{_task}-short-v0"
-    gymnasium.register(name, "study.reliability.short:Short", max_episode_steps=50, kwargs={"task": _task})
+    gymnasium.register(name, "study.reliability.short:Short", max_episode_steps=25, kwargs={"task": _task})
