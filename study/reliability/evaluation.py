@@ -1,6 +1,6 @@
 """Simulators that die or fall silent in the middle of an evaluation: is every episode played, with its own result?
 
-    python study/reliability/evaluation.py [--times 25]
+    python study/reliability/evaluation.py [--times 20]
 
 A worker process is killed, or stopped so that it never answers, at a random moment while experts or the policy play.
 Survived: no episode is lost, and all successes, lengths and router weights are those of the evaluation that nobody
@@ -25,7 +25,7 @@ from plumbing.cli import ROOT, say  # noqa: E402
 from plumbing.runs import load_policy  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
-EPISODES, PIECES = 4, 20  # of each of the six tasks: where simulators die, and in pieces beside the whole
+EPISODES, PIECES = 4, 12  # of each of the six tasks: where simulators die, and in pieces beside the whole
 
 
 def outcome(result: dict) -> dict:
@@ -56,7 +56,7 @@ def played(policy, signal_number: int = 0, at: int = 0) -> tuple[dict, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=25, help="of each kind (default: %(default)s)")
+    parser.add_argument("--times", type=int, default=20, help="of each kind (default: %(default)s)")
     flags = parser.parse_args()
     torch.set_num_threads(1)
     random.seed(0)
@@ -64,7 +64,7 @@ def main() -> None:
     policy, rows = load_policy(ROOT / "study/core/mt6"), {}
     calm, answers = played(policy)
     for what, number in (("a worker is killed", signal.SIGKILL), ("a worker falls silent", signal.SIGSTOP)):
-        times, wrong = flags.times if number == signal.SIGKILL else max(1, flags.times // 3), []
+        times, wrong = flags.times if number == signal.SIGKILL else max(1, flags.times // 4), []
         for _ in range(times):
             at = random.randrange(1, answers)
             result, _ = played(policy, number, at)
