@@ -43,7 +43,7 @@ def run(main: Callable[[], dict]) -> None:
     print(json.dumps(result), flush=True)
     if result.get("lost"):
         _fail(
-            3, f"incomplete: {result['lost']} episodes were lost twice and are not counted; the warnings above say why"
+            3, f"incomplete: {result['lost']} episodes were lost, twice; they are not counted, see the warnings above"
         )
 
 

@@ -22,6 +22,8 @@ class BadInput(ValueError):
 TEXT_LIMIT = 64 * 2**20  # bytes of a JSON or a log; ours have kilobytes, and a log of a million steps 60 MB
 FILE_LIMIT = 64 * 2**30  # bytes of weights or demonstrations
 
+TEMPORARY = ".writing-"  # how names begin of files that are not complete yet
+
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
@@ -79,7 +81,7 @@ def write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     The temporary name is a new one each time: a fixed one could be a link that somebody put there. An OSError (a full
     disk) leaves the old file and nothing else.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             content(file) if callable(content) else file.write(content)

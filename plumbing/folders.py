@@ -12,6 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
+from plumbing import files
 from plumbing.cli import BadInput
 
 CHECKPOINTS = ("model.safetensors", "resume.pt")  # of which a run that is worth keeping has at least one
@@ -39,9 +40,19 @@ def taken(folder: Path) -> bool:
         return False
     if not folder.is_dir():
         return True
-    if (folder / "config.json").exists() and not any((folder / name).exists() for name in CHECKPOINTS):
-        return (folder / REPLACED).exists()
-    return any(path.is_file() for path in folder.rglob("*"))
+    return any(path.is_file() for path in folder.rglob("*")) and not _only_begun(folder)
+
+
+def _only_begun(folder: Path) -> bool:
+    """Whether it holds a run of ours without a checkpoint, and nothing else. (config.json is a common name.)"""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(files.TEMPORARY)}
+    if not names <= {"config.json", "log.jsonl", "figures", "tensorboard"}:
+        return False
+    try:
+        config = files.read_json(folder / "config.json")
+    except BadInput:
+        return False
+    return isinstance(config, dict) and {"policy", "policy_config", "train"} <= config.keys()
 
 
 def free(wanted: Path) -> Path:
@@ -57,9 +68,8 @@ def check_free(folder: Path, overwrite: bool = False) -> None:
     work in it, or it cannot be written."""
     if taken(folder) and not overwrite:
         raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
-    if taken(folder) and not any(
-        (folder / name).exists() for name in ("config.json", REPLACED)
-    ):  # others stay as they are
+    is_run = any((folder / name).exists() for name in ("config.json", REPLACED))
+    if taken(folder) and not is_run:  # --overwrite is no licence to empty other folders
         raise BadInput(f"--overwrite replaces runs, and {folder} is none (no config.json): choose another --out")
     if _busy(folder):
         raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
@@ -90,16 +100,21 @@ def claim(folder: Path, overwrite: bool = False) -> None:
     if not _lock(handle):
         raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
     check_free(folder, overwrite)
+    for rest in folder.glob(f"{files.TEMPORARY}*"):  # of a process that was killed while it wrote
+        rest.unlink()
 
 
 def set_aside(folder: Path, names: list[str]) -> None:
     """Move the run that is replaced into a folder of its own. If there is one already, then what is here now is only
-    the beginning of a run that never reached a checkpoint, and goes."""
-    aside = folder / REPLACED
-    if any((folder / name).exists() for name in CHECKPOINTS):
-        shutil.rmtree(aside, ignore_errors=True)
-    keep = not aside.exists() and any((folder / name).exists() for name in CHECKPOINTS)
-    for name in names:
+    the beginning of a run that never reached a checkpoint, and goes.
+
+    config.json is moved last: a process that is killed in between leaves one that the next goes on with.
+    """
+    aside, found = folder / REPLACED, any((folder / name).exists() for name in CHECKPOINTS)
+    if found and (aside / "config.json").exists():  # the run here has a checkpoint, so that one is replaced already
+        shutil.rmtree(aside)
+    keep = not (aside / "config.json").exists() and (found or aside.exists())
+    for name in sorted(names, key="config.json".__eq__):
         path = folder / name
         if keep and path.exists():
             aside.mkdir(exist_ok=True)

@@ -93,8 +93,6 @@ def save(folder: Path, learner, log, data: list[float], step: int, weights: bool
 
 def _save(folder: Path, learner, log, data: list[float], step: int, weights: bool) -> str:
     learner.check(step)
-    if weights:
-        runs.save_weights(folder, learner.averaged_state(), step, log.seconds)
     state = {
         "step": step, "seconds": log.seconds, "data": data, "sums": log.sums, "count": log.count,
         "policy": learner.policy.state_dict(), "average": learner.average, "optimizer": learner.optimizer.state_dict(),
@@ -102,7 +100,9 @@ def _save(folder: Path, learner, log, data: list[float], step: int, weights: boo
     }  # fmt: skip
     if learner.policy.device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(learner.policy.device)
-    runs.save_resume(folder, state)
+    runs.save_resume(folder, state)  # first: weights alone, where the disk is full for more, could not be gone on with
+    if weights:
+        runs.save_weights(folder, learner.averaged_state(), step, log.seconds)
     folders.drop_replaced(folder)
     return f"saved after step {step}; go on with: {command(folder)}"
 

@@ -1,11 +1,12 @@
-"""Deliberate mistakes, one at a time: does a test fail?      python study/mutants.py [--only NAME]
+"""Deliberate mistakes, one at a time: does a test fail?      python study/mutants.py [--only NAME ...]
 
 A suite that passes says little until it is known to fail. Each row below puts one plausible mistake into a copy of the
-code and runs the tests that should notice. Writes study/mutants.json; exit code 1 if a mistake survives. About ten
-minutes on one core. tests/test_mutants.py checks that the table still fits the code.
+code and runs the tests that should notice. Writes study/mutants.json; exit code 1 if a mistake survives. A quarter
+of an hour on one core. tests/test_mutants.py checks that the table still fits the code.
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,21 @@ MUTANTS = {
     "extra terms without coefficient": ("train.py", "total + coefficient * term", "total + term", "test_forks.py -k coefficient"),
     "a step that is not finite moves weights": ("train.py", "self.optimizer.found_inf = bad.float()", "self.optimizer.found_inf = bad.float() * 0", "test_interruptions.py -k not_finite"),
     "a skipped step counts in the mean": ("plumbing/log.py", "counted = self.count - skipped", "counted = self.count", "test_interruptions.py -k skipped_step"),
-    "an interrupted step is done again": ("plumbing/interrupt.py", "raise Interrupted(_asked, save(number + 1))", "raise Interrupted(_asked, save(number))", "test_interruptions.py -k finishes"),
+    "an interrupted step is done again": ("plumbing/interrupt.py", "raise Interrupted(stop, save(number + 1))", "raise Interrupted(stop, save(number))", "test_interruptions.py -k finishes"),
+    # Nobody let in, nothing lost.
+    "links in a dataset are followed": ("envs/datasets.py", "if not isinstance(link, h5py.HardLink):", "if link is None:", "test_untrusted_datasets.py -k plain_numbers"),
+    "a dataset's checksums are not compared": ("envs/datasets.py", "if sealed and not", "if False and not", "test_untrusted_datasets.py -k flipped"),
+    "actions beyond the range are kept": ("envs/demos.py", ".clip(low, high)", ".clip(-9, 9)", "test_untrusted_datasets.py -k clipped"),
+    "weights are not compared with their checksum": ("plumbing/tensors.py", "elif written != checksum([about, tensors]):", "elif False:", "test_untrusted_runs.py -k flipped"),
+    "resume.pt is unpickled": ("plumbing/runs.py", "map_location=device, weights_only=True", "map_location=device, weights_only=False", "test_untrusted_runs.py -k pickle"),
+    "a module is imported because a file names it": ("envs/tasks.py", "if module and module not in _named and module not in sys.modules:", "if False:", "test_untrusted_runs.py -k module"),
+    "sizes in a config.json are not limited": ("plumbing/configs.py", "        _is(-most <= value <= most, ", "        _is(True, ", "test_untrusted_runs.py -k bomb"),
+    "a folder is claimed without a lock": ("plumbing/folders.py", "    if not _lock(handle):", "    if False:", "test_run_folders.py -k several"),
+    "an overwritten run is gone at once": ("plumbing/folders.py", "            os.replace(path, aside / name)", "            pass", "test_run_folders.py -k overwriting"),
+    "lost episodes are not played again": ("envs/rollout.py", "if not lost or self.last_try:", "if True:", "test_rollout_failures.py -k alone"),
+    "a silent simulator is waited for": ("envs/rollout.py", "elif self.silent[connection] >= self.PATIENCE:", "elif False:", "test_rollout_failures.py -k falls_silent"),
+    "an expert that always fails is believed": ("envs/experts.py", "if failed[episode.task] >= ENOUGH and", "if False and", "test_rollout_failures.py -k always_fails"),
+    "each process learns from the whole batch": ("plumbing/parallel.py", "mine = slice(size * rank // processes, size * (rank + 1) // processes)", "mine = slice(0, size)", "test_parallel.py -k steps_of_one"),
     "frozen rows in the optimiser": ("adapt.py", "parametrize.register_parametrization(part, name, _Rows(parameter, learned))", "pass", "test_adapt.py -k rows"),
     "copies do not share a weight": ("adapt.py", "last.bias[sharing] -= math.log(2)", "last.bias[sharing] -= 0.0", "test_adapt.py -k grown"),
     "new names at random": ("adapt.py", "grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)", "pass", "test_adapt.py -k forward"),
@@ -78,7 +93,7 @@ MUTANTS = {
     "resuming starts another average": ("plumbing/resume.py", "mine.copy_(old)", "pass", "test_train.py -k resuming_gives"),
     "resuming forgets what the log had summed": ("plumbing/resume.py", '"count": saved["count"]}', '"count": 0}', "test_train.py -k resuming_gives"),
     "a loaded policy is in training mode": ("plumbing/runs.py", "return policy.to(device).eval()", "return policy.to(device)", "test_learning.py"),
-    "an overwritten run keeps its evaluation": ("plumbing/runs.py", "            path.unlink()\n", "            pass\n", "test_train.py -k overwriting"),
+    "an overwritten run keeps its evaluation": ("plumbing/runs.py", "folders.set_aside(folder, [*FILES, *results])", "folders.set_aside(folder, [*FILES])", "test_train.py -k overwriting"),
     # Adapting, continued.
     "statistics taken again while adapting": ("adapt.py", '    if config.mode == "scratch":\n        grown.encoder.fit', "    if True:\n        grown.encoder.fit", "test_adapt.py -k exact_keeps"),
     "old weights meet the wrong components": ("adapt.py", "pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))", "pad(self.weights, (now.shape[1] - self.weights.shape[1], 0))", "test_adapt.py -k drift"),
@@ -122,21 +137,25 @@ def passes(tests: str, file: Path | None = None, text: str = "") -> tuple[bool, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=MUTANTS, metavar="NAME", help="one mistake, named as in the table")
+    parser.add_argument("--only", choices=MUTANTS, metavar="NAME", nargs="+", help="some mistakes, by their names")
     only, found, begin = parser.parse_args().only, {}, time.perf_counter()
-    names = [only] if only else list(MUTANTS)
+    names, source = only or list(MUTANTS), provenance(0, "cpu")
     for tests in dict.fromkeys(MUTANTS[name][3] for name in names):
         healthy, said = passes(tests)  # or the tests would seem to notice whatever is done
         if not healthy:
             raise SystemExit(f"{tests} fails without any mistake: {said}")
     for name in names:
         alive, said = passes(MUTANTS[name][3], *mutated(name))
-        found[name] = {"file": MUTANTS[name][0], "survived": alive, "said": said}
+        found[name] = {"file": MUTANTS[name][0], "survived": alive, "said": said, "revision": source["revision"]}
         say(f"{'SURVIVED' if alive else 'caught':<10}{name:<46}{said}")
     alive = sum(row["survived"] for row in found.values())
     say(f"{len(found) - alive} of {len(found)} caught, in {time.perf_counter() - begin:.0f} s")
-    if not only:
-        write_json(ROOT / "study/mutants.json", {"mutants": found, **provenance(0, "cpu")})
+    path = ROOT / "study/mutants.json"
+    if only:  # the others keep their results, with the revision that they were tried at
+        before = json.loads(path.read_text())
+        found = {name: {"revision": before["revision"], **row} for name, row in before["mutants"].items()} | found
+    found = {name: found[name] for name in MUTANTS if name in found}
+    write_json(path, {"mutants": found, **source})
     return int(alive > 0)
 
 

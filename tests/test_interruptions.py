@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM, losses that are not finite: what was learned is kept, and going on gives the same weights."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 import adapt
 import train
-from plumbing import cli, interrupt, runs
+from plumbing import cli, interrupt, resume, runs
 from plumbing.cli import BadInput
 
 
@@ -22,6 +23,7 @@ from plumbing.cli import BadInput
 def signals():
     """Handlers as a command has them; the test runner's own come back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would we
     interrupt.begin()
     yield
     interrupt._begun = False
@@ -196,3 +198,32 @@ def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path, flags):
         assert all(x.isfinite().all() for x in load_file(file).values())
     saved = torch.load(run / "resume.pt", weights_only=True) if (run / "resume.pt").exists() else {"policy": {}}
     assert all(x.isfinite().all() for x in saved["policy"].values())
+
+
+# ------------------------------------------------------------------------------------------------ a full disk
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tiny, tiny_run, tmp_path, monkeypatch, capsys):
+    """A limit on the size of files fails as a full disk does: in the middle of writing one."""
+    run, real, saved = tmp_path / "run", resume.save, []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(*arguments, **more):
+        saved.append(0)
+        if len(saved) == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+        return real(*arguments, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(resume, "save", save)
+        try:
+            cli.run(lambda: command(train, *tiny, "--out", run, "--eval-episodes", 0))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    interrupt._begun = False
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert left.value.code == 2 and last.startswith("error: the disk is full") and "still there" in last
+    assert runs.load_resume(run, torch.device("cpu"))["step"] == 10 and runs.training_record(run)["steps"] == 10
+    assert not [path for path in run.rglob("*") if path.name.startswith(".writing-") or path.suffix == ".tmp"]
+    command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
+    assert same_weights(run, tiny_run)

@@ -78,6 +78,51 @@ def test_a_refused_command_leaves_nothing_behind(tiny, tmp_path, monkeypatch, fl
         assert not list(tmp_path.iterdir())
 
 
+def test_somebody_elses_folder_with_a_config_of_its_own_is_left_alone(tiny, tmp_path):
+    for content, more in (
+        ('{"model": "theirs"}', None),
+        ('{"policy": 1, "policy_config": 2, "train": 3}', "thesis.txt"),
+    ):
+        folder = tmp_path / str(more)
+        folder.mkdir()
+        (folder / "config.json").write_text(content)
+        if more:
+            (folder / more).write_text("years of work")
+        with pytest.raises(BadInput, match="exists: choose another"):
+            command(train, *tiny, "--out", folder)
+        assert (folder / "config.json").read_text() == content
+
+
+def test_what_a_killed_writer_left_does_not_stand_in_the_way_and_goes(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"policy": "fdp", "policy_config": {}, "train": {}}')
+    (run / ".writing-abc").write_bytes(b"half a checkpoint")
+    assert folders.free(run) == run
+    folders.claim(run)
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+
+
+def test_moving_a_run_aside_may_be_killed_at_any_moment(tiny_run, tmp_path, monkeypatch):
+    """Then done again: whatever was moved already is still there."""
+    for moves in range(1, 6):
+        run, real, done = shutil.copytree(tiny_run, tmp_path / str(moves)), os.replace, []
+
+        def replace(*paths, real=real, done=done, moves=moves):
+            done.append(real(*paths))
+            if len(done) == moves:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", replace)
+            folders.set_aside(run, [*runs.FILES, "evaluation.json"])
+        folders.check_free(run, overwrite=True)
+        folders.set_aside(run, [*runs.FILES, "evaluation.json"])
+        kept = {path.name for path in (run / folders.REPLACED).iterdir()}
+        assert kept == {path.name for path in tiny_run.iterdir()}, moves
+        assert [path.name for path in run.iterdir()] == [folders.REPLACED]
+
+
 @pytest.mark.parametrize("out", ["x" * 300, "circle/run", "a\0b"])
 def test_impossible_folders_are_one_line(tiny, tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path)

@@ -378,7 +378,7 @@ def test_default_run_folders_are_numbered(tmp_path):
     """Empty folders, which an interrupted command leaves behind, are not counted, nor runs without a checkpoint."""
     for name in ("reach-fdp", "reach-fdp-2", "reach-fdp-3"):
         (tmp_path / name / "figures").mkdir(parents=True)
-    (tmp_path / "reach-fdp" / "config.json").touch()
+    (tmp_path / "reach-fdp" / "config.json").write_text('{"policy": "fdp", "policy_config": {}, "train": {}}')
     assert folders.free(tmp_path / "reach-fdp") == tmp_path / "reach-fdp"
     (tmp_path / "reach-fdp" / "model.safetensors").touch()
     assert folders.free(tmp_path / "reach-fdp") == tmp_path / "reach-fdp-2"

