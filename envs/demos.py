@@ -36,6 +36,7 @@ from envs.tasks import make, name_parts, slug, spaces
 from envs.worker import Episode
 from plumbing import files
 from plumbing.cli import BadInput, progress, say
+from plumbing.folders import CHECKPOINTS
 
 DATASET_ID = "fdp/{task}/expert-v0"
 DRAW_SEEDS = 50_000  # environment seeds that each draw of demonstrations has to itself
@@ -81,6 +82,9 @@ def demonstrations(
         data_dir.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise BadInput(f"cannot use --data-dir {data_dir}: {getattr(error, 'strerror', None) or error}") from error
+    if any((data_dir / name).exists() for name in ("config.json", *CHECKPOINTS)):
+        # Both lock their folder, so a run that looks for demonstrations in its own would wait for itself.
+        raise BadInput(f"--data-dir {data_dir} is the folder of a run: demonstrations go elsewhere")
     try:
         _sweep(data_dir)
         with _lock(data_dir, fcntl.LOCK_SH):

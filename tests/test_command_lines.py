@@ -29,7 +29,8 @@ def tried(case: Case, where) -> tuple[str, str]:
 
 @pytest.mark.filterwarnings("ignore")  # of NumPy, about damaged numbers
 def test_whatever_is_given_is_done_or_refused_in_one_line(where, tmp_path):
-    """The same 500 cases each time: a test that fails now and then says nothing about a change."""
+    """The same 500 cases each time: a test that fails now and then says nothing about a change. (Each time that the
+    same modules are loaded, alone or after all other tests: Hypothesis also tries the constants it finds in them.)"""
     counts, folders = Counter(), [tmp_path / "0"]
 
     @settings(max_examples=500, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
@@ -52,6 +53,14 @@ def test_untouched_commands_are_accepted(where):
     """Or everything above might be refused for a reason of its own."""
     for command in commands.COMMANDS:
         assert tried(Case(command, []), where)[0] == "accepted", command
+
+
+def test_a_run_does_not_wait_for_itself(where, monkeypatch):
+    """Runs and demonstrations both lock their folder."""
+    monkeypatch.setattr(commands, "PATIENCE", 5)
+    for command in ("train.py --resume", "train.py"):
+        how, said = tried(Case(command, ["--data-dir", "run"]), where)
+        assert how == "refused" and "is the folder of a run: demonstrations go elsewhere" in said, (command, said)
 
 
 def test_what_breaks_the_promise_is_noticed(where, monkeypatch):

@@ -25,7 +25,7 @@ from plumbing.cli import ROOT, say  # noqa: E402
 from plumbing.runs import load_policy  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
-EPISODES, PIECES = 4, 12  # of each of the six tasks: where simulators die, and in pieces beside the whole
+EPISODES, PIECES = 2, 12  # of each of the six tasks: where simulators die, and in pieces beside the whole
 
 
 def outcome(result: dict) -> dict:
