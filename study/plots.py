@@ -94,8 +94,9 @@ def budget(study: Path, path: Path) -> Path:
         axis.axhline(successes / n, **EXPERT)
         for i, way in enumerate(report.SHORT):
             # Side by side, where intervals would cover each other.
-            place = np.array(levels) * 1.045 ** (i - (len(report.SHORT) - 1) / 2)
-            rates = [intervals.rate(found[way, level]) for level in levels]
+            mine = [level for level in levels if (way, level) in found]
+            place = np.array(mine) * 1.045 ** (i - (len(report.SHORT) - 1) / 2)
+            rates = [intervals.rate(found[way, level]) for level in mine]
             title = report.WAYS[way].replace("`", "").partition(":")[0]
             dots(axis, place, rates, label=title, fmt="o-", color=figures.COLORS[i])
         axis.set_xscale("log")

@@ -75,7 +75,8 @@ BUDGETS = {  # what is varied -> its label
     "demos_per_task": f"demonstrations of the new task ({STEPS} steps)",
     "steps": f"training steps ({DEMOS} demonstrations)",
 }
-SHORT = ("add-exact", "small", "rank-0", "full", "scratch", "specialist")  # ways that were measured on every budget
+SHORT = ("add-exact", "small", "rank-0", "full", "scratch", "specialist")  # ways that were measured on less
+EVERY = ("add-exact", "full", "specialist")  # those that were on every budget
 
 SAMPLERS = {"dpm": "DPM-Solver++", "ddim": "DDIM", "ddpm": "DDPM"}
 
@@ -139,15 +140,18 @@ def before(study: Path) -> dict[str, dict]:
 
 def budget_runs(study: Path, varied: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:
     """(way, level) -> new task -> (S, E): with demonstrations or steps varied, and the other as usual. NotMeasured if
-    one of SHORT is missing at a level."""
+    one of EVERY is missing at a level, or one of SHORT at the lowest; the others of SHORT may be."""
     fixed, value = ("steps", STEPS) if varied == "demos_per_task" else ("demos_per_task", DEMOS)
     runs = [*read(study, "adapt/budget/*-s[0-9]*.json").values(), *(r for w in SHORT for r in ways(study)[w])]
     runs = [r for r in runs if r["flags"][fixed] == value and r["way"] in SHORT]
     found = {(way, level): [r for r in runs if (r["way"], r["flags"][varied]) == (way, level)]
              for level in sorted({r["flags"][varied] for r in runs}) for way in SHORT}  # fmt: skip
-    for (way, level), mine in found.items():
+    least = min(level for _, level in found)
+    for (way, level), mine in list(found.items()):
         if missing := set(NEW) - {r["task"] for r in mine}:
-            raise NotMeasured(f"`study/adapt/budget/{way}-{min(missing)}-*.json` with {varied} {level}")
+            if way in EVERY or level == least:
+                raise NotMeasured(f"`study/adapt/budget/{way}-{min(missing)}-*.json` with {varied} {level}")
+            del found[way, level]
     return {key: new_tasks(mine) for key, mine in found.items()}
 
 
@@ -532,7 +536,8 @@ def budget(study: Path) -> list[str]:
     def rows(varied: str, only: list[str]) -> list[list]:
         levels = dict.fromkeys(level for _, level in found[varied])
         made = [[WAYS[way], max(len(x) for x in found[varied][way, min(levels)].values()),
-                 *(rate({task: found[varied][way, level][task] for task in only}) for level in levels)]
+                 *(rate({task: found[varied][way, level][task] for task in only})
+                   if (way, level) in found[varied] else "" for level in levels)]
                 for way in SHORT]  # fmt: skip
         made.append([WAYS["five-steps"], max(map(len, five.values())), rate({task: five[task] for task in only})])
         return [*made, ["scripted expert", "", "/".join(map(str, expert(shown, only)))]]
