@@ -9,7 +9,7 @@ ORDER = "door-close,drawer-close,disassemble,window-open"
 HALVES = ("door-close,disassemble", "drawer-close,window-open")
 FOUR = {**{retain: f"--retain {retain}" for retain in ("exact", "replay", "paper")}, "full": "--mode full"}
 EVERY = "add-exact,full,specialist"  # ways at every budget
-SHORT = f"small,rank-0,scratch,{EVERY}"  # and at the least data and the fewest steps
+SHORT = f"small,rank-0,scratch,{EVERY}"  # at the least data, and the fewest steps
 
 DEMONSTRATIONS = (  # once, before they are asked for side by side: 50 of each task, of which fewer are the first
     "runs/adapt-demonstrations/model.safetensors",
@@ -37,13 +37,13 @@ def one_task(half: str, flags: str, last: str) -> tuple[str, str]:
     )
 
 
-def budget(half: str, flags: str, amount: str, ways: str = EVERY) -> list[tuple[str, str]]:
-    """Less data, fewer steps: success on the new task. Three seeds of the two ways that are compared."""
+def budget(half: str, flags: str, amount: str, least: bool = False) -> list[tuple[str, str]]:
+    """Less data, or fewer steps: success on the new task. Where it is least, more ways, and three seeds of those two
+    that are compared."""
     flags = f"--new-only --out study/adapt/budget {flags}"
-    return [
-        one_task(half, f"{flags} --ways {ways}", f"budget/specialist-{{}}-{amount}-s0"),
-        one_task(half, f"{flags} --ways add-exact,full --seeds 1,2", f"budget/full-{{}}-{amount}-s2"),
-    ]
+    rows = [one_task(half, f"{flags} --ways {SHORT if least else EVERY}", f"budget/specialist-{{}}-{amount}-s0")]
+    more = one_task(half, f"{flags} --ways add-exact,full --seeds 1,2", f"budget/full-{{}}-{amount}-s2")
+    return [*rows, more] if least else rows
 
 
 TABLE = [
@@ -66,12 +66,11 @@ TABLE = [
           for seed in range(3) for name in FOUR if seed == 0 or name in ("exact", "full")],
         *[four_tasks(name, "--tasks", 0) for name in FOUR],
         # 4. Fewer steps, fewer demonstrations.
-        *[row for half in HALVES for row in budget(half, "--steps 250", "d25-n250", SHORT)],
-        *[row for half in HALVES for row in budget(half, "--demos 1", "d1-n2000", SHORT)],
+        *[row for steps in (250, 500, 1000) for half in HALVES
+          for row in budget(half, f"--steps {steps}", f"d25-n{steps}", least=steps == 250)],
+        *[row for demos in (1, 3, 5, 10) for half in HALVES
+          for row in budget(half, f"--demos {demos}", f"d{demos}-n2000", least=demos == 1)],
         # 5. Why --retain paper forgets: of the runs of 1.
         ("study/adapt/why-paper.json", "python study/adapt/why_paper.py"),
-        *[row for steps in (500, 1000) for half in HALVES for row in budget(half, f"--steps {steps}", f"d25-n{steps}")],
-        *[row for demos in (3, 5, 10) for half in HALVES
-          for row in budget(half, f"--demos {demos}", f"d{demos}-n2000")],
     ],
 ]  # fmt: skip
