@@ -68,6 +68,8 @@ def _fields(config: dict) -> None:
         "'action_low' must be below 'action_high', number by number")  # fmt: skip
     for name in ("components", "horizon", "executed", "diffusion_steps", "condition_dim", "kernel"):
         _is(name not in policy or _whole(policy[name]) and policy[name] > 0, f"'{name}' must be a whole number above 0")
+    for name in ("channels", "stages"):
+        _is(isinstance(policy.get(name, []), (list, tuple)), f"'{name}' must be a list")
     _is(all(_whole(n) and n > 0 for n in policy.get("channels", [])), "'channels' must be whole numbers above 0")
     kinds: dict[str, Callable] = {
         "seed": _whole, "command": _text, "revision": _text, "hardware": _text, "software": _text,

@@ -292,22 +292,28 @@ def test_metrics_of_a_matrix_worked_out_by_hand():
     assert stages.metrics([{"a": 1.0}], [{}])["forgetting"] is None  # nothing was there to be forgotten
 
 
-def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flags, tmp_path):
-    before = fingerprint(tiny_run)
-    line = ["--run", tiny_run, "--sequence", "drawer-open,drawer-close", *flags, "--eval-episodes", 1, "--out",
+def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(trained_run, flags, tmp_path, monkeypatch):
+    """From a run that succeeds: an episode that fails takes 500 steps."""
+    before, measured = (
+        fingerprint(trained_run),
+        {"success_before_learning": {"x": 0.5}, "success_untrained": {"x": 0.25}},
+    )
+    monkeypatch.setattr(stages, "before_learning", lambda *_: measured)  # of which the next test knows more
+    line = ["--run", trained_run, "--sequence", "drawer-close,push", *flags, "--eval-episodes", 1, "--out",
             tmp_path / "s"]  # fmt: skip
     result = command(adapt, *line)
     whole = fingerprint(tmp_path / "s")
     matrix = json.loads((tmp_path / "s" / "adaptation.json").read_text())
     assert [list(row) for row in matrix["success"]] == [
-        ["reach", "push"], ["reach", "push", "drawer-open"], ["reach", "push", "drawer-open", "drawer-close"],
-    ]  # fmt: skip
+        ["reach", "drawer-open"],
+        ["reach", "drawer-open", "drawer-close"],
+        ["reach", "drawer-open", "drawer-close", "push"],
+    ]
     assert matrix["forgetting"] == 0 and result["forgetting"] == 0  # exact is the default
-    measured = {"success_before_learning", "success_untrained"}
-    assert all(measured < set(stage) for stage in matrix["stages"])
-    assert fingerprint(tiny_run) == before
+    assert all(measured.items() <= stage.items() for stage in matrix["stages"])
+    assert fingerprint(trained_run) == before
 
-    first, second = (tmp_path / "s" / name for name in ("1-drawer-open", "2-drawer-close"))
+    first, second = (tmp_path / "s" / name for name in ("1-drawer-close", "2-push"))
     learned = load_policy(second, CPU).state_dict()
     for name in ("model.safetensors", "evaluation.json"):  # as a crash in the second stage leaves it
         (second / name).unlink()
@@ -320,9 +326,9 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(tiny_run, flag
         command(adapt, *line, "--steps", 7)
     # The same folder name may hold another policy by now: stages learned from both would not be one sequence.
     other = tmp_path / "other"
-    shutil.copytree(tiny_run, other)
+    shutil.copytree(trained_run, other)
     weights = safetensors.torch.load_file(other / "model.safetensors")
-    save_weights(other, weights | {"router.net.0.bias": weights["router.net.0.bias"] + 1}, 6, 1.0)
+    save_weights(other, weights | {"router.net.0.bias": weights["router.net.0.bias"] + 1}, 500, 1.0)
     with pytest.raises(BadInput, match="learned from other weights"):
         command(adapt, *line, "--run", other)
 

@@ -18,10 +18,11 @@ COMMON = {"section", "tiny", "torch", "section_seconds"} | SOURCE
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """run.sh over all sections, of which one cannot write its result and one is there already. -> folder, process."""
+    """run.sh over all sections, of which one cannot write its result and two are there already. -> folder, process."""
     folder = tmp_path_factory.mktemp("gpu")
-    (folder / "speed.json.tmp").mkdir()
-    (folder / "mt6-small.json").write_text('{"section": "made before"}')
+    (folder / "speed.json").mkdir()
+    for name in ("mt6-small", "mt6-base"):
+        (folder / f"{name}.json").write_text('{"section": "made before"}')
     flags = ["--tiny", "--device", "cpu", "--out", folder, "--runs", folder / "runs"]
     command = ["bash", ROOT / "study" / "gpu" / "run.sh", *flags]
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # run.sh calls "python"
@@ -39,15 +40,16 @@ def read(folder, name: str) -> dict:
 def test_a_failing_section_is_named_and_does_not_stop_the_others(plan):
     folder, done = plan
     assert done.returncode == 1 and done.stderr.rstrip().endswith("failed: speed"), done.stderr[-2000:]
-    assert not (folder / "speed.json").exists()
-    assert all((folder / f"{name}.json").exists() for name in ("tests", "mt6-base", "components"))
+    assert not list((folder / "speed.json").iterdir())
+    assert all((folder / f"{name}.json").is_file() for name in ("tests", "components"))
 
 
 def test_a_section_with_a_result_is_left_out(plan):
     folder, done = plan
-    assert json.loads((folder / "mt6-small.json").read_text()) == {"section": "made before"}
-    assert f"mt6-small: {folder}/mt6-small.json is there already" in done.stderr
-    assert not (folder / "runs" / "mt6-small").exists()
+    for name in ("mt6-small", "mt6-base"):
+        assert json.loads((folder / f"{name}.json").read_text()) == {"section": "made before"}
+        assert f"{name}: {folder}/{name}.json is there already" in done.stderr
+        assert not (folder / "runs" / name).exists()
 
 
 def test_the_tests_for_a_gpu_run(plan):
@@ -64,37 +66,41 @@ def test_components_beside_one(plan):
         assert row["ratio"] == {"K = 2 / K = 1": pytest.approx(times["K = 2"] / times["K = 1"])}
 
 
-def check_mt6(folder, name: str) -> None:
-    result = read(folder, name)
-    last = result["checkpoints"][-1]
-    assert last["step"] == 2 and result["training_finished"] is True
-    assert set(result["final"]["tasks"]) == {"reach", "push"}
-    seeds = [r["seeds"] for r in result["final"]["tasks"].values()]
-    assert seeds == [[1_060_000, 1_060_000]] * 2  # block 6, one episode
-    assert 0 < last["seconds"] <= result["seconds"]["until trained"] <= result["seconds"]["until evaluated"]
-    assert result["seconds"]["demonstrations"] > 0 and result["seconds"]["training"] > 0
-    assert result["seconds_to_goal"] == (last["seconds"] if last["success"] >= 0.95 else None)
-    run = folder / "runs" / name
-    weights, kept = (load_file(run / which / "model.safetensors") for which in ("run", "step-2"))
-    assert all((weights[part] == kept[part]).all() for part in weights)
-    assert json.loads((run / "run" / "config.json").read_text())["train"]["size"] == name.removeprefix("mt6-")
-    assert (run / "data").is_dir()  # demonstrations of its own: they are part of what is timed
-
-
-def test_mt6_from_nothing_base(plan):
-    check_mt6(plan[0], "mt6-base")
-
-
 def make(name: str, folder) -> None:
     config = section.SectionConfig(name, tiny=True, device="cpu", out=str(folder), runs=str(folder / "runs"))
     assert section.main(config)["wrote"] == [str(folder / f"{name}.json")]
 
 
-def test_mt6_from_nothing_small_finds_the_first_checkpoint_that_reached_the_goal(tmp_path, monkeypatch):
+def test_mt6_from_nothing_finds_the_first_checkpoint_that_reached_the_goal(tmp_path, monkeypatch):
     monkeypatch.setattr(section, "GOAL", 0.0)  # which any checkpoint reaches
     make("mt6-small", tmp_path)
-    result = json.loads((tmp_path / "mt6-small.json").read_text())
-    assert result["seconds_to_goal"] == result["checkpoints"][0]["seconds"]
+    result = read(tmp_path, "mt6-small")
+    checkpoints = result["checkpoints"]
+    assert checkpoints[-1]["step"] == 2 and result["training_finished"] is True
+    assert set(result["final"]["tasks"]) == {"reach", "push"}
+    seeds = [r["seeds"] for r in result["final"]["tasks"].values()]
+    assert seeds == [[1_060_000, 1_060_000]] * 2  # block 6, one episode
+    assert 0 < checkpoints[-1]["seconds"] <= result["seconds"]["until trained"] <= result["seconds"]["until evaluated"]
+    assert result["seconds"]["demonstrations"] > 0 and result["seconds"]["training"] > 0
+    assert result["seconds_to_goal"] == checkpoints[0]["seconds"] and checkpoints[0]["success"] >= 0
+    run = tmp_path / "runs" / "mt6-small"
+    weights, kept = (load_file(run / which / "model.safetensors") for which in ("run", "step-2"))
+    assert all((weights[part] == kept[part]).all() for part in weights)
+    assert json.loads((run / "run" / "config.json").read_text())["train"]["size"] == "small"
+    assert (run / "data").is_dir()  # demonstrations of its own: they are part of what is timed
+
+
+def test_the_other_size_is_trained_with_its_own_flags(tmp_path, monkeypatch):
+    said = []
+
+    def stop(command: list[str], home, begin: float):
+        said.extend(command)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(section, "watch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make("mt6-base", tmp_path)
+    assert said[said.index("--size") + 1] == "base" and said[said.index("--tasks") + 1] == "reach,push"
 
 
 def test_training_that_takes_too_long_is_stopped_and_its_checkpoints_stay(tmp_path, monkeypatch):

@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200, help="of each task (default: %(default)s)")
     parser.add_argument("--stops", type=int, default=6, help="of each kind (default: %(default)s)")
     flags = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
     rows = many(flags.episodes)
     source = random.Random(0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):

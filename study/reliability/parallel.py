@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
     FLAGS.extend(["--data-dir", str(Path(given.data_dir).resolve())])
     os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun sets it, where nobody else has
     chance, folder = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="parallel-"))

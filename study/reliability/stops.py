@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=15, help="of each kind (default: %(default)s)")
     parser.add_argument("--data-dir", default="data", help="demonstrations (default: %(default)s)")
     flags = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would ours
     draw, rows = random.Random(0), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
