@@ -400,11 +400,11 @@ def one_task(study: Path) -> list[str]:
               "random observations of every old task, and those old episodes were not played again. Seconds are of "
               "training, the median run."),
         "![Success on the new tasks, and the change of the old ones, for every way](adapt/one-task.png)", "",
-        *one_task_notes(found, was),
+        *one_task_notes(found, was, read(study, "adapt/acting.json")["acting"]),
     ]  # fmt: skip
 
 
-def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict]) -> list[str]:
+def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict], acting: dict) -> list[str]:
     """What the table of the ways says, and what not."""
     replay, paper, full = (old_change(found[way], was) for way in ("add-replay", "add-paper", "full"))
     weights = [r["tasks"][task]["router_weights"]["mean"][-1] for r in found["add-replay"] for task in was]
@@ -421,6 +421,10 @@ def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict]) -> list[s
         "table one at a time. In turn, and together, follow below.",
         "`exact` and `paper` train alike and differ in what they keep. So with the same seed they agree on the new "
         "task by construction.",
+        f"Acting (one chunk, B = 1, {acting['threads']} thread{'s' * (acting['threads'] > 1)}): a task that was added "
+        f"takes {number(acting['ratio']['a component more'], 2)} x as long as one before it, for the component and its "
+        f"view of the others, and {number(acting['ratio']['the correction of the encoder'], 2)} x that with the "
+        f"correction of the encoder (`python study/adapt/acting.py`). Old tasks take as long as before.",
         f"`replay` keeps a few observations of every old task. The old tasks change by {replay} points. The new "
         f"component's mean weight on an old task is {span(weights)}.",
         f"`paper` changes the old tasks by {paper} points, and `full` fine-tuning by {full}.",
@@ -809,6 +813,7 @@ def finding(study: Path) -> list[str]:
     exact, full = adapted["add-exact"], adapted["full"]
     new, of = expert([r for mine in adapted.values() for r in mine], NEW)
     share = exact[0]["stage"]["trained_parameters"] / full[0]["stage"]["trained_parameters"]
+    (one, demos), (fewest, steps) = (at_least(study, varied) for varied in BUDGETS)
     return [
         *text(f"Factorizing {verdict} one network of the same size here: on six tasks the difference is {more} points "
               f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({rates[2]} and {rates[3]}; "
@@ -816,11 +821,24 @@ def finding(study: Path) -> list[str]:
               bullet=True),
         *text(f"The router hardly routes: trained with all weights fixed at 1/K the policy has "
               f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (one seed).", bullet=True),
-        *text(f"New tasks are added without forgetting: a copied component, {share:.0%} of the parameters, learns "
-              f"four to {number(success(new_tasks(exact)))} (the expert {number(new / of)}), and old tasks keep their "
-              f"actions bit for bit. Fine-tuning everything has {number(success(new_tasks(full)))}, and loses "
-              f"{number(-old_change(full, was).mean, 1)} points on them.", bullet=True),
+        *text(f"New tasks are added without forgetting: a stage (a component copied, a router, a correction of the "
+              f"encoder; {share:.0%} of the parameters) learns four to {number(success(new_tasks(exact)))} (the expert "
+              f"{number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning everything has "
+              f"{number(success(new_tasks(full)))}, and loses {number(-old_change(full, was).mean, 1)} points on them.",
+              bullet=True),
+        *text(f"The honest rival, a policy of a stage's size for each new task alone, has "
+              f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations. Adding pays "
+              f"where training is short or data is little: after {fewest} steps {steps['add-exact']}, fine-tuning "
+              f"everything {steps['full']}, the rival {steps['specialist']}; with {one} demonstration"
+              f"{'s' * (one > 1)} {demos['add-exact']}, {demos['full']}, {demos['specialist']}.", bullet=True),
     ]  # fmt: skip
+
+
+def at_least(study: Path, varied: str) -> tuple[int, dict[str, str]]:
+    """The smallest budget that was measured, and way -> success on the new tasks with it."""
+    found = budget_runs(study, varied)
+    level = min(level for _, level in found)
+    return level, {way: number(success(found[way, level])) for way in EVERY}
 
 
 BLOCKS = {"finding": finding}

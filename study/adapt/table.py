@@ -73,4 +73,5 @@ TABLE = [
         # 5. Why --retain paper forgets: of the runs of 1.
         ("study/adapt/why-paper.json", "python study/adapt/why_paper.py"),
     ],
+    [("study/adapt/acting.json", "python study/adapt/acting.py")],  # alone: it takes the time
 ]  # fmt: skip
