@@ -40,6 +40,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+import skills
 from encoder import join
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from plumbing import resume, runs, stages, tensors
@@ -65,6 +66,7 @@ class AdaptConfig:
     new_components: int = 1  # how many add-component adds, at each stage
     start_from: str = "most-used"  # what they copy: most-used on the new demonstrations | random | numbers, such as 0,2
     train_components: str = ""  # mode components: which, such as 0,2
+    lean_on: Literal["all", "base"] = "all"  # with retain exact, what a stage may use: all before it | the first policy
     encoder_rank: int | None = None  # with retain exact: of the correction of the encoder; default 16; 0 is none
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
@@ -245,19 +247,21 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> None:
     """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too."""
     device = runs.choose_device(config.device)
-    source, policy = runs.read_config(origin), runs.load_policy(origin, device)
+    policy, earlier = runs.load_policy(origin, device), []
+    if config.lean_on == "base":
+        policy, earlier = skills.take_apart(policy)
     demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
 
     # ---- Grow, freeze, and say what learns.
     torch.manual_seed(config.seed)
-    variant, grown, parts, copied = prepare(config, source["policy"], policy, tasks, demos)
+    variant, grown, parts, copied = prepare(config, policy.variant, policy, tasks, demos)
     windows = Windows(grown, tasks, demos, device)
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     going_on, transfer = (folder / "resume.pt").exists(), {}  # an interrupted stage has all this behind it
     if config.sequence and config.eval_episodes and not going_on:
-        named = grow(source["policy"], policy, tasks, 0, [], newest_rank(policy))
+        named = grow(policy.variant, policy, tasks, 0, [], newest_rank(policy))
         transfer = stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed)
     about = stages.begin(config, origin, folder, variant, grown, parts, windows, {"copied": copied, **transfer})
 
@@ -291,7 +295,10 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
         for task in tasks:
             memory.add(task, make_windows(demos[task], 1)[0])
         tensors.save(folder / "replay.safetensors", memory.kept)
-    stages.finish(folder, about, grown.state_dict(), config.steps, log.seconds)
+    if config.retain == "exact":
+        base, (*others, skill) = skills.take_apart(grown)
+        grown = skills.put_together(base, [*others, *earlier, skill])
+    stages.finish(folder, about, grown, config.steps, log.seconds)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def _outline(config: object) -> None:
         _is(isinstance(config.get(name), kind), f"'{name}' must be {'a text' if kind is str else 'an object'}")
     _is(_whole(config["train"].get("demos_per_task")), "'demos_per_task' in 'train' must be a whole number")
     _is(_whole(config.get("format", 1)), "'format' must be a whole number")
-    _sizes(config, "config.json", 0)
+    check_sizes(config, "config.json", 0)
 
 
 def _fields(config: dict) -> None:
@@ -71,6 +71,11 @@ def _fields(config: dict) -> None:
     for name in ("channels", "stages"):
         _is(isinstance(policy.get(name, []), (list, tuple)), f"'{name}' must be a list")
     _is(all(_whole(n) and n > 0 for n in policy.get("channels", [])), "'channels' must be whole numbers above 0")
+    for stage in policy.get("stages", []):  # (which components, the tasks that were learned)
+        fits = isinstance(stage, (list, tuple)) and len(stage) == 2 and _texts(stage[1])
+        used = stage[0] if fits and isinstance(stage[0], list) else [stage[0]] if fits else []
+        _is(used and all(_whole(n) and 0 <= n <= policy.get("components", 0) for n in used),
+            f"'stages' has a stage that is none: {stage!s:.80}")  # fmt: skip
     kinds: dict[str, Callable] = {
         "seed": _whole, "command": _text, "revision": _text, "hardware": _text, "software": _text,
         "datasets": lambda x: isinstance(x, dict) and all(map(_text, x.values())),
@@ -116,13 +121,13 @@ def _texts(x: object) -> bool:
     return isinstance(x, list) and bool(x) and all(map(_text, x)) and len(set(x)) == len(x)
 
 
-def _sizes(value: object, name: str, depth: int) -> None:
+def check_sizes(value: object, name: str, depth: int) -> None:
     """BadInput for anything in it that is too large, too long or too deep."""
     _is(depth <= DEPTH, f"'{name}' is nested too deeply")
     if isinstance(value, (dict, list)):
         _is(len(value) <= LENGTH, f"'{name}' has {len(value):,} entries, more than {LENGTH:,}")
         for key, inner in value.items() if isinstance(value, dict) else ((name, inner) for inner in value):
-            _sizes(inner, str(key)[:80], depth + 1)
+            check_sizes(inner, str(key)[:80], depth + 1)
     elif isinstance(value, str):
         _is(len(value) <= TEXT, f"'{name}' is a text of {len(value):,} characters, more than {TEXT:,}")
     elif _whole(value):

@@ -83,9 +83,11 @@ def build_policy(variant: str, settings: dict):
     except TypeError as error:
         raise BadInput(str(error)) from error
     try:
-        return module.Policy(config)
+        policy = module.Policy(config)
     except ValueError as error:  # and nothing else: a bug in a fork has to keep its traceback
         raise BadInput(str(error)) from error
+    policy.variant = variant
+    return policy
 
 
 def save_weights(folder: Path, state: dict[str, torch.Tensor], step: int, seconds: float) -> None:

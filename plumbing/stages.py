@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import evaluate
+import skills
 from encoder import StateEncoder, rows
 from envs.demos import DATASET_ID, drawn
 from envs.rollout import block_seeds
@@ -35,6 +36,8 @@ def check(config) -> list[str]:
         raise BadInput("--retain exact needs old components and the encoder frozen: use mode router or add-component")
     if config.retain != "exact" and config.encoder_rank is not None:
         raise BadInput("--encoder-rank goes with --retain exact: otherwise old tasks would see through it too")
+    if config.retain != "exact" and config.lean_on != "all":
+        raise BadInput("--lean-on base goes with --retain exact: otherwise there is one policy, and no skills apart")
     if config.retain == "exact" and config.encoder_rank is None:
         config.encoder_rank = RANK
     if config.retain == "replay" and config.train_encoder:
@@ -65,6 +68,8 @@ def check_source(config, origin: Path, tasks: list[str], device) -> None:
     common_spaces(policy.config.tasks)  # they are played again, and may not be known here
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
+    if config.lean_on == "base":
+        policy, _ = skills.take_apart(policy)
     least = max(getattr(policy.config, "ranks", ()), default=0)
     if config.encoder_rank is not None and config.encoder_rank < least:
         raise BadInput(f"--encoder-rank must be at least {least}, as in the run in {origin}, got {config.encoder_rank}")
@@ -141,13 +146,32 @@ def begin(config, origin: Path, folder: Path, variant: str, grown, parts: dict, 
     return about
 
 
-def finish(folder: Path, about: dict, state: dict, steps: int, seconds: float) -> None:
-    """Figures, the record of the stage, the weights, in this order: a folder with weights holds a finished stage."""
+def finish(folder: Path, about: dict, policy, steps: int, seconds: float) -> None:
+    """Figures, the record of the stage, the skill, the weights, in this order: a folder with weights holds a finished
+    stage. The policy may have skills that the one that learned did not."""
     figures.training(read_log(folder / "log.jsonl"), folder / "figures")
-    about["adapted"][-1]["seconds"] = round(seconds, 1)
-    write_json(folder / "config.json", runs.read_config(folder) | {"adapted": about["adapted"]})
-    runs.save_weights(folder, state, steps, seconds)
+    stage = about["adapted"][-1]
+    stage["seconds"] = round(seconds, 1)
+    write_json(folder / "config.json", runs.read_config(folder) | {
+        "policy": policy.variant, "policy_config": asdict(policy.config), "adapted": about["adapted"],
+    })  # fmt: skip
+    base, found = skills.take_apart(policy)
+    if found:
+        found[-1].about = {"stage": stage, "datasets": {task: about["datasets"][task] for task in stage["tasks"]},
+                           "base": sorted(base.config.tasks), "revision": about["revision"]}  # fmt: skip
+        skills.write(folder / skills.FILE, found[-1])
+    runs.save_weights(folder, policy.state_dict(), steps, seconds)
     (folder / "resume.pt").unlink(missing_ok=True)
+
+
+def note_success(folder: Path, tasks: list[str]) -> None:
+    """Into the skill, if there is one, what it was evaluated to."""
+    if (path := folder / skills.FILE).exists():
+        skill, played = skills.read(path), files.read_json(folder / "evaluation.json")["tasks"]
+        skill.about["success"] = {
+            task: {key: played[task][key] for key in ("successes", "n", "seeds")} for task in tasks
+        }
+        skills.write(path, skill)
 
 
 def outside(policy, observation, actions) -> str:
@@ -188,6 +212,7 @@ def main(config, learn) -> dict:
             measure(origin, out / "before")
         if config.eval_episodes:
             measure(folder, folder)
+            note_success(folder, new)
         about = {"run": str(folder), "bytes_added": size(folder) - size(origin)}
         origin = folder
         history.append(runs.read_config(folder)["adapted"][-1] | about)

@@ -1,11 +1,14 @@
 """A policy that has learned in stages: every task keeps the components, the router and the encoder it was learned with.
 
 Written by `adapt.py --retain exact`, on top of any policy that keeps the K axis (`base`). A stage adds components and a
-router of its own, and a correction of the encoder of low rank (encoder.py, `Residual`). A task of an earlier stage
-never sees them: it is served by a *view* of the policy, which has that stage's router and correction and the first K_s
-components, in products of the same shapes as before, so that its actions stay what they were, bit for bit. (For the
-same rows in a batch: which rows share a matrix product decides how sums are rounded, here as with any policy, in the
-seventh digit.) The price: whose task it is must be known (its name says so), and what every stage stores.
+router of its own, and a correction of the encoder of low rank (encoder.py, `Residual`). A task of another stage never
+sees them: it is served by a *view* of the policy, which has its stage's router and correction and those K_s components
+that its stage knew, in products of the same shapes as then, so that its actions stay what they were, bit for bit. (For
+the same rows in a batch: which rows share a matrix product decides how sums are rounded, here as with any policy, in
+the seventh digit.) The price: whose task it is must be known (its name says so), and what every stage stores.
+
+A stage leans on all components before it, or on those of the first policy alone. Then it costs the same however many
+other stages there are, and is a *skill*: skills.py takes it off and puts it onto another copy of the first policy.
 """
 
 import functools
@@ -36,33 +39,34 @@ def on_top_of(base: str):
     @dataclass
     class StagedConfig(module.PolicyConfig):
         base: str = "fdp"
-        stages: tuple[tuple[int, list[str]], ...] = ()  # (how many components there were, the tasks learned then)
+        # (which components a stage uses, the tasks it learned); a number stands for the first so many
+        stages: tuple[tuple[int | list[int], list[str]], ...] = ()
         ranks: tuple[int, ...] = ()  # of each stage's correction of the encoder; 0: none
 
     class StagedPolicy(module.Policy):
         def build(self) -> None:
             c = self.config
-            sizes, tasks = [k for k, _ in c.stages], [task for _, names in c.stages for task in names]
-            if tasks != list(c.tasks) or sizes != sorted(sizes) or sizes[-1:] != [c.components]:
+            used, tasks = [rows(k) for k, _ in c.stages], [task for _, names in c.stages for task in names]
+            if tasks != list(c.tasks) or set().union(*used) != set(range(c.components)) or not all(used):
                 raise ValueError(f"stages {c.stages} do not fit {c.components} components and the tasks {c.tasks}")
             super().build()
             routers = []
-            for k in sizes:
-                smaller = _share(self, module.Policy, config=replace(c, components=k))
+            for mine in used:
+                smaller = _share(self, module.Policy, config=replace(c, components=len(mine)))
                 module.Policy.build(smaller)  # what its router looks like, only the base knows
                 routers.append(smaller.router)
             self.router = nn.ModuleList(routers)
-            ranks = [*c.ranks, *[0] * len(sizes)][: len(sizes)]  # runs from before there were corrections have none
+            ranks = [*c.ranks, *[0] * len(used)][: len(used)]  # runs from before there were corrections have none
             self.residual = nn.ModuleList([Residual(self.encoder, rank) for rank in ranks])
 
         def at(self, stage: int):
-            """The policy as it was after a stage: a view, no copy. Nothing is switched, so nothing stays switched."""
-            c, known = self.config, self.config.stages[stage][0]
+            """The policy as a stage made it: a view. Nothing is switched, so nothing stays switched."""
+            c, mine = self.config, rows(self.config.stages[stage][0])
             seen = _replaced(self.encoder, self.residual[stage].weights(self.encoder))
             modules = {**self._modules, "router": self.router[stage], "encoder": seen}
-            if known < c.components:
-                modules["components"] = _first(self.components, known, c.components)
-            return _share(self, module.Policy, _modules=modules, config=replace(c, components=known))
+            if len(mine) < c.components:
+                modules["components"] = _some(self.components, mine, c.components)
+            return _share(self, module.Policy, _modules=modules, config=replace(c, components=len(mine)))
 
         def task_index(self, names: list[str]) -> Tensor:
             """As the base does, but a name is needed even where the network sees none: it decides on the stage."""
@@ -92,18 +96,23 @@ def on_top_of(base: str):
                 noise = torch.randn((len(tasks), c.horizon, c.action_dim), generator=generator, device=self.device)
             actions = np.empty((len(tasks), c.horizon, c.action_dim), np.float32)
             weights = np.zeros((len(tasks), c.components), np.float32)
-            for stage, (known, names) in enumerate(c.stages):
-                rows = [i for i, task in enumerate(tasks) if task in names]
-                if rows:
-                    seen = {name: np.asarray(x)[rows] for name, x in observation.items()}
-                    mine = [tasks[i] for i in rows]
-                    actions[rows], weights[rows, :known] = self.at(stage).act(
-                        seen, mine, sampler_name, sampling_steps, noise[rows], generator
+            for stage, (used, names) in enumerate(c.stages):
+                mine = [i for i, task in enumerate(tasks) if task in names]
+                if mine:
+                    seen = {name: np.asarray(x)[mine] for name, x in observation.items()}
+                    whose = [tasks[i] for i in mine]
+                    actions[mine], weights[np.ix_(mine, rows(used))] = self.at(stage).act(
+                        seen, whose, sampler_name, sampling_steps, noise[mine], generator
                     )
             return actions, weights
 
     StagedPolicy.__module__ = StagedConfig.__module__ = __name__
     return StagedPolicy, StagedConfig
+
+
+def rows(used: int | list[int]) -> list[int]:
+    """Which components a stage uses: the first so many, or these."""
+    return list(range(used)) if isinstance(used, int) else list(used)
 
 
 def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str], rank: int) -> tuple:
@@ -145,12 +154,13 @@ def _replaced(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
     return _share(module, type(module), _modules=inner, _parameters=own)
 
 
-def _first(module: nn.Module, count: int, K: int) -> nn.Module:
-    """The first `count` of K components: views of every tensor that has the K axis."""
+def _some(module: nn.Module, mine: list[int], K: int) -> nn.Module:
+    """Some of K components: of every tensor that has the K axis these rows, the first ones as a view."""
+    which = slice(len(mine)) if mine == list(range(len(mine))) else mine
 
     def cut(tensors: dict) -> dict:
-        return {name: t[:count] if t is not None and t.ndim and len(t) == K else t for name, t in tensors.items()}
+        return {name: t[which] if t is not None and t.ndim and len(t) == K else t for name, t in tensors.items()}
 
-    inner = {name: _first(part, count, K) for name, part in module._modules.items()}
+    inner = {name: _some(part, mine, K) for name, part in module._modules.items()}
     return _share(module, type(module), _modules=inner, _parameters=cut(module._parameters),
                   _buffers=cut(module._buffers))  # fmt: skip
