@@ -11,7 +11,7 @@ from test_adapt import CPU, chunks, fingerprint, flags, inputs  # noqa: F401  (f
 
 import adapt
 import skills
-from plumbing.cli import BadInput, parse
+from plumbing.cli import BadInput
 from plumbing.runs import load_policy, read_config
 from skills import put, put_together, take_apart
 
@@ -37,7 +37,7 @@ def file(run):
 
 
 def use(*arguments) -> dict:
-    return skills.main(parse(skills.SkillsConfig, [str(a) for a in arguments]))
+    return command(skills, *arguments)
 
 
 def same(policy, other, tasks) -> bool:
