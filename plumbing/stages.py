@@ -53,6 +53,9 @@ def check(config) -> list[str]:
         raise BadInput(f"--mode {config.mode} trains everything: leave out --train-encoder")
     if config.mode == "scratch" and config.sequence:
         raise BadInput("--mode scratch learns the new tasks alone, so there is no sequence: use --tasks")
+    named = [task for words in config.sequence.split(",") if words.strip() for task in resolve_tasks(words)]
+    if again := sorted({task for task in named if named.count(task) > 1}):
+        raise BadInput(f"--sequence names '{', '.join(again)}' twice")
     return resolve_tasks(config.tasks or config.sequence)
 
 

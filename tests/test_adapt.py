@@ -388,6 +388,7 @@ def test_demonstrations_outside_what_is_known_are_told():
         (["--tasks", "reach", "--sequence", "push"], "give either --tasks"),
         (["--tasks", "reach"], "knows 'reach' already"),
         (["--sequence", "drawer-open,push"], "knows 'push' already"),
+        (["--sequence", "drawer-open,door-close,drawer-open-v3"], "--sequence names 'drawer-open' twice"),
         (["--tasks", "drawer-opn"], "drawer-open"),
         (["--tasks", "drawer-open", "--mode", "full", "--retain", "exact"], "--retain exact needs"),
         (["--tasks", "drawer-open", "--train-encoder", "--retain", "exact"], "--retain exact needs"),
