@@ -57,21 +57,17 @@ TABLE = [
         # 1. One new task at a time: success on it, and on the six old ones.
         *[one_task(half, f"--ways {SHORT},router,add-replay,add-paper,add-encoder,start-random,components --seeds 0",
                    "components-{}-s0") for half in HALVES],
-    ],
-    [
         *[one_task(half, "--ways add-exact,full --seeds 1,2", "full-{}-s2") for half in HALVES],
         *[one_task(half, "--ways five-steps --seeds 0,1,2", "five-steps-{}-s2") for half in HALVES],
         # 2. Four tasks in turn. 3. The same four, learned together.
-        *[four_tasks(name, "--sequence", seed)
-          for seed in range(3) for name in FOUR if seed == 0 or name in ("exact", "full")],
-        *[four_tasks(name, "--tasks", 0) for name in FOUR],
+        *[four_tasks(name, how, 0) for how in ("--sequence", "--tasks") for name in FOUR],
         # 4. Fewer steps, fewer demonstrations.
         *[row for steps in (250, 500, 1000) for half in HALVES
           for row in budget(half, f"--steps {steps}", f"d25-n{steps}", least=steps == 250)],
-        *[row for demos in (1, 3, 5, 10) for half in HALVES
+        *[row for demos in (1, 3, 10, 5) for half in HALVES
           for row in budget(half, f"--demos {demos}", f"d{demos}-n2000", least=demos == 1)],
-        # 5. Why --retain paper forgets: of the runs of 1.
-        ("study/adapt/why-paper.json", "python study/adapt/why_paper.py"),
+        *[four_tasks(name, "--sequence", seed) for seed in (1, 2) for name in ("exact", "full")],
     ],
-    [("study/adapt/acting.json", "python study/adapt/acting.py")],  # alone: it takes the time
+    [("study/adapt/why-paper.json", "python study/adapt/why_paper.py")],  # 5. Of the runs of 1.
+    [("study/adapt/acting.json", "python study/adapt/acting.py")],  # 6. Alone, because it takes the time.
 ]  # fmt: skip
