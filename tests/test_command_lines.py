@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.internal.conjecture import providers
 
 import train
 from plumbing import limits, runs
@@ -28,9 +29,11 @@ def tried(case: Case, where) -> tuple[str, str]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of NumPy, about damaged numbers
-def test_whatever_is_given_is_done_or_refused_in_one_line(where, tmp_path):
-    """The same 500 cases each time: a test that fails now and then says nothing about a change. (Each time that the
-    same modules are loaded, alone or after all other tests: Hypothesis also tries the constants it finds in them.)"""
+def test_whatever_is_given_is_done_or_refused_in_one_line(where, tmp_path, monkeypatch):
+    """The same 500 cases each time: a test that fails now and then says nothing about a change."""
+    # Else Hypothesis also tries the constants in our modules: others whenever a line is changed, or a test came before.
+    monkeypatch.setattr(providers, "_get_local_constants", providers.Constants)
+    monkeypatch.setattr(providers, "CONSTANTS_CACHE", type(providers.CONSTANTS_CACHE)(1024))
     counts, folders = Counter(), [tmp_path / "0"]
 
     @settings(max_examples=500, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
