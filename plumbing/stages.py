@@ -161,7 +161,8 @@ def finish(folder: Path, about: dict, policy, steps: int, seconds: float) -> Non
     base, found = skills.take_apart(policy)
     if found:
         found[-1].about = {"stage": stage, "datasets": {task: about["datasets"][task] for task in stage["tasks"]},
-                           "base": sorted(base.config.tasks), "revision": about["revision"]}  # fmt: skip
+                           "demonstrations": runs.read_config(folder)["train"]["demos_per_task"],
+                           "base": base.config.tasks, "revision": about["revision"]}  # fmt: skip
         skills.write(folder / skills.FILE, found[-1])
     runs.save_weights(folder, policy.state_dict(), steps, seconds)
     (folder / "resume.pt").unlink(missing_ok=True)

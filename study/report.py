@@ -813,7 +813,7 @@ def finding(study: Path) -> list[str]:
     exact, full = adapted["add-exact"], adapted["full"]
     new, of = expert([r for mine in adapted.values() for r in mine], NEW)
     share = exact[0]["stage"]["trained_parameters"] / full[0]["stage"]["trained_parameters"]
-    (one, demos), (fewest, steps) = (at_least(study, varied) for varied in BUDGETS)
+    fewest, steps = least(study, "steps")
     return [
         *text(f"Factorizing {verdict} one network of the same size here: on six tasks the difference is {more} points "
               f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({rates[2]} and {rates[3]}; "
@@ -828,13 +828,12 @@ def finding(study: Path) -> list[str]:
               bullet=True),
         *text(f"The honest rival, a policy of a stage's size for each new task alone, has "
               f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations. Adding pays "
-              f"where training is short or data is little: after {fewest} steps {steps['add-exact']}, fine-tuning "
-              f"everything {steps['full']}, the rival {steps['specialist']}; with {one} demonstration"
-              f"{'s' * (one > 1)} {demos['add-exact']}, {demos['full']}, {demos['specialist']}.", bullet=True),
+              f"where training is short: after {fewest} steps {steps['add-exact']} (the rival {steps['specialist']}, "
+              f"fine-tuning everything {steps['full']}).", bullet=True),
     ]  # fmt: skip
 
 
-def at_least(study: Path, varied: str) -> tuple[int, dict[str, str]]:
+def least(study: Path, varied: str) -> tuple[int, dict[str, str]]:
     """The smallest budget that was measured, and way -> success on the new tasks with it."""
     found = budget_runs(study, varied)
     level = min(level for _, level in found)

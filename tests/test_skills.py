@@ -1,7 +1,9 @@
 """Skills: put on in any order and taken off again, every task does what it did when it was learned, bit for bit."""
 
 import json
+import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -141,7 +143,7 @@ def test_success_goes_into_the_file(tiny_run, data_dir, tmp_path):
     about = skills.read(file(tmp_path / "run")).about
     played = json.loads((tmp_path / "run" / "evaluation.json").read_text())["tasks"]["door-close"]
     assert about["success"]["door-close"] == {key: played[key] for key in ("successes", "n", "seeds")}
-    assert about["stage"]["trained_parameters"] > 0 and about["revision"]
+    assert about["stage"]["trained_parameters"] > 0 and about["revision"] and about["demonstrations"] == 2
 
 
 def test_a_skill_of_the_run_that_comes_with_the_code_is_small():
@@ -188,29 +190,39 @@ def test_of_another_base(tiny_run, learned, tmp_path):
         use("--run", other, "--put", file(learned["drawer-open"]), "--out", tmp_path / "run")
 
 
+class Planted:
+    def __reduce__(self):
+        return (Path.touch, (Path("planted"),))
+
+
 @pytest.mark.parametrize("arguments,message", [
     ([], "give --put, with skill files, or --take-off"),
     (["--put", "nowhere"], "nowhere"),
     (["--put", "{run}/model.safetensors"], "is no skill of adapt.py"),
     (["--put", "{run}/config.json"], "config.json is damaged"),
     (["--put", "{skill},{skill}"], "'drawer-open' is known already"),
+    (["--put", "{pickle}"], "is damaged"),
     (["--put", "{damaged}"], "its numbers are not those that were written"),
     (["--take-off", "drawer-open"], "no skill for 'drawer-open' to take off .* has none"),
     (["--put", "{skill}", "--out", "{skill}"], "exists: choose another --out"),
     (["--put", "{skill}", "--out", "{run}"], "inside the run that is only read"),
     (["--put", "{skill}", "--out", "{run}/x"], "inside the run that is only read"),
 ])  # fmt: skip
-def test_bad_input_is_one_line(tiny_run, learned, tmp_path, arguments, message):
+def test_bad_input_is_one_line(tiny_run, learned, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
     content = bytearray(file(learned["drawer-open"]).read_bytes())
     content[-5] ^= 1
     (tmp_path / "damaged.safetensors").write_bytes(content)
-    names = {"run": tiny_run, "skill": file(learned["drawer-open"]), "damaged": tmp_path / "damaged.safetensors"}
+    (tmp_path / "pickle").write_bytes(pickle.dumps(Planted()))
+    names = {"run": tiny_run, "skill": file(learned["drawer-open"]), "damaged": tmp_path / "damaged.safetensors",
+             "pickle": tmp_path / "pickle"}  # fmt: skip
     words = [word.format(**names) for word in arguments]
     words += [] if "--out" in words else ["--out", str(tmp_path / "run")]
     before = fingerprint(tiny_run)
     with pytest.raises(BadInput, match=message):
         use("--run", tiny_run, *words)
     assert fingerprint(tiny_run) == before and not (tmp_path / "run").exists()
+    assert not Path("planted").exists()
 
 
 def test_leaning_on_the_base_is_for_exact_retention(tiny_run, flags, tmp_path):  # noqa: F811
