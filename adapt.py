@@ -2,6 +2,7 @@
 
     python adapt.py --run runs/mt6 --tasks door-close                         # one new task, or several together
     python adapt.py --run runs/mt6 --sequence door-close,drawer-close         # one after another
+    python adapt.py --sequence cw10                                           # the same, beginning with nothing
 
 | mode          | what trains                                               | source                                   |
 |---------------|-----------------------------------------------------------|------------------------------------------|
@@ -58,7 +59,7 @@ REPLAY_WEIGHT = 10.0  # of the router's squared errors on old observations: smal
 class AdaptConfig:
     """Learn new tasks from a trained run, into a new run; evaluate.py plays it like any other."""
 
-    run: str  # the run to start from; it is only read
+    run: str = ""  # the run to start from; it is only read. Without one, a sequence's first task trains a fresh policy
     tasks: str = ""  # new tasks, learned together
     sequence: str = ""  # or: new tasks, learned one after another, all known tasks evaluated after each
     mode: Literal["add-component", "router", "components", "full", "scratch"] = "add-component"  # what trains

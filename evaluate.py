@@ -143,8 +143,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
             "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
             "router_weights": spread,
         }
-    rates = [r["success"] for r in result["tasks"].values() if r["n"]]
-    result["mean_success"] = float(np.mean(rates)) if rates else None
+    result["mean_success"] = mean_success(result)
     result["latency_ms_batch_1"] = _latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
@@ -166,6 +165,12 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def mean_success(result: dict) -> float | None:
+    """Over the tasks that were played at all."""
+    rates = [r["success"] for r in result["tasks"].values() if r["n"]]
+    return float(np.mean(rates)) if rates else None
 
 
 def _count(episodes: list[Episode]) -> dict:

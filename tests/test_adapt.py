@@ -12,12 +12,13 @@ import torch
 from conftest import command
 
 import adapt
+import train
 from adapt import count, grow, most_used, newest_router, only_rows, release, train_only
 from envs.demos import DATASET_ID, demonstrations
 from envs.metaworld import DIFFERENCES, PARTS, split_state
 from fdp import Policy, PolicyConfig
 from plumbing import stages
-from plumbing.cli import BadInput
+from plumbing.cli import BadInput, write_json
 from plumbing.runs import load_policy, read_config, save_weights
 from plumbing.stages import outside
 
@@ -311,6 +312,7 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(trained_run, f
     ]
     assert matrix["forgetting"] == 0 and result["forgetting"] == 0  # exact is the default
     assert all(measured.items() <= stage.items() for stage in matrix["stages"])
+    assert [stage["same_bits"] for stage in matrix["stages"]] == [list(row) for row in matrix["success"][:2]]
     assert fingerprint(trained_run) == before
 
     first, second = (tmp_path / "s" / name for name in ("1-drawer-close", "2-push"))
@@ -331,6 +333,77 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(trained_run, f
     save_weights(other, weights | {"router.net.0.bias": weights["router.net.0.bias"] + 1}, 500, 1.0)
     with pytest.raises(BadInput, match="learned from other weights"):
         command(adapt, *line, "--run", other)
+
+
+def test_tasks_that_are_done_to_the_same_bits_are_not_played_again(tiny_run, flags, tmp_path, monkeypatch):
+    asked = []
+
+    def play(policy, tasks, episodes, seed):
+        asked.append(list(tasks))
+        of_task = {"success": 0.5, "successes": 1, "n": 2, "interval": [0, 1], "expert": {"success": 1.0, "lost": {}},
+                   "lost": {}, "simulation_seconds": 1.0, "seeds": [0, 1]}  # fmt: skip
+        return {"tasks": {task: {**of_task, "asked": len(asked)} for task in tasks}, "mean_success": 0.5}, []
+
+    monkeypatch.setattr(stages.evaluate, "evaluate", play)
+    monkeypatch.setattr(
+        stages.evaluate, "write_evaluation", lambda path, _, result, *__, **___: write_json(path, result)
+    )
+    line = ["--run", tiny_run, "--tasks", "drawer-open", *flags, "--eval-episodes", 2, "--eval-seed", 5]
+    command(adapt, *line, "--out", tmp_path / "exact")
+    assert asked == [["reach", "push"], ["drawer-open"]]
+    made = json.loads((tmp_path / "exact" / "evaluation.json").read_text())
+    how = {task: (r["asked"], r.get("same_bits")) for task, r in made["tasks"].items()}
+    assert how == {"reach": (1, True), "push": (1, True), "drawer-open": (2, None)} and made["mean_success"] == 0.5
+    command(adapt, *line, "--mode", "router", "--retain", "paper", "--out", tmp_path / "paper")
+    assert asked[2:] == [["reach", "push"], ["reach", "push", "drawer-open"]]
+    # One bit of what only one of the tasks uses.
+    policy, other = load_policy(tiny_run, CPU), load_policy(tiny_run, CPU)
+    assert stages.unchanged(policy, other) == ["reach", "push"]
+    with torch.no_grad():
+        row = other.task_embedding.weight[1]
+        row.copy_(torch.nextafter(row, row + 1) + 1e-3)
+    assert stages.unchanged(policy, other) == ["reach"]
+
+
+def test_a_sequence_without_a_run_begins_with_what_train_makes(flags, tmp_path, monkeypatch):
+    command(train, "--tasks", "reach", *flags, "--out", tmp_path / "alone")
+    alone = load_policy(tmp_path / "alone", CPU)
+    line = ["--sequence", "reach,drawer-open", *flags, "--out", tmp_path / "s"]
+    step, steps = train.Learner.step, []
+
+    def stop(*arguments):
+        steps.append(0)
+        if len(steps) == 4:
+            raise MemoryError  # before the first checkpoint
+        return step(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(train.Learner, "step", stop)
+        command(adapt, *line)
+    assert not (tmp_path / "s" / "1-reach" / "model.safetensors").exists()
+    command(adapt, *line)
+    first, last = (load_policy(tmp_path / "s" / name, CPU) for name in ("1-reach", "2-drawer-open"))
+    for name, x in alone.state_dict().items():
+        assert torch.equal(x, first.state_dict()[name]), name
+    assert last.config.tasks == ["reach", "drawer-open"] and stages.unchanged(first, last) == ["reach"]
+    before = fingerprint(tmp_path)
+    command(adapt, *line)  # all of it is there
+    with pytest.raises(BadInput, match="has seed = 0, not 1: choose another --out"):
+        command(adapt, *line, "--seed", 1)
+    assert {p: x for p, x in fingerprint(tmp_path).items() if p.suffix == ".safetensors"} == {
+        p: x for p, x in before.items() if p.suffix == ".safetensors"
+    }
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["--tasks", "reach"], "--run: name the run to start from"),
+    (["--sequence", "reach,reach"], "names 'reach' twice"),
+    (["--sequence", "reach,push", "--start-from", "7"], "0 to 3, got '7'"),
+])  # fmt: skip
+def test_beginning_with_nothing_is_refused_where_it_makes_no_sense(flags, tmp_path, arguments, message):
+    with pytest.raises(BadInput, match=message):
+        command(adapt, *flags, "--out", tmp_path / "s", *arguments)
+    assert not list(tmp_path.iterdir())
 
 
 def test_forward_transfer_compares_one_that_knows_the_name_only_with_an_untrained_one(

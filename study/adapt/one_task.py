@@ -15,9 +15,6 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
 import train  # noqa: E402
@@ -63,17 +60,6 @@ class OneTaskConfig:
     out: str = "study/adapt"
 
 
-def same_actions(old, new) -> bool:
-    """Whether two policies act the same to the last bit, on every task of the old one."""
-    random = np.random.default_rng(0)
-    names = [task for task in old.config.tasks for _ in range(20)]
-    observation = {part: random.standard_normal((len(names), *shape)) * 0.2
-                   for part, shape in old.config.observation.items()}  # fmt: skip
-    shape = (len(names), old.config.horizon, old.config.action_dim)
-    noise = torch.tensor(random.standard_normal(shape), dtype=torch.float32)
-    return np.array_equal(old.act(observation, names, noise=noise)[0], new.act(observation, names, noise=noise)[0])
-
-
 def main(config: OneTaskConfig) -> dict:
     device, out = runs.choose_device("auto"), ROOT / config.out
     out.mkdir(parents=True, exist_ok=True)
@@ -112,7 +98,7 @@ def main(config: OneTaskConfig) -> dict:
                 new = runs.load_policy(ROOT / folder, device)
                 # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
                 knows_old = set(old.config.tasks) < set(new.config.tasks)
-                bit_equal = knows_old and same_actions(old, new)
+                bit_equal = knows_old and stages.unchanged(old, new) == old.config.tasks
                 tasks = [task] if bit_equal or not knows_old or config.new_only else new.config.tasks
                 result, _ = evaluate(new, tasks, config.episodes, config.block)
                 made, trained = runs.read_config(ROOT / folder), sum(p.numel() for p in new.parameters())
