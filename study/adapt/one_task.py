@@ -6,14 +6,17 @@
 
 From study/core/mt6 (K = 4, six tasks), 25 demonstrations, 2000 steps; evaluated on block 8, 50 episodes per task. One
 JSON per run in study/adapt/; those that are there are not made again. A process plays every expert episode once.
-study/adapt/table.py has every command.
+study/adapt/table.py has every command, and study/ml45/table.py those with one demonstration.
 """
 
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
@@ -23,6 +26,7 @@ from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from plumbing import runs, stages  # noqa: E402
 from plumbing.cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
+from study.ml45 import low_rank  # noqa: E402
 
 WAYS = {
     "add-exact": {},
@@ -36,6 +40,8 @@ WAYS = {
     "components": {"mode": "components", "train_components": "0,1"},
     "add-encoder": {"train_encoder": True},
     "start-random": {"start_from": "random"},
+    # Adapters on every layer, of as many parameters as a stage trains: for a run that has no components to add to.
+    "low-rank": {"mode": "full"},
     # The honest rival: a policy of its own for each task, with as many parameters as a stage trains.
     "specialist": None,
     # Hardly more than the mean action. A task that it can do says nothing about adapting.
@@ -54,6 +60,7 @@ class OneTaskConfig:
     run: str = "study/core/mt6"
     episodes: int = 50
     demos: int = 25  # per task
+    draws: str = "0"  # which demonstrations: adapt.py's --demo-draw
     steps: int = 2000
     new_only: bool = False  # leave out the old tasks' episodes
     block: int = 8  # of evaluation episodes
@@ -72,43 +79,44 @@ def main(config: OneTaskConfig) -> dict:
     if not config.new_only:  # what a change is measured against has to be of the same episodes
         found = [r["seeds"] for r in json.loads(before.read_text())["tasks"].values()][0]
         assert seeds == found, f"{before} is of episodes {found}: move it"
-    for seed in (int(s) for s in config.seeds.split(",")):
-        for way in config.ways.split(","):
-            for task in resolve_tasks(config.tasks):
-                budget = "" if (config.demos, config.steps) == (25, 2000) else f"-d{config.demos}-n{config.steps}"
-                path = out / f"{way}-{task}{budget}-s{seed}.json"
-                if path.exists():
-                    made = json.loads(path.read_text())
-                    same = made["tasks"][task]["seeds"] == seeds and made["flags"].get("run", config.run) == config.run
-                    assert same, f"{path} is of another run, or other episodes: choose another --out"
-                    continue
-                folder = f"runs/adapt/{path.stem}"
-                usual = {"demos_per_task": config.demos, "steps": config.steps, "seed": seed, "eval_episodes": 0,
-                         "out": folder}  # fmt: skip
-                if way == "specialist":
-                    train.SIZES[way] = SPECIALIST
-                    flags = train.TrainConfig(tasks=task, components=1, size=way, **usual)
-                else:
-                    flags = adapt.AdaptConfig(run=config.run, tasks=task, **usual | WAYS[way])
-                if not (ROOT / folder / "model.safetensors").exists():
-                    shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
-                    train.main(flags) if way == "specialist" else stages.main(flags, adapt.learn)
-                made = runs.difference(ROOT / folder, asdict(flags), ("out", "device", "retain", "encoder_rank"))
-                assert made is None, f"{folder} has {made}: remove it"
-                new = runs.load_policy(ROOT / folder, device)
-                # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
-                knows_old = set(old.config.tasks) < set(new.config.tasks)
-                bit_equal = knows_old and stages.unchanged(old, new) == old.config.tasks
-                tasks = [task] if bit_equal or not knows_old or config.new_only else new.config.tasks
-                result, _ = evaluate(new, tasks, config.episodes, config.block)
-                made, trained = runs.read_config(ROOT / folder), sum(p.numel() for p in new.parameters())
-                stage = made["adapted"][-1] if "adapted" in made else {
-                    "trained_parameters": trained, "seconds": runs.training_record(ROOT / folder)["seconds"],
-                }  # fmt: skip
-                about = {"way": way, "task": task, "old_actions_bit_equal": bit_equal, "stage": stage}
-                write_json(path, result | about | {"flags": asdict(flags)} | provenance(seed, str(device)))
-                say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {bit_equal}")
-                written.append(str(path))
+    every = product(map(int, config.seeds.split(",")), map(int, config.draws.split(",")), config.ways.split(","),
+                    resolve_tasks(config.tasks))  # fmt: skip
+    for seed, draw, way, task in every:
+        budget = "" if (config.demos, config.steps) == (25, 2000) else f"-d{config.demos}-n{config.steps}"
+        path = out / f"{way}-{task}{budget}{f'-draw{draw}' if draw else ''}-s{seed}.json"
+        if path.exists():
+            made = json.loads(path.read_text())
+            same = made["tasks"][task]["seeds"] == seeds and made["flags"].get("run", config.run) == config.run
+            assert same, f"{path} is of another run, or other episodes: choose another --out"
+            continue
+        folder = f"runs/{config.out.removeprefix('study/')}/{path.stem}"
+        usual = {"demos_per_task": config.demos, "demo_draw": draw, "steps": config.steps, "seed": seed,
+                 "eval_episodes": 0, "out": folder}  # fmt: skip
+        if way == "specialist":
+            train.SIZES[way] = SPECIALIST
+            flags = train.TrainConfig(tasks=task, components=1, size=way, **usual)
+        else:
+            flags = adapt.AdaptConfig(run=config.run, tasks=task, **usual | WAYS[way])
+        if not (ROOT / folder / "model.safetensors").exists():
+            shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
+            with mock.patch.object(adapt, "prepare", low_rank.prepare) if way == "low-rank" else nullcontext():
+                train.main(flags) if way == "specialist" else stages.main(flags, adapt.learn)
+        made = runs.difference(ROOT / folder, asdict(flags), ("out", "device", "retain", "encoder_rank"))
+        assert made is None, f"{folder} has {made}: remove it"
+        new = runs.load_policy(ROOT / folder, device)
+        # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
+        knows_old = set(old.config.tasks) < set(new.config.tasks)
+        bit_equal = knows_old and stages.unchanged(old, new) == old.config.tasks
+        tasks = [task] if bit_equal or not knows_old or config.new_only else new.config.tasks
+        result, _ = evaluate(new, tasks, config.episodes, config.block)
+        made, trained = runs.read_config(ROOT / folder), sum(p.numel() for p in new.parameters())
+        stage = made["adapted"][-1] if "adapted" in made else {
+            "trained_parameters": trained, "seconds": runs.training_record(ROOT / folder)["seconds"],
+        }  # fmt: skip
+        about = {"way": way, "task": task, "old_actions_bit_equal": bit_equal, "stage": stage}
+        write_json(path, result | about | {"flags": asdict(flags)} | provenance(seed, str(device)))
+        say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {bit_equal}")
+        written.append(str(path))
     return {"wrote": written}
 
 
