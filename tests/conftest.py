@@ -1,6 +1,7 @@
 """Small real things shared by the tests: demonstrations and one trained run, made once through the real code path."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from plumbing import runs, stages
 from plumbing.cli import parse
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What a shell runs in the background ignores Ctrl-C, and so would all that the suite starts: tests that send one would
+# wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

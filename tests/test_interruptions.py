@@ -23,7 +23,6 @@ from plumbing.cli import BadInput
 def signals():
     """Handlers as a command has them; the test runner's own come back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would we
     interrupt.begin()
     yield
     interrupt._begun = False
