@@ -139,6 +139,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
             **_count(mine),
             "expert": _count([e for e in experts if e.task == task]),
             "mean_steps_to_success": float(np.mean(steps_to_success)) if steps_to_success else None,
+            "steps_to_success": sorted(steps_to_success),  # for who counts with a shorter limit than 500
             "seeds": [seeds[0], seeds[-1]],
             "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
             "router_weights": spread,

@@ -81,6 +81,7 @@ def test_failed_seeds_are_those_that_failed(result):
 
 def test_mean_steps_are_those_of_successes(result):
     assert result["tasks"]["reach"]["mean_steps_to_success"] == np.mean([40, 41, 42, 45])
+    assert result["tasks"]["reach"]["steps_to_success"] == [40, 41, 42, 45]
     assert result["tasks"]["push"]["mean_steps_to_success"] == 43
 
 
