@@ -99,7 +99,7 @@ def put_together(base, skills: list[Skill]):
         names = ", ".join(skill.tasks)
         if again := [task for task in skill.tasks if any(task in known for _, known in stages)]:
             raise BadInput(f"'{', '.join(again)}' is known already: take it off first, or leave out one of the skills")
-        if skill.leans_on not in (alone, identity(base, skills[: number - 1])):
+        if skill.leans_on != alone and skill.leans_on != identity(base, skills[: number - 1]):
             raise BadInput(f"the skill for '{names}' belongs to another policy, or leans on skills that are not here")
         try:
             n = len(skill.tensors[first])
