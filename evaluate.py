@@ -11,7 +11,7 @@ Exit code 0: all were played; 2: input that is refused; 3: episodes were lost, a
 import plumbing.interrupt  # noqa: F401  isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +82,14 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
     return torch.tensor(np.stack([source.standard_normal(shape) for source in sources]), dtype=torch.float32)
 
 
-def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, padded=False):
+def evaluate(
+    policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, padded=False, roller=None
+):
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
 
     Every number that this project reports comes from here. steps: network calls per chunk; workers: processes; padded:
-    always a full batch, in which no rounding depends on how many other episodes run: the same bits in pieces as whole.
+    always a full batch, in which no rounding depends on how many other episodes run: the same bits in pieces as whole;
+    roller: simulators that another evaluation used before (starting new ones takes seconds).
     Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
     policy or the scripted expert is so broken that its failures would say nothing.
     """
@@ -124,7 +127,8 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
             forget_records(episode)
 
     count = len(todo) + sum(spaces(e.task).expert for e in todo)
-    with one_thread(), Roller(workers) as roller, progress(total=count, unit="episode", desc="evaluation") as bar:
+    simulators = nullcontext(roller) if roller else Roller(workers)
+    with one_thread(), simulators as roller, progress(total=count, unit="episode", desc="evaluation") as bar:
         experts = play_experts(roller, todo, bar)  # first: where they fail all, nothing else is worth playing
         with policy.register_forward_hook(_refuse_infinite):
             played = roller.play(act, todo, on_done=on_done)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from envs.rollout import Roller  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from plumbing import runs  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
@@ -71,13 +72,15 @@ def main(config: CurveConfig) -> dict:
     device, played = runs.choose_device("auto"), home / "played.json"
     made = read_json(played) if played.exists() else []
     steps = sorted(int(copy.name.removeprefix("step-")) for copy in home.glob("step-*"))
-    for step in [step for step in steps if step not in [row["step"] for row in made]]:
-        policy, record = runs.load_policy(home / f"step-{step}", device), runs.training_record(home / f"step-{step}")
-        result, _ = evaluate(policy, policy.config.tasks, config.episodes, 400)
-        kept = {task: (r["successes"], r["n"], r["expert"]["successes"]) for task, r in result["tasks"].items()}
-        made.append({"step": step, "seconds": record["seconds"], "success": result["mean_success"], "tasks": kept})
-        write_json(played, made)
-        say(f"step {step}, {record['seconds']:.0f} s: {result['mean_success']:.3f}")
+    with Roller() as roller:
+        for step in [step for step in steps if step not in [row["step"] for row in made]]:
+            copy = home / f"step-{step}"
+            policy, seconds = runs.load_policy(copy, device), runs.training_record(copy)["seconds"]
+            result, _ = evaluate(policy, policy.config.tasks, config.episodes, 400, roller=roller)
+            kept = {task: (r["successes"], r["n"], r["expert"]["successes"]) for task, r in result["tasks"].items()}
+            made.append({"step": step, "seconds": seconds, "success": result["mean_success"], "tasks": kept})
+            write_json(played, made)
+            say(f"step {step}, {seconds:.0f} s: {result['mean_success']:.3f}")
     about = {"flags": asdict(config), "training": runs.training_record(home / "run")}
     write_json(path, {"checkpoints": made, **about} | provenance(config.seed, str(device)))
     return {"wrote": [str(path)]}

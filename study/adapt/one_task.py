@@ -21,7 +21,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
 import train  # noqa: E402
-from envs.rollout import block_seeds  # noqa: E402
+from envs.rollout import Roller, block_seeds  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from plumbing import runs, stages  # noqa: E402
@@ -68,13 +68,19 @@ class OneTaskConfig:
 
 
 def main(config: OneTaskConfig) -> dict:
+    with Roller() as roller:
+        return {"wrote": adapt_all(config, roller)}
+
+
+def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
+    """Everything that is not there yet. -> the paths written."""
     device, out = runs.choose_device("auto"), ROOT / config.out
     out.mkdir(parents=True, exist_ok=True)
     old, written = runs.load_policy(ROOT / config.run, device), []
     before, block = out / "before.json", block_seeds(config.block, config.episodes)
     seeds = [block[0], block[-1]]
     if not (config.new_only or before.exists()):
-        result, _ = evaluate(old, old.config.tasks, config.episodes, config.block)
+        result, _ = evaluate(old, old.config.tasks, config.episodes, config.block, roller=roller)
         write_json(before, result | provenance(config.block, str(device)))
     if not config.new_only:  # what a change is measured against has to be of the same episodes
         found = [r["seeds"] for r in json.loads(before.read_text())["tasks"].values()][0]
@@ -108,7 +114,7 @@ def main(config: OneTaskConfig) -> dict:
         knows_old = set(old.config.tasks) < set(new.config.tasks)
         bit_equal = knows_old and stages.unchanged(old, new) == old.config.tasks
         tasks = [task] if bit_equal or not knows_old or config.new_only else new.config.tasks
-        result, _ = evaluate(new, tasks, config.episodes, config.block)
+        result, _ = evaluate(new, tasks, config.episodes, config.block, roller=roller)
         made, trained = runs.read_config(ROOT / folder), sum(p.numel() for p in new.parameters())
         stage = made["adapted"][-1] if "adapted" in made else {
             "trained_parameters": trained, "seconds": runs.training_record(ROOT / folder)["seconds"],
@@ -117,7 +123,7 @@ def main(config: OneTaskConfig) -> dict:
         write_json(path, result | about | {"flags": asdict(flags)} | provenance(seed, str(device)))
         say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {bit_equal}")
         written.append(str(path))
-    return {"wrote": written}
+    return written
 
 
 if __name__ == "__main__":
