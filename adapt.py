@@ -50,7 +50,7 @@ from plumbing.log import Log, Usage
 from plumbing.memory import Memory
 from router import Router
 from train import Learner, Windows, average_decay, draw_noise, learning_rate, split
-from variants.staged import add_stage
+from variants.staged import add_stage, rows
 
 REPLAY_WEIGHT = 10.0  # of the router's squared errors on old observations: small numbers beside the new tasks' loss
 
@@ -110,6 +110,9 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
         for name, value in grown.state_dict().items():
             if name in state:  # what is new, in rows, columns or whole, keeps what `build` drew for it
                 value[tuple(map(slice, state[name].shape))] = state[name]
+        used = rows(old.stages[-1][0]) if rank is not None and hasattr(old, "stages") else []
+        if used != list(range(len(used))):
+            spread_rows(newest_router(grown), used)
         if old.task_conditioning == "name":
             known = grown.task_embedding.weight[: len(old.tasks)]
             grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
@@ -128,6 +131,16 @@ def newest_router(policy) -> nn.Module:
 def newest_rank(policy) -> int | None:
     """Of the last stage's correction of the encoder; None if the policy has no stages."""
     return next(reversed(policy.config.ranks), 0) if hasattr(policy.config, "stages") else None
+
+
+def spread_rows(router: nn.Module, used: list[int]) -> None:
+    """A router whose first rows are over some components: each row to its component, and no weight for the others."""
+    if isinstance(router, Router):
+        last = router.net[-1]
+        weight, bias = last.weight[: len(used)].clone(), last.bias[: len(used)].clone()
+        last.weight.zero_()
+        last.bias.fill_(-15.0 if router.mode == "softmax" else 0.0)
+        last.weight[used], last.bias[used] = weight, bias
 
 
 def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
@@ -198,7 +211,7 @@ def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -
     policy.requires_grad_(False)
     policy.encoder.requires_grad_(encoder)
     newest_router(policy).requires_grad_(True)
-    if hasattr(policy, "residual"):
+    if hasattr(policy.config, "stages"):
         policy.residual[-1].requires_grad_(True)
     if components:
         only_rows(policy.components, components)

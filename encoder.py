@@ -119,7 +119,7 @@ class Residual(nn.Module):
             inputs = layer.weight[0].numel()
             self.A.append(torch.zeros(len(layer.weight), rank))
             self.B.append(torch.empty(rank, inputs).uniform_(-(inputs**-0.5), inputs**-0.5))
-            self.d.append(torch.zeros(len(layer.weight)))
+            self.d.append(torch.zeros(len(layer.weight) if layer.bias is not None else 0))
 
     def weights(self, encoder: nn.Module) -> dict[str, Tensor]:
         """Name -> corrected tensor, of the encoder's parameters that have a correction."""

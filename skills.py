@@ -26,6 +26,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from encoder import Residual
+from envs.tasks import slug
 from plumbing import configs, folders, runs, tensors
 from plumbing.cli import BadInput, parse, provenance, run, say
 from variants.staged import rows
@@ -48,17 +50,18 @@ class Skill:
 
 
 def identity(base, skills: tuple | list[Skill] = ()) -> str:
-    """A checksum of a policy without skills, and of those that were put onto it, in their order."""
-    own = tensors.checksum([base.variant, list(base.config.tasks), dict(base.state_dict())])
+    """A checksum of a policy without skills, settings and all, and of those that were put onto it, in their order."""
+    settings = json.dumps(asdict(base.config), sort_keys=True)
+    own = tensors.checksum([base.variant, settings, dict(base.state_dict())])
     return tensors.checksum([own, *(skill.tensors for skill in skills)]) if skills else own
 
 
 def take_apart(policy) -> tuple:
-    """A policy -> (its base, its skills). Of one that was never adapted exactly: itself, and none."""
+    """A policy -> (its base, its skills). Of one that was never adapted exactly: itself, and none. BadInput for one
+    that adapt.py cannot have made."""
     if not hasattr(policy.config, "stages"):
         return policy, []
-    c, state = policy.config, policy.state_dict()
-    stacked = {f"components.{name}" for name, _ in policy.components.named_parameters()}
+    c, state, stacked = policy.config, policy.state_dict(), stack(policy)
     pieces, components, tasks = [], 0, 0
     for number, (used, names) in enumerate(c.stages):
         new = max(components, max(rows(used)) + 1)
@@ -79,12 +82,40 @@ def take_apart(policy) -> tuple:
     K = len(rows(c.stages[0][0]))
     settings = {name: value for name, value in asdict(c).items() if name not in ("base", "stages", "ranks")}
     base = runs.build_policy(c.base, settings | {"components": K, "tasks": list(c.stages[0][1])})
-    base.load_state_dict(pieces[0])
+    try:
+        base.load_state_dict(pieces[0])
+    except RuntimeError as error:
+        raise BadInput(f"the stages of this policy do not come apart: {error!s:.200}") from error
     base, skills = base.to(policy.device).eval(), []
     for number, (used, names) in enumerate(c.stages[1:], 1):
         alone = number == 1 or not isinstance(used, int)
         skills.append(Skill(list(names), pieces[number], identity(base, [] if alone else skills)))
     return base, skills
+
+
+def stack(policy) -> list[str]:
+    """The names of all tensors that have a row for each component."""
+    own, K = policy.components.state_dict(), policy.config.components
+    return [f"components.{name}" for name, x in own.items() if x.ndim and len(x) == K]
+
+
+def sizes(base, skill: Skill) -> tuple[int, int]:
+    """How many components a skill adds, and the rank of its correction. ValueError if its tensors are not what a skill
+    for this base has: somebody else may have written them, and what is made next has their size."""
+    state, stacked = base.state_dict(), stack(base)
+    n = len(skill.tensors[stacked[0]])
+    rank = skill.tensors["residual.A.0"].shape[1] if "residual.A.0" in skill.tensors else 0
+    if rank > 1024:
+        raise ValueError(f"a correction of rank {rank}")
+    wanted = {name: (n, *state[name].shape[1:]) for name in stacked}
+    wanted |= {name: (len(skill.tasks), *x.shape[1:]) for name, x in state.items() if name.startswith("task_embedding")}
+    with torch.device("meta"):  # shapes, without memory
+        wanted |= {f"residual.{name}": x.shape for name, x in Residual(base.encoder, rank).state_dict().items()}
+    found = {name: x.shape for name, x in skill.tensors.items() if not name.startswith("router.")}
+    for name in wanted | found:
+        if name not in wanted or name not in found or tuple(found[name]) != tuple(wanted[name]):
+            raise ValueError(f"{name} has shape {tuple(found.get(name, ()))}, not {tuple(wanted.get(name, ()))}")
+    return n, rank
 
 
 def put_together(base, skills: list[Skill]):
@@ -94,7 +125,7 @@ def put_together(base, skills: list[Skill]):
     K = total = base.config.components
     stages, ranks, alone = [(K, list(base.config.tasks))], [0], identity(base)
     state = {f"router.0.{name[7:]}" if name.startswith("router.") else name: x for name, x in base.state_dict().items()}
-    first, *_ = stacked = [f"components.{name}" for name, _ in base.components.named_parameters()]
+    stacked = stack(base)
     for number, skill in enumerate(skills, 1):
         names = ", ".join(skill.tasks)
         if again := [task for task in skill.tasks if any(task in known for _, known in stages)]:
@@ -102,11 +133,11 @@ def put_together(base, skills: list[Skill]):
         if skill.leans_on != alone and skill.leans_on != identity(base, skills[: number - 1]):
             raise BadInput(f"the skill for '{names}' belongs to another policy, or leans on skills that are not here")
         try:
-            n = len(skill.tensors[first])
+            n, rank = sizes(base, skill)
             own = list(range(total, total + n))
             on_base = skill.leans_on == alone and number > 1  # the first one is what adapt.py makes: the first K + n
             stages.append(([*range(K), *own] if on_base else total + n, skill.tasks))
-            ranks.append(skill.tensors["residual.A.0"].shape[1] if "residual.A.0" in skill.tensors else 0)
+            ranks.append(rank)
             for name, x in skill.tensors.items():
                 part, _, inner = name.partition(".")
                 if name in stacked or part == "task_embedding":
@@ -114,7 +145,7 @@ def put_together(base, skills: list[Skill]):
                 else:
                     state[f"{part}.{number}.{inner}"] = x
             total += n
-        except (KeyError, IndexError, RuntimeError, TypeError) as error:
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise BadInput(f"the skill for '{names}' is damaged: {error!s:.200}") from error
     tasks = [task for _, names in stages for task in names]
     settings = asdict(base.config) | {"base": base.variant, "components": total, "tasks": tasks}
@@ -147,11 +178,12 @@ def read(path: Path | str) -> Skill:
     try:
         about = json.loads(header["skill"])
         skill = Skill(about["tasks"], found, about["leans_on"], about["about"])
-        texts, stage, datasets = [skill.leans_on, *skill.tasks], skill.about["stage"], skill.about["datasets"]
-        if not (skill.tasks and all(isinstance(text, str) for text in [*texts, *datasets.values()])):
+        texts, stage, datasets = [skill.leans_on], skill.about["stage"], skill.about["datasets"]
+        if not (configs.texts(skill.tasks) and all(isinstance(text, str) for text in [*texts, *datasets.values()])):
             raise ValueError("its header is not as adapt.py writes it")
         skill.about["stage"] = {**stage, "tasks": skill.tasks}
-        configs.check_sizes(skill.about, "about", 0)
+        skill.about["datasets"] = {task: name for task, name in datasets.items() if task in skill.tasks}
+        configs.check_sizes([skill.tasks, skill.about], "about", 0)  # as deep as they will be in a config.json
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path} is no skill of adapt.py: {error!s:.200}") from error
     return skill
@@ -183,22 +215,26 @@ def main(config: SkillsConfig) -> dict:
         told = [stage for stage in stages if stage["tasks"] == skill.tasks]
         skill.about = {"stage": (told or [{"tasks": skill.tasks}])[-1],
                        "datasets": {task: name for task, name in datasets.items() if task in skill.tasks}}  # fmt: skip
-    for task in filter(None, config.take_off.split(",")):
-        mine = [skill for skill in skills if task in skill.tasks]
-        if not mine:
-            known = ", ".join(task for skill in skills for task in skill.tasks)
-            raise BadInput(f"no skill for '{task}' to take off {origin}; it has {known or 'none'}")
-        skills.remove(mine[0])
+    off = [task for task in config.take_off.split(",") if task]
+    known = [task for skill in skills for task in skill.tasks]
+    if strange := [task for task in off if task not in known]:
+        raise BadInput(f"no skill for '{strange[0]}' to take off {origin}; it has {', '.join(known) or 'none'}")
+    for skill in skills:
+        if 0 < len(set(off) & set(skill.tasks)) < len(skill.tasks):
+            raise BadInput(f"--take-off: one skill is for {', '.join(skill.tasks)}; name all of them, or none")
+    skills = [skill for skill in skills if skill.tasks[0] not in off]
     skills += map(read, filter(None, config.put.split(",")))
     policy = put_together(base, skills)
     for skill in skills:
         size = sum(x.nbytes for x in skill.tensors.values())
         say(f"{', '.join(skill.tasks)}: {size:,} bytes, leans on {skill.leans_on[:12]}")
-    names = "-".join(task for skill in skills for task in skill.tasks)[:100] or "base"
+    names = slug("-".join(task for skill in skills for task in skill.tasks))[:100] or "base"
     wanted = Path(config.out or Path("runs") / f"{origin.name}-{names}")
     if wanted.resolve().is_relative_to(origin.resolve()):
         raise BadInput(f"--out {wanted} is inside the run that is only read: choose another --out")
     if config.out:
+        if folders.taken(wanted):
+            raise BadInput(f"{wanted} exists: choose another --out")
         folders.check_free(wanted)
         folders.claim(wanted)
     folder = wanted if config.out else folders.claim_free(wanted)

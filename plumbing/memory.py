@@ -2,7 +2,7 @@
 
     replay.safetensors      "task/part" -> (R, *shape)
 
-Axis legend: K components, R remembered observations of a task, N observations in a task's demonstrations
+Axis legend: K components, R remembered observations, REPLAYED of each task, N observations in a task's demonstrations
 """
 
 import os
@@ -17,7 +17,7 @@ from envs.demos import demonstrations, make_windows
 from plumbing import formats, runs, stages, tensors
 from plumbing.cli import BadInput
 
-REPLAYED = 64  # R; of 39 numbers each: 10 kB
+REPLAYED = 64  # of 39 numbers each: 10 kB
 
 
 class Memory:

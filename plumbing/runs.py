@@ -29,8 +29,8 @@ import tyro
 from plumbing import configs, files, folders, formats, tensors
 from plumbing.cli import ROOT, BadInput, other_versions, parse, say_once, write_json
 
-FILES = ("config.json", "model.safetensors", "resume.pt", "replay.safetensors", "log.jsonl",
-         "figures", "videos", "tensorboard")  # fmt: skip
+FILES = ("config.json", "model.safetensors", "resume.pt", "replay.safetensors", "skill.safetensors",
+         "log.jsonl", "figures", "videos", "tensorboard")  # fmt: skip
 
 
 def load_variant(name: str) -> ModuleType:

@@ -61,7 +61,10 @@ def check(config) -> list[str]:
     named = [task for words in config.sequence.split(",") if words.strip() for task in resolve_tasks(words)]
     if again := sorted({task for task in named if named.count(task) > 1}):
         raise BadInput(f"--sequence names '{', '.join(again)}' twice")
-    return resolve_tasks(config.tasks or config.sequence)
+    tasks = resolve_tasks(config.tasks or config.sequence)
+    if not config.run and len(tasks) < 2:
+        raise BadInput("--sequence without --run begins with a fresh policy for the first task: name more than one")
+    return tasks
 
 
 def check_source(config, tasks: list[str], device) -> None:
@@ -82,9 +85,9 @@ def check_source(config, tasks: list[str], device) -> None:
     common_spaces(policy.config.tasks)  # they are played again, and may not be known here
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"{origin} keeps its stages exactly: go on with --retain exact")
-    if config.lean_on == "base":
-        policy, _ = skills.take_apart(policy)
-    least = max(getattr(policy.config, "ranks", ()), default=0)
+    base, _ = skills.take_apart(policy)  # now, rather than after the training
+    policy = base if config.lean_on == "base" else policy
+    least = next(reversed(getattr(policy.config, "ranks", ())), 0)  # the new correction begins as the newest one
     if config.encoder_rank is not None and config.encoder_rank < least:
         raise BadInput(f"--encoder-rank must be at least {least}, as in {origin}, got {config.encoder_rank}")
     if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
@@ -149,6 +152,9 @@ def _taken_by_another(config, out: Path, stages: list[list[str]]) -> str:
         other = runs.difference(first, asdict(config), FREE)
     else:
         other = runs.difference(first, asdict(first_flags(config, stages[0][0], first)), (*FREE, *resume.FREE))
+        later = (stage_folder(config, out, i, new) for i, new in enumerate(stages[1:], 2))
+        begun = [folder for folder in later if (folder / "config.json").exists()]
+        other = other or next(filter(None, (runs.difference(folder, asdict(config), FREE) for folder in begun)), None)
     return f", and the run in it has {other}" if other else ""
 
 
@@ -237,7 +243,8 @@ def main(config, learn) -> dict:
         nonlocal lost, before
         result = evaluated(run, into / "evaluation.json", config.eval_episodes, config.eval_seed, device, before)
         say(evaluate.table(result))
-        lost += evaluate.lost(result).get("lost", 0)
+        played = {task: r for task, r in result["tasks"].items() if not r.get("same_bits")}
+        lost += evaluate.lost({"tasks": played}).get("lost", 0)
         success.append({task: r["success"] for task, r in result["tasks"].items()})
         experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})
         before = run, result
@@ -279,7 +286,7 @@ def unfinished(config, origin: Path, folder: Path) -> bool:
         return True
     if other := runs.difference(folder, asdict(config), FREE):
         raise BadInput(f"the run in {folder} has {other}: choose another --out")
-    stage = runs.read_config(folder)["adapted"][-1]
+    stage = (runs.read_config(folder).get("adapted") or [{}])[-1]
     if stage.get("source_weights") != runs.fingerprint(origin):
         raise BadInput(f"the run in {folder} was learned from other weights than {origin} holds: choose another --out")
     return not (folder / "model.safetensors").exists()
@@ -326,7 +333,8 @@ def evaluated(run: Path, path: Path, episodes: int, seed: int, device, before: t
     """A run's evaluation on the first episodes of a block: read where it was made before, made into `path` otherwise.
 
     (Never into the run that we start from.) before: the run that it was learned from, and that one's evaluation, from
-    which tasks are taken over that are done to the same bits. They are marked "same_bits".
+    which tasks are taken over that are done to the same bits. They say in "same_bits" which run has played them. Of a
+    policy with stages only: they are what keeps the bits; in any other a few observations would prove little.
     """
     seeds = block_seeds(seed, episodes)
     policy = runs.load_policy(run, device)
@@ -341,10 +349,13 @@ def evaluated(run: Path, path: Path, episodes: int, seed: int, device, before: t
                 return result
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: it is made again
             continue
-    same = unchanged(runs.load_policy(before[0], device), policy) if before else []
+    same = []
+    if before and policy.variant == "staged":
+        kept = before[1]["tasks"]
+        same = [t for t in unchanged(runs.load_policy(before[0], device), policy) if kept[t]["n"] == episodes]
     result, traces = evaluate.evaluate(policy, [t for t in policy.config.tasks if t not in same], episodes, seed)
     if same:
-        found = result["tasks"] | {task: before[1]["tasks"][task] | {"same_bits": True} for task in same}
+        found = result["tasks"] | {task: {"same_bits": str(before[0])} | kept[task] for task in same}
         result["tasks"] = {task: found[task] for task in policy.config.tasks}
         result["mean_success"] = evaluate.mean_success(result)
     result.update(provenance(seed, str(device)), training=how["training"])

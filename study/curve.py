@@ -67,9 +67,13 @@ def main(config: CurveConfig) -> dict:
     check_output(path, "checkpoints")
     home = ROOT / "runs" / "curve" / path.stem
     home.mkdir(parents=True, exist_ok=True)
+    if (home / "run" / "config.json").exists():
+        asked = {"tasks": config.tasks, "policy": config.policy, "seed": config.seed}
+        if other := runs.difference(home / "run", asked | ({"steps": config.steps} if config.steps else {}), ()):
+            raise BadInput(f"the run in {home} has {other}: choose another --out")
     if not (home / "trained").exists():
         train(config, home)
-    device, played = runs.choose_device("auto"), home / "played.json"
+    device, played = runs.choose_device("auto"), home / f"played-{config.episodes}.json"
     made = read_json(played) if played.exists() else []
     steps = sorted(int(copy.name.removeprefix("step-")) for copy in home.glob("step-*"))
     with Roller() as roller:

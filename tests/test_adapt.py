@@ -352,8 +352,8 @@ def test_tasks_that_are_done_to_the_same_bits_are_not_played_again(tiny_run, fla
     command(adapt, *line, "--out", tmp_path / "exact")
     assert asked == [["reach", "push"], ["drawer-open"]]
     made = json.loads((tmp_path / "exact" / "evaluation.json").read_text())
-    how = {task: (r["asked"], r.get("same_bits")) for task, r in made["tasks"].items()}
-    assert how == {"reach": (1, True), "push": (1, True), "drawer-open": (2, None)} and made["mean_success"] == 0.5
+    how = {task: (r["asked"], bool(r.get("same_bits"))) for task, r in made["tasks"].items()}
+    assert how == {"reach": (1, True), "push": (1, True), "drawer-open": (2, False)} and made["mean_success"] == 0.5
     command(adapt, *line, "--mode", "router", "--retain", "paper", "--out", tmp_path / "paper")
     assert asked[2:] == [["reach", "push"], ["reach", "push", "drawer-open"]]
 
@@ -395,8 +395,9 @@ def test_a_sequence_without_a_run_begins_with_what_train_makes(flags, tmp_path, 
     assert last.config.tasks == ["reach", "drawer-open"] and stages.unchanged(first, last) == ["reach"]
     before = fingerprint(tmp_path)
     command(adapt, *line)  # all of it is there
-    with pytest.raises(BadInput, match="has seed = 0, not 1: choose another --out"):
-        command(adapt, *line, "--seed", 1)
+    for other, message in ((["--seed", 1], "seed = 0, not 1"), (["--lean-on", "base"], "lean_on = all, not base")):
+        with pytest.raises(BadInput, match=f"has {message}: choose another --out"):
+            command(adapt, *line, *other)
     assert {p: x for p, x in fingerprint(tmp_path).items() if p.suffix == ".safetensors"} == {
         p: x for p, x in before.items() if p.suffix == ".safetensors"
     }
@@ -404,6 +405,7 @@ def test_a_sequence_without_a_run_begins_with_what_train_makes(flags, tmp_path, 
 
 @pytest.mark.parametrize("arguments,message", [
     (["--tasks", "reach"], "--run: name the run to start from"),
+    (["--sequence", "reach"], "begins with a fresh policy for the first task: name more than one"),
     (["--sequence", "reach,reach"], "names 'reach' twice"),
     (["--sequence", "reach,push", "--start-from", "7"], "0 to 3, got '7'"),
 ])  # fmt: skip

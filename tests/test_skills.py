@@ -163,7 +163,16 @@ def edited(path, to, change) -> None:
     skills.write(to, skill)
 
 
+def bomb(name: str, *shape: int):
+    """A tensor without a number in it, that says it is large."""
+    return lambda skill: skill.tensors.update({name: torch.zeros(shape)})
+
+
 BROKEN = {
+    "a bomb of components": bomb("components.head.bias", 10**9, 0),
+    "a bomb of a rank": bomb("residual.A.0", 0, 10**7),
+    "a rank that is too large": bomb("residual.A.0", 256, 1025),
+    "a bomb of another rank": bomb("residual.A.1", 0, 10**9),
     "another width": lambda skill: skill.tensors.update({"router.net.0.bias": torch.zeros(3)}),
     "a tensor that is missing": lambda skill: skill.tensors.pop("router.net.0.bias"),
     "one too many": lambda skill: skill.tensors.update({"encoder.net.0.bias": torch.zeros(3)}),
@@ -188,6 +197,46 @@ def test_of_another_base(tiny_run, learned, tmp_path):
     adapt.runs.save_weights(other, weights, 6, 1.0)
     with pytest.raises(BadInput, match="the skill for 'drawer-open' belongs to another policy"):
         use("--run", other, "--put", file(learned["drawer-open"]), "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize("tasks", ["abc", [], ["a", "a"], [1], ["a", ["b"]]], ids=str)
+def test_names_that_are_none(tiny_run, learned, tmp_path, tasks):
+    edited(file(learned["drawer-open"]), tmp_path / "x.safetensors", lambda skill: setattr(skill, "tasks", tasks))
+    with pytest.raises(BadInput, match="is no skill of adapt.py"):
+        use("--run", tiny_run, "--put", tmp_path / "x.safetensors", "--out", tmp_path / "run")
+
+
+def test_names_lead_nowhere_and_speak_of_their_own_tasks_only(tiny_run, learned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def change(skill):
+        skill.tasks = ["a/../../../evil"]
+        skill.about["datasets"] = {"reach": "theirs/{task}/x-v0", "a/../../../evil": "ours/{task}/x-v0"}
+
+    edited(file(learned["drawer-open"]), tmp_path / "x.safetensors", change)
+    (run,) = use("--run", tiny_run, "--put", "x.safetensors")["wrote"]
+    assert Path(run).parent == Path("runs") and load_policy(run).config.tasks == [*OLD, "a/../../../evil"]
+    assert "reach" not in read_config(Path(run))["datasets"]
+
+
+def test_a_skill_for_two_tasks_is_taken_off_as_one(tiny_run, flags, tmp_path):  # noqa: F811
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open,door-close", *flags, "--out", tmp_path / "two")
+    with pytest.raises(BadInput, match="one skill is for drawer-open, door-close; name all of them, or none"):
+        use("--run", tmp_path / "two", "--take-off", "door-close", "--out", tmp_path / "x")
+    use("--run", tmp_path / "two", "--take-off", "door-close,drawer-open", "--out", tmp_path / "x")
+    assert load_policy(tmp_path / "x", CPU).config.tasks == OLD
+
+
+def test_a_stage_after_skills_begins_as_the_newest_of_them(tiny_run, learned):
+    """Its router is over all components, theirs over some of them."""
+    both = put(load_policy(tiny_run, CPU), *(file(learned[task]) for task in NEW[:2]))
+    assert both.config.stages[2][0] == [0, 1, 2, 3, 5]
+    _, grown = adapt.grow(both.variant, both, ["push-back"], 1, [5], both.config.ranks[-1])
+    with torch.no_grad():
+        grown.task_embedding.weight[-1] = both.task_embedding.weight[both.config.tasks.index("drawer-close")]
+    (mine, w), (theirs, v) = chunks(grown.eval(), ["push-back"] * 5), chunks(both, ["drawer-close"] * 5)
+    assert mine == pytest.approx(theirs, abs=1e-4)
+    assert w[:, 5] + w[:, 6] == pytest.approx(v[:, 5], abs=1e-4) and w[:, 4].max() < 1e-4
 
 
 class Planted:

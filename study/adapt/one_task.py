@@ -81,10 +81,11 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
     seeds = [block[0], block[-1]]
     if not (config.new_only or before.exists()):
         result, _ = evaluate(old, old.config.tasks, config.episodes, config.block, roller=roller)
-        write_json(before, result | provenance(config.block, str(device)))
+        write_json(before, result | {"run": config.run} | provenance(config.block, str(device)))
     if not config.new_only:  # what a change is measured against has to be of the same episodes
-        found = [r["seeds"] for r in json.loads(before.read_text())["tasks"].values()][0]
-        assert seeds == found, f"{before} is of episodes {found}: move it"
+        made = json.loads(before.read_text())
+        found = [r["seeds"] for r in made["tasks"].values()][0], made.get("run", config.run)
+        assert found == (seeds, config.run), f"{before} is of {found}: move it"
     every = product(map(int, config.seeds.split(",")), map(int, config.draws.split(",")), config.ways.split(","),
                     resolve_tasks(config.tasks))  # fmt: skip
     for seed, draw, way, task in every:
@@ -103,7 +104,9 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
             flags = train.TrainConfig(tasks=task, components=1, size=way, **usual)
         else:
             flags = adapt.AdaptConfig(run=config.run, tasks=task, **usual | WAYS[way])
-        if not (ROOT / folder / "model.safetensors").exists():
+        # train.py writes weights on its way, too.
+        if not ((ROOT / folder / "model.safetensors").exists()
+                and runs.training_record(ROOT / folder)["steps"] == flags.steps):  # fmt: skip
             shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
             with mock.patch.object(adapt, "prepare", low_rank.prepare) if way == "low-rank" else nullcontext():
                 train.main(flags) if way == "specialist" else stages.main(flags, adapt.learn)
