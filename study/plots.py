@@ -57,7 +57,7 @@ def one_task(study: Path, path: Path) -> Path:
     dots(axes[0], rows, [intervals.rate(report.new_tasks(found[way])) for way in report.WAYS], horizontal=True)
     successes, n = report.expert([r for runs in found.values() for r in runs], report.NEW)
     axes[0].axvline(successes / n, **EXPERT)
-    axes[0].legend(fontsize=8, loc="lower left")
+    axes[0].legend(fontsize=8, loc="center")
     for row, (way, runs) in enumerate(found.items()):
         if way in report.ALONE:
             axes[1].text(-2, row, "knows no old task", ha="right", va="center", fontsize=8, color="0.4")

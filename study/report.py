@@ -814,12 +814,13 @@ def finding(study: Path) -> list[str]:
     new, of = expert([r for mine in adapted.values() for r in mine], NEW)
     share = exact[0]["stage"]["trained_parameters"] / full[0]["stage"]["trained_parameters"]
     fewest, steps = least(study, "steps")
+    one, demos = least(study, "demos_per_task")
     return [
         *text(f"Factorizing {verdict} one network of the same size here: on six tasks the difference is {more} points "
               f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({rates[2]} and {rates[3]}; "
               f"{len(found[MT6[0]])} training seeds, 95 % intervals; the scripted expert has {number(successes / n)}).",
               bullet=True),
-        *text(f"The router hardly routes: trained with all weights fixed at 1/K the policy has "
+        *text(f"The router hardly routes: trained with weights fixed at 1/K the policy has "
               f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (one seed).", bullet=True),
         *text(f"New tasks are added without forgetting: a stage (a component copied, a router, a correction of the "
               f"encoder; {share:.0%} of the parameters) learns four to {number(success(new_tasks(exact)))} (the expert "
@@ -828,8 +829,9 @@ def finding(study: Path) -> list[str]:
               bullet=True),
         *text(f"The honest rival, a policy of a stage's size for each new task alone, has "
               f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations. Adding pays "
-              f"where training is short: after {fewest} steps {steps['add-exact']} (the rival {steps['specialist']}, "
-              f"fine-tuning everything {steps['full']}).", bullet=True),
+              f"where training is short or data are few: after {fewest} steps {steps['add-exact']} (the rival "
+              f"{steps['specialist']}, fine-tuning everything {steps['full']}), from {one} demonstration"
+              f"{'s' * (one > 1)} {demos['add-exact']} ({demos['specialist']}, {demos['full']}).", bullet=True),
     ]  # fmt: skip
 
 
