@@ -419,8 +419,8 @@ def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict], acting: d
         f"{each['five-steps']}. What is said below rests on {words(telling(found))}.",
         "The row `paper` is the paper's retention, not its protocol. The paper learns its new tasks together; this "
         "table one at a time. In turn, and together, follow below.",
-        "`exact` and `paper` train alike and differ in what they keep. So with the same seed they agree on the new "
-        "task by construction.",
+        "`exact` with `--encoder-rank 0` and `paper` train alike and differ in what they keep. So with the same seed "
+        "they agree on the new task by construction.",
         f"Acting (one chunk, B = 1, {acting['threads']} thread{'s' * (acting['threads'] > 1)}): a task that was added "
         f"takes {number(acting['ratio']['a component more'], 2)} x as long as one before it, for the component and its "
         f"view of the others, and {number(acting['ratio']['the correction of the encoder'], 2)} x that with the "
