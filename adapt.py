@@ -2,6 +2,7 @@
 
     python adapt.py --run runs/mt6 --tasks door-close                         # one new task, or several together
     python adapt.py --run runs/mt6 --sequence door-close,drawer-close         # one after another
+    python adapt.py --sequence cw10                                           # the same, beginning with nothing
 
 | mode          | what trains                                               | source                                   |
 |---------------|-----------------------------------------------------------|------------------------------------------|
@@ -12,17 +13,20 @@
 | scratch       | a fresh policy, on the new tasks alone                    | the lower line of every plot             |
 
 With every mode the new tasks' embeddings train too: they are what a name means. The encoder is frozen (the frozen
-components see through it), except with full, scratch and --train-encoder. Its statistics are never taken again.
+components see through it), except with full, scratch and --train-encoder; exact gives the new tasks a correction of it,
+of low rank (encoder.py, `Residual`), without which few steps are not enough. Its statistics are never taken again.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
-| exact  | each keeps its router and its components: the same actions, bit for bit  | a router per stage; task names  |
+| exact  | each keeps its router, components and encoder: the same actions, the     | a router and a correction per   |
+|        | same bits                                                                | stage; tasks must have names    |
 | replay | a few old observations, on which the router imitates the old router      | 10 kB per old task, kept        |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
-In order of reading: `grow` (copies), `train_only` (freezes), `Memory` and variants/staged.py (keep), `learn` (a stage).
+The lesson in order of reading: `grow` (what is copied), `train_only` (what is frozen), variants/staged.py and
+plumbing/memory.py (what is kept), `learn` (one stage).
 
-Axis legend: K components before growing, n new ones, B batch, R remembered observations
+Axis legend: K components before growing, n new ones, B batch
 """
 
 from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
@@ -32,30 +36,30 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from encoder import join, rows
+import skills
+from encoder import join
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from plumbing import resume, runs, stages, tensors
 from plumbing.cli import numbers, parse, progress, run, say
 from plumbing.log import Log, Usage
+from plumbing.memory import Memory
 from router import Router
 from train import Learner, Windows, average_decay, draw_noise, learning_rate, split
-from variants.staged import add_stage
+from variants.staged import add_stage, rows
 
 REPLAY_WEIGHT = 10.0  # of the router's squared errors on old observations: small numbers beside the new tasks' loss
-REPLAYED = 64  # observations kept per task, of 39 numbers: 10 kB
 
 
 @dataclass
 class AdaptConfig:
     """Learn new tasks from a trained run, into a new run; evaluate.py plays it like any other."""
 
-    run: str  # the run to start from; it is only read
+    run: str = ""  # the run to start from; it is only read. Without one, a sequence's first task trains a fresh policy
     tasks: str = ""  # new tasks, learned together
     sequence: str = ""  # or: new tasks, learned one after another, all known tasks evaluated after each
     mode: Literal["add-component", "router", "components", "full", "scratch"] = "add-component"  # what trains
@@ -63,6 +67,8 @@ class AdaptConfig:
     new_components: int = 1  # how many add-component adds, at each stage
     start_from: str = "most-used"  # what they copy: most-used on the new demonstrations | random | numbers, such as 0,2
     train_components: str = ""  # mode components: which, such as 0,2
+    lean_on: Literal["all", "base"] = "all"  # with retain exact, what a stage may use: all before it | the first policy
+    encoder_rank: int | None = None  # with retain exact: of the correction of the encoder; default 16; 0 is none
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
@@ -81,7 +87,7 @@ class AdaptConfig:
 # ---------------------------------------------------------------------------------------------- what is copied
 
 
-def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], exact: bool):
+def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], rank: int | None):
     """A larger policy that begins as the same function: K + n components, old and new tasks. -> (its variant, it).
 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
@@ -92,18 +98,21 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     stay one component forever.
 
     variant: "fdp", "staged" or a fork; tasks: names to add, which start with the mean of the known tasks' embeddings;
-    count: n, may be 0; copied: which component each new one copies, none to start at random; exact: as a new stage with
-    a router of its own (variants/staged.py).
+    count: n, may be 0; copied: which component each new one copies, none to start at random; rank: as a new stage with
+    a router and a correction of the encoder of its own, which has this rank (variants/staged.py); None: no stage.
     """
     old, state = policy.config, dict(policy.state_dict())
     settings = asdict(old) | {"tasks": [*old.tasks, *tasks], "components": old.components + count}
-    if exact:
-        variant, settings, state = add_stage(variant, old, settings, state, tasks)
+    if rank is not None:
+        variant, settings, state = add_stage(variant, old, settings, state, tasks, rank)
     grown = runs.build_policy(variant, settings)
     with torch.no_grad():
         for name, value in grown.state_dict().items():
-            old_rows = value if value.shape == state[name].shape else value[: len(state[name])]
-            old_rows.copy_(state[name])  # new rows keep what `build` drew for them
+            if name in state:  # what is new, in rows, columns or whole, keeps what `build` drew for it
+                value[tuple(map(slice, state[name].shape))] = state[name]
+        used = rows(old.stages[-1][0]) if rank is not None and hasattr(old, "stages") else []
+        if used != list(range(len(used))):
+            spread_rows(newest_router(grown), used)
         if old.task_conditioning == "name":
             known = grown.task_embedding.weight[: len(old.tasks)]
             grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
@@ -117,6 +126,21 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
 def newest_router(policy) -> nn.Module:
     """The router that serves new tasks: the only one, or the last stage's."""
     return policy.router[-1] if isinstance(policy.router, nn.ModuleList) else policy.router
+
+
+def newest_rank(policy) -> int | None:
+    """Of the last stage's correction of the encoder; None if the policy has no stages."""
+    return next(reversed(policy.config.ranks), 0) if hasattr(policy.config, "stages") else None
+
+
+def spread_rows(router: nn.Module, used: list[int]) -> None:
+    """A router whose first rows are over some components: each row to its component, and no weight for the others."""
+    if isinstance(router, Router):
+        last = router.net[-1]
+        weight, bias = last.weight[: len(used)].clone(), last.bias[: len(used)].clone()
+        last.weight.zero_()
+        last.bias.fill_(-15.0 if router.mode == "softmax" else 0.0)
+        last.weight[used], last.bias[used] = weight, bias
 
 
 def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
@@ -136,7 +160,7 @@ def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
 @torch.no_grad()
 def most_used(variant: str, policy, observation, task: str, count: int) -> list[int]:
     """The components with the largest mean weights on a new task's demonstrations {part: (N, *shape)}."""
-    _, named = grow(variant, policy, [task], 0, [], variant == "staged")  # it has to have a name before it is weighed
+    _, named = grow(variant, policy, [task], 0, [], newest_rank(policy))  # it has to have a name before it is weighed
     index = named.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
     return named.eval().weigh(named.encode(observation, index)).mean(0).topk(count).indices.tolist()
 
@@ -181,12 +205,14 @@ def release(module: nn.Module) -> None:
 
 
 def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -> dict[str, tuple[int, int]]:
-    """Freeze all but the newest router, these components, these tasks' embeddings, and the encoder if asked. -> part ->
-    (parameters, parameters that learn)."""
+    """Freeze all but the newest router and correction of the encoder, these components, these tasks' embeddings, and,
+    if asked, the encoder. -> part -> (parameters, parameters that learn)."""
     totals = {name: count(part) for name, part in policy.named_children()}
     policy.requires_grad_(False)
     policy.encoder.requires_grad_(encoder)
     newest_router(policy).requires_grad_(True)
+    if hasattr(policy.config, "stages"):
+        policy.residual[-1].requires_grad_(True)
     if components:
         only_rows(policy.components, components)
     if policy.config.task_conditioning == "name":
@@ -207,7 +233,7 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
     known, K, copied = len(policy.config.tasks), policy.config.components, []
     if config.mode == "scratch":
         variant = policy.config.base if variant == "staged" else variant
-        old = {name: value for name, value in asdict(policy.config).items() if name not in ("base", "stages")}
+        old = {name: value for name, value in asdict(policy.config).items() if name not in ("base", "stages", "ranks")}
         grown = runs.build_policy(variant, old | {"tasks": tasks}).to(policy.device)
     else:
         new = config.new_components if config.mode == "add-component" else 0
@@ -217,7 +243,7 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
             copied = most_used(variant, policy, seen, tasks[0], new)
         elif new and config.start_from != "random":
             copied = numbers(config.start_from, K, "--start-from")
-        variant, grown = grow(variant, policy, tasks, new, copied, config.retain == "exact")
+        variant, grown = grow(variant, policy, tasks, new, copied, config.encoder_rank)
         if new:
             say(f"new components start as copies of {copied}" if copied else "new components start at random")
     if config.mode in ("full", "scratch"):
@@ -229,55 +255,27 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
     return variant, grown, parts, copied
 
 
-# ---------------------------------------------------------------------------------------------- what is kept
-
-
-class Memory:
-    """A few observations of every task that a run knows, and what its router answered there (--retain replay): read
-    from the run, or, where it keeps none yet, taken from the demonstrations of its tasks."""
-
-    def __init__(self, folder: Path, policy, data_dir: Path):
-        shapes, tasks = policy.config.observation, policy.config.tasks
-        self.kept = stages.read_memory(folder, {part: (REPLAYED, *shape) for part, shape in shapes.items()})
-        came_from = stages.datasets(runs.read_config(folder))
-        for task in [task for task in tasks if not any(name.startswith(f"{task}/") for name in self.kept)]:
-            self.add(task, make_windows(demonstrations([task], 5, data_dir, came_from[task])[task], 1)[0])
-        self.old = join([{part: self.kept[f"{task}/{part}"].to(policy.device) for part in shapes} for task in tasks])
-        self.index = policy.task_index([task for task in tasks for _ in range(REPLAYED)]).to(policy.device)
-        with torch.no_grad():
-            self.weights = policy.weigh(policy.encode(self.old, self.index))  # (R, K)
-
-    def add(self, task: str, observation: dict[str, Tensor]) -> None:
-        """Keep REPLAYED of these {part: (N, *shape)}, spread evenly."""
-        chosen = rows(observation, np.linspace(0, len(next(iter(observation.values()))) - 1, REPLAYED).astype(int))
-        self.kept |= {f"{task}/{part}": x.clone() for part, x in chosen.items()}
-
-    def drift(self, grown) -> Tensor:
-        """How far the grown router is from the old one there: squared error, components added since should have 0."""
-        now = grown.weigh(grown.encode(self.old, self.index))
-        wanted = torch.nn.functional.pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))
-        return (now - wanted).square().sum(1).mean()
-
-
 # ---------------------------------------------------------------------------------------------- one stage
 
 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> None:
     """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too."""
     device = runs.choose_device(config.device)
-    source, policy = runs.read_config(origin), runs.load_policy(origin, device)
+    policy, earlier = runs.load_policy(origin, device), []
+    if config.lean_on == "base":
+        policy, earlier = skills.take_apart(policy)
     demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
 
     # ---- Grow, freeze, and say what learns.
     torch.manual_seed(config.seed)
-    variant, grown, parts, copied = prepare(config, source["policy"], policy, tasks, demos)
+    variant, grown, parts, copied = prepare(config, policy.variant, policy, tasks, demos)
     windows = Windows(grown, tasks, demos, device)
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     going_on, transfer = (folder / "resume.pt").exists(), {}  # an interrupted stage has all this behind it
     if config.sequence and config.eval_episodes and not going_on:
-        named = grow(source["policy"], policy, tasks, 0, [], source["policy"] == "staged")
+        named = grow(policy.variant, policy, tasks, 0, [], newest_rank(policy))
         transfer = stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed)
     about = stages.begin(config, origin, folder, variant, grown, parts, windows, {"copied": copied, **transfer})
 
@@ -311,7 +309,10 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
         for task in tasks:
             memory.add(task, make_windows(demos[task], 1)[0])
         tensors.save(folder / "replay.safetensors", memory.kept)
-    stages.finish(folder, about, grown.state_dict(), config.steps, log.seconds)
+    if config.retain == "exact":
+        base, (*others, skill) = skills.take_apart(grown)
+        grown = skills.put_together(base, [*others, *earlier, skill])
+    stages.finish(folder, about, grown, config.steps, log.seconds)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ An encoder is any module with these two methods; fdp.py makes it in `Policy.buil
     fit(observation)        take statistics from all training observations, {part: (N, *shape)}; called once
     forward(observation)    {part: (B, *shape)} -> condition (B, C), for the router and for all components
 
-Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim
+A task that is learned later sees through the same encoder, which is frozen, and a `Residual` of its own.
+
+Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, r rank
 """
 
 import torch
@@ -95,3 +97,41 @@ class StateEncoder(nn.Module):
         now = {name: x[:, 0] if x.ndim == 3 else x for name, x in zip(self.parts, read, strict=True)}
         apart = [now[a][:, i : i + 3] - now[b][:, j : j + 3] for a, i, b, j in self.differences]
         return torch.cat([*frames, *still, *apart], dim=-1)
+
+
+class Residual(nn.Module):
+    """What is added to a frozen encoder, so that a new task may see what no old one needed: W + A B in the place of
+    each weight W, b + d in that of its bias (LoRA, arXiv 2106.09685, section 4.1).
+
+    A (outputs, r) and d are zero at first: learning begins with the encoder as it was. B (r, inputs) is drawn; if it
+    were zero too, neither would ever get a gradient. The encoder itself is only read, so whoever sees through it alone
+    sees what it always saw.
+
+    Args:
+        encoder: any module; its linear layers and convolutions are corrected, all else stays as it is.
+        rank: r, of the correction of each layer: r (outputs + inputs) numbers instead of outputs * inputs. 0: none.
+    """
+
+    def __init__(self, encoder: nn.Module, rank: int):
+        super().__init__()
+        self.A, self.B, self.d = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
+        for _, layer in self.layers(encoder) if rank else ():
+            inputs = layer.weight[0].numel()
+            self.A.append(torch.zeros(len(layer.weight), rank))
+            self.B.append(torch.empty(rank, inputs).uniform_(-(inputs**-0.5), inputs**-0.5))
+            self.d.append(torch.zeros(len(layer.weight) if layer.bias is not None else 0))
+
+    def weights(self, encoder: nn.Module) -> dict[str, Tensor]:
+        """Name -> corrected tensor, of the encoder's parameters that have a correction."""
+        corrected = {}
+        for (name, layer), A, B, d in zip(self.layers(encoder), self.A, self.B, self.d):  # noqa: B905  (none: rank 0)
+            corrected[f"{name}.weight"] = layer.weight + (A @ B).view_as(layer.weight)
+            if layer.bias is not None:
+                corrected[f"{name}.bias"] = layer.bias + d
+        return corrected
+
+    @staticmethod
+    def layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
+        """What can be corrected: layers that multiply their input by a matrix."""
+        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        return [(name, layer) for name, layer in encoder.named_modules() if isinstance(layer, kinds)]

@@ -11,7 +11,7 @@ Exit code 0: all were played; 2: input that is refused; 3: episodes were lost, a
 import plumbing.interrupt  # noqa: F401  isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +82,14 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
     return torch.tensor(np.stack([source.standard_normal(shape) for source in sources]), dtype=torch.float32)
 
 
-def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, padded=False):
+def evaluate(
+    policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, padded=False, roller=None
+):
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
 
     Every number that this project reports comes from here. steps: network calls per chunk; workers: processes; padded:
-    always a full batch, in which no rounding depends on how many other episodes run: the same bits in pieces as whole.
+    always a full batch, in which no rounding depends on how many other episodes run: the same bits in pieces as whole;
+    roller: simulators that another evaluation used before (starting new ones takes seconds).
     Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
     policy or the scripted expert is so broken that its failures would say nothing.
     """
@@ -124,7 +127,8 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
             forget_records(episode)
 
     count = len(todo) + sum(spaces(e.task).expert for e in todo)
-    with one_thread(), Roller(workers) as roller, progress(total=count, unit="episode", desc="evaluation") as bar:
+    simulators = nullcontext(roller) if roller else Roller(workers)
+    with one_thread(), simulators as roller, progress(total=count, unit="episode", desc="evaluation") as bar:
         experts = play_experts(roller, todo, bar)  # first: where they fail all, nothing else is worth playing
         with policy.register_forward_hook(_refuse_infinite):
             played = roller.play(act, todo, on_done=on_done)
@@ -139,12 +143,12 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
             **_count(mine),
             "expert": _count([e for e in experts if e.task == task]),
             "mean_steps_to_success": float(np.mean(steps_to_success)) if steps_to_success else None,
+            "steps_to_success": sorted(steps_to_success),  # for who counts with a shorter limit than 500
             "seeds": [seeds[0], seeds[-1]],
             "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
             "router_weights": spread,
         }
-    rates = [r["success"] for r in result["tasks"].values() if r["n"]]
-    result["mean_success"] = float(np.mean(rates)) if rates else None
+    result["mean_success"] = mean_success(result)
     result["latency_ms_batch_1"] = _latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
@@ -166,6 +170,12 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def mean_success(result: dict) -> float | None:
+    """Over the tasks that were played at all."""
+    rates = [r["success"] for r in result["tasks"].values() if r["n"]]
+    return float(np.mean(rates)) if rates else None
 
 
 def _count(episodes: list[Episode]) -> dict:

@@ -38,7 +38,7 @@ SIZES = {
 class TrainConfig:
     """Train a policy on MetaWorld demonstrations and evaluate it on episodes never seen in training."""
 
-    tasks: str = "reach,push"  # task names, groups (mt6, mt4, mt10, mt50), Gymnasium ids; separated by commas
+    tasks: str = "reach,push"  # task names, groups (mt6, mt50, ml45-train, ...), Gymnasium ids; separated by commas
     components: int = 4  # K; the paper's choice. 1 is a plain diffusion policy
     policy: str = "fdp"  # fdp, or a file in variants/ such as monolithic
     size: Literal["small", "base"] = "small"  # small for a CPU, base (the paper's widths) for one GPU

@@ -35,6 +35,7 @@ TASKS = """
     reach reach-wall shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open
 """.split()
 
+ML45_TEST = ["bin-picking", "box-close", "hand-insert", "door-lock", "door-unlock"]
 GROUPS = {
     # The paper's six tasks for joint training and its four for adaptation (inverse skills).
     "mt6": ["door-open", "drawer-open", "assembly", "window-close", "peg-insert-side", "hammer"],
@@ -44,6 +45,18 @@ GROUPS = {
         window-open window-close
         """.split(),
     "mt50": TASKS,
+    # Meta-learning splits: a base learns one part, and new tasks are of the other.
+    "ml10-train": """
+        reach push pick-place door-open drawer-close button-press-topdown peg-insert-side window-open sweep basketball
+        """.split(),
+    "ml10-test": ["drawer-open", "door-close", "shelf-place", "sweep-into", "lever-pull"],
+    "ml45-train": [task for task in TASKS if task not in ML45_TEST],
+    "ml45-test": ML45_TEST,
+    # Continual World's sequence (arXiv 2105.10919), with the tasks of today's MetaWorld; its order matters.
+    "cw10": """
+        hammer push-wall faucet-close push-back stick-pull handle-press-side push shelf-place window-close
+        peg-unplug-side
+        """.split(),
 }
 
 # MetaWorld's own observation is one vector of 39 numbers. These are its parts; nothing else in this project counts.

@@ -6,6 +6,7 @@ Types and sizes are checked before memory or time is taken; how the numbers fit 
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from plumbing.cli import BadInput
@@ -51,12 +52,12 @@ def _outline(config: object) -> None:
         _is(isinstance(config.get(name), kind), f"'{name}' must be {'a text' if kind is str else 'an object'}")
     _is(_whole(config["train"].get("demos_per_task")), "'demos_per_task' in 'train' must be a whole number")
     _is(_whole(config.get("format", 1)), "'format' must be a whole number")
-    _sizes(config, "config.json", 0)
+    check_sizes(config, "config.json", 0)
 
 
 def _fields(config: dict) -> None:
     policy = config["policy_config"]
-    _is(_texts(policy.get("tasks")), "'tasks' must be a list of names")
+    _is(texts(policy.get("tasks")), "'tasks' must be a list of names")
     _is(isinstance(policy.get("observation"), dict), "'observation' must be an object: part -> shape")
     for part, shape in policy["observation"].items():
         fits = isinstance(shape, (list, tuple)) and all(_whole(n) and n > 0 for n in shape)
@@ -68,15 +69,24 @@ def _fields(config: dict) -> None:
         "'action_low' must be below 'action_high', number by number")  # fmt: skip
     for name in ("components", "horizon", "executed", "diffusion_steps", "condition_dim", "kernel"):
         _is(name not in policy or _whole(policy[name]) and policy[name] > 0, f"'{name}' must be a whole number above 0")
-    for name in ("channels", "stages"):
+    for name in ("channels", "stages", "ranks"):
         _is(isinstance(policy.get(name, []), (list, tuple)), f"'{name}' must be a list")
     _is(all(_whole(n) and n > 0 for n in policy.get("channels", [])), "'channels' must be whole numbers above 0")
+    for stage in policy.get("stages", []):  # (which components, the tasks that were learned)
+        fits = isinstance(stage, (list, tuple)) and len(stage) == 2 and texts(stage[1])
+        used = stage[0] if fits and isinstance(stage[0], list) else [stage[0]] if fits else []
+        _is(used and all(_whole(n) and 0 <= n <= policy.get("components", 0) for n in used)
+            and all(a < b for a, b in pairwise(used)), f"'stages' has a stage that is none: {stage!s:.80}")  # fmt: skip
+    stages, ranks = policy.get("stages", []), policy.get("ranks", [])
+    _is(not stages or _whole(stages[0][0]), "'stages' must begin with a number of components")
+    _is(len(ranks) <= len(stages) and all(_whole(n) and 0 <= n <= 1024 for n in ranks) and not any(ranks[:1]),
+        "'ranks' must be whole numbers up to 1024, one for each stage, and 0 for the first")  # fmt: skip
     kinds: dict[str, Callable] = {
         "seed": _whole, "command": _text, "revision": _text, "hardware": _text, "software": _text,
         "datasets": lambda x: isinstance(x, dict) and all(map(_text, x.values())),
         "versions": lambda x: isinstance(x, dict) and all(map(_text, x.values())),
         "resumed": lambda x: isinstance(x, list) and all(isinstance(y, dict) for y in x),
-        "adapted": lambda x: isinstance(x, list) and all(isinstance(y, dict) and _texts(y.get("tasks")) for y in x),
+        "adapted": lambda x: isinstance(x, list) and all(isinstance(y, dict) and texts(y.get("tasks")) for y in x),
     }  # fmt: skip
     for name, fits in kinds.items():
         _is(
@@ -92,7 +102,9 @@ def large(policy: dict) -> bool:
     condition = policy.get("condition_dim", 128) + 256
     component = wide * wide * policy.get("kernel", 3) + wide * condition
     stages = 1 + len(policy.get("stages", ()))
-    return policy.get("components", 1) * component * stages + condition * (seen + len(policy["tasks"])) > LARGE
+    corrections = sum(policy.get("ranks", ())) * (condition + seen)
+    rest = condition * (seen + len(policy["tasks"])) + 3 * corrections
+    return policy.get("components", 1) * component * stages + rest > LARGE
 
 
 def _is(true: bool, otherwise: str) -> None:
@@ -112,17 +124,18 @@ def _text(x: object) -> bool:
     return isinstance(x, str)
 
 
-def _texts(x: object) -> bool:
+def texts(x: object) -> bool:
+    """Whether it is a list of different names."""
     return isinstance(x, list) and bool(x) and all(map(_text, x)) and len(set(x)) == len(x)
 
 
-def _sizes(value: object, name: str, depth: int) -> None:
+def check_sizes(value: object, name: str, depth: int) -> None:
     """BadInput for anything in it that is too large, too long or too deep."""
     _is(depth <= DEPTH, f"'{name}' is nested too deeply")
     if isinstance(value, (dict, list)):
         _is(len(value) <= LENGTH, f"'{name}' has {len(value):,} entries, more than {LENGTH:,}")
         for key, inner in value.items() if isinstance(value, dict) else ((name, inner) for inner in value):
-            _sizes(inner, str(key)[:80], depth + 1)
+            check_sizes(inner, str(key)[:80], depth + 1)
     elif isinstance(value, str):
         _is(len(value) <= TEXT, f"'{name}' is a text of {len(value):,} characters, more than {TEXT:,}")
     elif _whole(value):

@@ -204,27 +204,35 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
 def success_matrix(results: dict[str, dict], path: Path) -> Path:
     """Sequences of adaptations, side by side: success of every task (columns) after every stage (rows).
 
-    results: name -> what adapt.py wrote to adaptation.json. They have the same tasks and stages.
+    results: name -> what adapt.py wrote to adaptation.json. They have the same tasks and stages. A cell with "=" was
+    not played: the task's actions are the same bits as in the row above.
     """
     first = next(iter(results.values()))
     tasks, rows = list(first["success"][-1]), len(first["success"]) + 1
+    many = len(tasks) > 20  # then there is no room for numbers
     columns = min(len(results), 2)
     lines = math.ceil(len(results) / columns)
-    size = ((0.55 * len(tasks) + 1) * columns + 1.5, (0.4 * rows + 1) * lines + 0.8)
+    width, height = (0.22, 0.18) if many else (0.55, 0.4)  # of a cell, in inches
+    size = ((width * len(tasks) + 1) * columns + 1.5, (height * rows + 1) * lines + 0.8)
     figure, axes = pyplot().subplots(lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     figure.subplots_adjust(wspace=0.04, hspace=0.25)
     for axis, (name, result) in zip(axes.flat, results.items(), strict=False):
         success = [*result["success"], result["expert"]]
         values = np.array([[row.get(task, np.nan) for task in tasks] for row in success], dtype=float)
         axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        same = [[]] * (len(result["success"]) - len(result["stages"]))
+        same += [stage.get("same_bits", []) for stage in result["stages"]] + [[]]
         for (i, j), value in np.ndenumerate(values):
             if not np.isnan(value):
-                color = "white" if value < 0.6 else "black"
-                axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
-        axis.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", fontsize=8)
+                color, text = "white" if value < 0.6 else "black", "" if many else f"{value:.2f}"
+                text = "=" if tasks[j] in same[i] else text
+                axis.text(j, i, text, ha="center", va="center", fontsize=4 if many else 8, color=color)
+        angle = 90 if many else 35
+        axis.set_xticks(range(len(tasks)), tasks, rotation=angle, ha="center" if many else "right", fontsize=8)
         title = f"{name}\naverage success {result['average_success']:.3f}"
         if result["forgetting"] is not None:
             title += f", forgetting {result['forgetting']:.3f}"
+        title += "; =: the same bits as above" if any(same) else ""
         axis.set_title(title.strip(), fontsize=9)
     names = ["start", *(f"+ {', '.join(stage['tasks'])}" for stage in first["stages"]), "scripted expert"]
     for axis in axes[:, 0]:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-SCRIPTS = ("train.py", "evaluate.py", "adapt.py")
+SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "skills.py")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,7 +49,7 @@ def install() -> None:
 def begin() -> None:
     """Importing is over, and the command begins."""
     global _begun
-    if not is_first() and _program.name in ("evaluate.py", "adapt.py"):
+    if not is_first() and _program.name != "train.py":
         raise SystemExit(0)  # only training is work for several
     install()
     _begun = True

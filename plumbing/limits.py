@@ -14,6 +14,7 @@ from plumbing.cli import BadInput
 # and what would fail deep inside. Python's numbers have no end; those of a tensor's shape or a file do.
 LIMITS = {
     "components": (1, 1024), "new_components": (1, 1024), "horizon": (1, 1024), "executed": (1, 1024),
+    "encoder_rank": (0, 1024),
     "steps": (1, 10**9), "batch_size": (1, 10**6), "log_every": (1, 10**9), "save_every": (1, 10**9),
     "demos_per_task": (1, 10_000), "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000),
     "seed": (0, 2**31 - 1), "eval_seed": (0, 2**31 - 1),

@@ -71,14 +71,16 @@ def begin(folder: Path, config, policy) -> Path:
 
 
 def command(folder: Path) -> str:
-    """What to type to go on with an interrupted command: the same, with the folder named."""
+    """What to type to go on with an interrupted command: the same, with the folder named. (adapt.py finds the folder of
+    the same command again, and this one may be a stage in it.)"""
     processes = os.environ.get("LOCAL_WORLD_SIZE") if torchrun.about() else None
     words = ["torchrun", "--nproc-per-node", processes] if processes else ["python"]
     words += sys.argv
-    if os.path.basename(sys.argv[0]) == "train.py":
+    script = os.path.basename(sys.argv[0])
+    if script == "train.py":
         words = [word for word in words if word not in ("--overwrite", "--resume")] + ["--resume"]
     named = any(word == "--out" or word.startswith("--out=") for word in words)
-    return shlex.join(words if named else [*words, "--out", str(folder)])
+    return shlex.join(words if named or script == "adapt.py" else [*words, "--out", str(folder)])
 
 
 def save(folder: Path, learner, log, data: list[float], step: int, weights: bool = True) -> str:

@@ -29,8 +29,8 @@ import tyro
 from plumbing import configs, files, folders, formats, tensors
 from plumbing.cli import ROOT, BadInput, other_versions, parse, say_once, write_json
 
-FILES = ("config.json", "model.safetensors", "resume.pt", "replay.safetensors", "log.jsonl",
-         "figures", "videos", "tensorboard")  # fmt: skip
+FILES = ("config.json", "model.safetensors", "resume.pt", "replay.safetensors", "skill.safetensors",
+         "log.jsonl", "figures", "videos", "tensorboard")  # fmt: skip
 
 
 def load_variant(name: str) -> ModuleType:
@@ -83,9 +83,11 @@ def build_policy(variant: str, settings: dict):
     except TypeError as error:
         raise BadInput(str(error)) from error
     try:
-        return module.Policy(config)
+        policy = module.Policy(config)
     except ValueError as error:  # and nothing else: a bug in a fork has to keep its traceback
         raise BadInput(str(error)) from error
+    policy.variant = variant
+    return policy
 
 
 def save_weights(folder: Path, state: dict[str, torch.Tensor], step: int, seconds: float) -> None:

@@ -2,26 +2,29 @@
 
     success[stage][task]: after the stage, on unseen episodes; a task's column begins with the stage that learned it
 
-Everything is measured by the one `evaluate()`; here results are only found again, and averaged.
+Everything is measured by the one `evaluate()`; here results are only found again, and averaged. A task whose actions
+are the same bits as before a stage has the same success too, and is not played again.
 """
 
-import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import evaluate
+import skills
+import train
 from encoder import StateEncoder, rows
 from envs.demos import DATASET_ID, drawn
 from envs.rollout import block_seeds
 from envs.tasks import common_spaces, resolve_tasks, slug
-from plumbing import figures, files, folders, formats, runs, tensors
+from plumbing import figures, files, folders, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_limits, check_memory
 from plumbing.log import read_log
 
+RANK = 16  # of a stage's correction of the encoder
 FREE = ("run", "out", "device", "data_dir")  # flags that may differ when a command goes on where it was interrupted
 
 
@@ -29,11 +32,22 @@ def check(config) -> list[str]:
     """Refuse what cannot work before anything is made; fill in defaults. Returns the new tasks."""
     if bool(config.tasks) == bool(config.sequence):
         raise BadInput("give either --tasks, learned together, or --sequence, learned one after another")
+    if not (config.run or config.sequence):
+        raise BadInput("--run: name the run to start from; only a --sequence can begin with a fresh policy")
     check_limits(config)
     moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
     config.retain = config.retain or ("paper" if moves_old else "exact")
     if config.retain == "exact" and moves_old:
         raise BadInput("--retain exact needs old components and the encoder frozen: use mode router or add-component")
+    if config.retain != "exact" and config.encoder_rank is not None:
+        raise BadInput("--encoder-rank goes with --retain exact: otherwise old tasks would see through it too")
+    if config.retain != "exact" and config.lean_on != "all":
+        raise BadInput("--lean-on base goes with --retain exact: otherwise there is one policy, and no skills apart")
+    if config.retain == "exact" and config.encoder_rank is None:
+        config.encoder_rank = RANK
+    if config.retain == "replay" and config.train_encoder:
+        raise BadInput("--retain replay keeps a router that sees through the encoder: leave out --train-encoder, or "
+                       "use --retain exact, which corrects the encoder for the new tasks alone")  # fmt: skip
     if config.retain == "replay" and config.mode in ("full", "scratch"):
         raise BadInput(f"--retain replay keeps the router, and mode {config.mode} moves everything: leave it out")
     if (config.mode == "components") != bool(config.train_components):
@@ -44,21 +58,38 @@ def check(config) -> list[str]:
         raise BadInput(f"--mode {config.mode} trains everything: leave out --train-encoder")
     if config.mode == "scratch" and config.sequence:
         raise BadInput("--mode scratch learns the new tasks alone, so there is no sequence: use --tasks")
-    return resolve_tasks(config.tasks or config.sequence)
+    named = [task for words in config.sequence.split(",") if words.strip() for task in resolve_tasks(words)]
+    if again := sorted({task for task in named if named.count(task) > 1}):
+        raise BadInput(f"--sequence names '{', '.join(again)}' twice")
+    tasks = resolve_tasks(config.tasks or config.sequence)
+    if not config.run and len(tasks) < 2:
+        raise BadInput("--sequence without --run begins with a fresh policy for the first task: name more than one")
+    return tasks
 
 
-def check_source(config, origin: Path, tasks: list[str], device) -> None:
-    """Refuse what this run cannot do, before demonstrations are made."""
-    variant, policy = runs.read_config(origin)["policy"], runs.load_policy(origin, device)
-    if again := [task for task in tasks if task in policy.config.tasks]:
-        raise BadInput(f"the run in {origin} knows '{', '.join(again)}' already")
+def check_source(config, tasks: list[str], device) -> None:
+    """Refuse what this run, or a fresh policy for the first task, cannot do, before demonstrations are made."""
+    if config.run:
+        origin, policy = f"the run in {config.run}", runs.load_policy(Path(config.run), device)
+    else:
+        flags = first_flags(config, tasks[0], "")
+        origin, policy = "a fresh policy", runs.build_policy(flags.policy, train.policy_settings(flags, tasks[:1]))
+        tasks = tasks[1:] or tasks
+    variant = policy.variant
+    if config.run and (again := [task for task in tasks if task in policy.config.tasks]):
+        raise BadInput(f"{origin} knows '{', '.join(again)}' already")
     spaces = common_spaces(tasks)
     theirs = {name: tuple(shape) for name, shape in policy.config.observation.items()}
     if theirs != spaces.observation or len(spaces.action_low) != policy.config.action_dim:
-        raise BadInput(f"the run in {origin} sees {theirs}, and task '{tasks[0]}' gives {spaces.observation}")
+        raise BadInput(f"{origin} sees {theirs}, and task '{tasks[0]}' gives {spaces.observation}")
     common_spaces(policy.config.tasks)  # they are played again, and may not be known here
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
-        raise BadInput(f"the run in {origin} keeps its stages exactly: go on with --retain exact")
+        raise BadInput(f"{origin} keeps its stages exactly: go on with --retain exact")
+    base, _ = skills.take_apart(policy)  # now, rather than after the training
+    policy = base if config.lean_on == "base" else policy
+    least = next(reversed(getattr(policy.config, "ranks", ())), 0)  # the new correction begins as the newest one
+    if config.encoder_rank is not None and config.encoder_rank < least:
+        raise BadInput(f"--encoder-rank must be at least {least}, as in {origin}, got {config.encoder_rank}")
     if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
         raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
     K, new = policy.config.components, config.new_components
@@ -77,17 +108,35 @@ def check_source(config, origin: Path, tasks: list[str], device) -> None:
             raise BadInput(f"--start-from must name {new}, one for each new component, got '{config.start_from}'")
 
 
-def run_folder(config, origin: Path, stages: list[list[str]]) -> Path:
+def first_flags(config, task: str, folder: Path | str) -> train.TrainConfig:
+    """How the first policy of a sequence without --run is trained: as train.py does, with the flags that both have."""
+    both = {field.name for field in fields(train.TrainConfig)} & {field.name for field in fields(config)}
+    flags = {name: getattr(config, name) for name in both} | {"tasks": task, "eval_episodes": 0, "out": str(folder)}
+    return train.TrainConfig(**flags)
+
+
+def train_first(config, task: str, folder: Path) -> None:
+    """Train it, or go on where that was interrupted."""
+    flags = first_flags(config, task, folder)
+    if (folder / "model.safetensors").exists() and runs.training_record(folder)["steps"] == flags.steps:
+        return
+    flags.resume = (folder / "resume.pt").exists()
+    flags.overwrite = not flags.resume and folders.taken(folder)  # killed before its first checkpoint
+    train.main(flags)
+
+
+def run_folder(config, stages: list[list[str]]) -> Path:
     """Where the new run goes: a free folder, or that of the same command, finished or interrupted. BadInput if --out
     names one where anything else is."""
     names = slug((config.tasks or config.sequence).replace(",", "-"))[:100]
-    out = wanted = Path(config.out or Path("runs") / f"{origin.name}-{names}-{config.mode}-{config.retain}")
+    begins = f"{Path(config.run).name}-" if config.run else ""
+    out = wanted = Path(config.out or Path("runs") / f"{begins}{names}-{config.mode}-{config.retain}")
     number = 2
     while other := _taken_by_another(config, out, stages):
         if config.out:
             raise BadInput(f"{out} exists{other.rstrip()}: choose another --out")
         out, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    if out.resolve().is_relative_to(origin.resolve()):
+    if config.run and out.resolve().is_relative_to(Path(config.run).resolve()):
         raise BadInput(f"--out {out} is inside the run that is only read: choose another --out")
     return out
 
@@ -99,7 +148,13 @@ def _taken_by_another(config, out: Path, stages: list[list[str]]) -> str:
         return ""
     if not (first / "config.json").exists():
         return " "
-    other = runs.difference(first, asdict(config), FREE)
+    if config.run:
+        other = runs.difference(first, asdict(config), FREE)
+    else:
+        other = runs.difference(first, asdict(first_flags(config, stages[0][0], first)), (*FREE, *resume.FREE))
+        later = (stage_folder(config, out, i, new) for i, new in enumerate(stages[1:], 2))
+        begun = [folder for folder in later if (folder / "config.json").exists()]
+        other = other or next(filter(None, (runs.difference(folder, asdict(config), FREE) for folder in begun)), None)
     return f", and the run in it has {other}" if other else ""
 
 
@@ -132,13 +187,33 @@ def begin(config, origin: Path, folder: Path, variant: str, grown, parts: dict, 
     return about
 
 
-def finish(folder: Path, about: dict, state: dict, steps: int, seconds: float) -> None:
-    """Figures, the record of the stage, the weights, in this order: a folder with weights holds a finished stage."""
+def finish(folder: Path, about: dict, policy, steps: int, seconds: float) -> None:
+    """Figures, the record of the stage, the skill, the weights, in this order: a folder with weights holds a finished
+    stage. The policy may have skills that the one that learned did not."""
     figures.training(read_log(folder / "log.jsonl"), folder / "figures")
-    about["adapted"][-1]["seconds"] = round(seconds, 1)
-    write_json(folder / "config.json", runs.read_config(folder) | {"adapted": about["adapted"]})
-    runs.save_weights(folder, state, steps, seconds)
+    stage = about["adapted"][-1]
+    stage["seconds"] = round(seconds, 1)
+    write_json(folder / "config.json", runs.read_config(folder) | {
+        "policy": policy.variant, "policy_config": asdict(policy.config), "adapted": about["adapted"],
+    })  # fmt: skip
+    base, found = skills.take_apart(policy)
+    if found:
+        found[-1].about = {"stage": stage, "datasets": {task: about["datasets"][task] for task in stage["tasks"]},
+                           "demonstrations": runs.read_config(folder)["train"]["demos_per_task"],
+                           "base": base.config.tasks, "revision": about["revision"]}  # fmt: skip
+        skills.write(folder / skills.FILE, found[-1])
+    runs.save_weights(folder, policy.state_dict(), steps, seconds)
     (folder / "resume.pt").unlink(missing_ok=True)
+
+
+def note_success(folder: Path, tasks: list[str]) -> None:
+    """Into the skill, if there is one, what it was evaluated to."""
+    if (path := folder / skills.FILE).exists():
+        skill, played = skills.read(path), files.read_json(folder / "evaluation.json")["tasks"]
+        skill.about["success"] = {
+            task: {key: played[task][key] for key in ("successes", "n", "seeds")} for task in tasks
+        }
+        skills.write(path, skill)
 
 
 def outside(policy, observation, actions) -> str:
@@ -154,49 +229,45 @@ def outside(policy, observation, actions) -> str:
     return f"{' and '.join(words)} are outside the range that is known, and clipped"
 
 
-def read_memory(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """A run's replay.safetensors, "task/part" -> (R, *shape); empty where it has none. BadInput for a damaged one."""
-    path = folder / "replay.safetensors"
-    try:
-        kept = formats.upgrade_memory(tensors.load(path)[0]) if os.path.lexists(path) else {}
-        wrong = [name for name, x in kept.items() if tuple(x.shape) != shapes[name.rpartition("/")[2]]]
-    except BadInput:
-        raise
-    except Exception as error:  # with other parts
-        raise BadInput(f"{path} is damaged: {error}") from error
-    if wrong:
-        raise BadInput(f"{path} is damaged: {wrong[0]} has another shape than this policy's observations")
-    return kept
-
-
 def main(config, learn) -> dict:
     """Learn, stage by stage, and evaluate. Returns what the command's last line says: success, seconds, paths."""
-    tasks, origin, device = check(config), Path(config.run), runs.choose_device(config.device)
-    check_source(config, origin, tasks, device)
+    tasks, device = check(config), runs.choose_device(config.device)
+    check_source(config, tasks, device)
     stages = [[task] for task in tasks] if config.sequence else [tasks]
     config.steps = config.steps or 2000 * len(stages[0])
-    out = run_folder(config, origin, stages)
-    success, history, experts, lost = [], [], {}, 0
+    out = run_folder(config, stages)
+    origin = Path(config.run) if config.run else None
+    success, history, experts, lost, before = [], [], {}, 0, None
 
     def measure(run: Path, into: Path) -> None:
-        nonlocal lost
-        result = evaluated(run, into / "evaluation.json", config.eval_episodes, config.eval_seed, device)
+        nonlocal lost, before
+        result = evaluated(run, into / "evaluation.json", config.eval_episodes, config.eval_seed, device, before)
         say(evaluate.table(result))
-        lost += evaluate.lost(result).get("lost", 0)
+        played = {task: r for task, r in result["tasks"].items() if not r.get("same_bits")}
+        lost += evaluate.lost({"tasks": played}).get("lost", 0)
         success.append({task: r["success"] for task, r in result["tasks"].items()})
         experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})
+        before = run, result
 
     for i, new in enumerate(stages, 1):
         folder = stage_folder(config, out, i, new)
-        if unfinished(config, origin, folder):
-            learn(config, origin, new, folder)
-        if config.eval_episodes and i == 1 and config.mode != "scratch":  # the same then and now: origin is only read
-            measure(origin, out / "before")
+        if origin is None:
+            train_first(config, new[0], folder)
+            seconds = runs.training_record(folder)["seconds"]
+            stage = {"tasks": new, "mode": "fresh", "seconds": round(seconds, 1), "bytes_added": size(folder)}
+        else:
+            if unfinished(config, origin, folder):
+                learn(config, origin, new, folder)
+            stage = runs.read_config(folder)["adapted"][-1] | {"bytes_added": size(folder) - size(origin)}
+        if config.eval_episodes and i == 1 and config.run and config.mode != "scratch":
+            measure(origin, out / "before")  # the same then and now: origin is only read
         if config.eval_episodes:
             measure(folder, folder)
-        about = {"run": str(folder), "bytes_added": size(folder) - size(origin)}
+            note_success(folder, new)
+            same = [task for task, r in before[1]["tasks"].items() if r.get("same_bits")]
+            stage |= {"same_bits": same}  # as before this stage, and therefore not played again
+        history.append(stage | {"run": str(folder)})
         origin = folder
-        history.append(runs.read_config(folder)["adapted"][-1] | about)
     written = [stage["run"] for stage in history]
     summary = {"run": str(origin), "seconds": sum(stage["seconds"] for stage in history), "wrote": written}
     if config.eval_episodes:
@@ -215,7 +286,7 @@ def unfinished(config, origin: Path, folder: Path) -> bool:
         return True
     if other := runs.difference(folder, asdict(config), FREE):
         raise BadInput(f"the run in {folder} has {other}: choose another --out")
-    stage = runs.read_config(folder)["adapted"][-1]
+    stage = (runs.read_config(folder).get("adapted") or [{}])[-1]
     if stage.get("source_weights") != runs.fingerprint(origin):
         raise BadInput(f"the run in {folder} was learned from other weights than {origin} holds: choose another --out")
     return not (folder / "model.safetensors").exists()
@@ -244,10 +315,26 @@ def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: 
     return measured
 
 
-def evaluated(run: Path, path: Path, episodes: int, seed: int, device) -> dict:
+def unchanged(old, new) -> list[str]:
+    """The tasks that two policies do to the same bits: 20 made-up observations of each, and the same noise."""
+    random, names = np.random.default_rng(0), [task for task in old.config.tasks for _ in range(20)]
+    observation = {part: random.standard_normal((len(names), *shape)) * 0.2
+                   for part, shape in old.config.observation.items()}  # fmt: skip
+    shape = (len(names), old.config.horizon, old.config.action_dim)
+    noise = torch.tensor(random.standard_normal(shape), dtype=torch.float32)
+    if not set(names) <= set(new.config.tasks):
+        return []
+    theirs, mine = old.act(observation, names, noise=noise)[0], new.act(observation, names, noise=noise)[0]
+    same = (theirs == mine).reshape(len(old.config.tasks), -1).all(1)
+    return [task for task, whole in zip(old.config.tasks, same, strict=True) if whole]
+
+
+def evaluated(run: Path, path: Path, episodes: int, seed: int, device, before: tuple | None = None) -> dict:
     """A run's evaluation on the first episodes of a block: read where it was made before, made into `path` otherwise.
 
-    (Never into the run that we start from.)
+    (Never into the run that we start from.) before: the run that it was learned from, and that one's evaluation, from
+    which tasks are taken over that are done to the same bits. They say in "same_bits" which run has played them. Of a
+    policy with stages only: they are what keeps the bits; in any other a few observations would prove little.
     """
     seeds = block_seeds(seed, episodes)
     policy = runs.load_policy(run, device)
@@ -262,7 +349,15 @@ def evaluated(run: Path, path: Path, episodes: int, seed: int, device) -> dict:
                 return result
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: it is made again
             continue
-    result, traces = evaluate.evaluate(policy, policy.config.tasks, episodes, seed)
+    same = []
+    if before and policy.variant == "staged":
+        kept = before[1]["tasks"]
+        same = [t for t in unchanged(runs.load_policy(before[0], device), policy) if kept[t]["n"] == episodes]
+    result, traces = evaluate.evaluate(policy, [t for t in policy.config.tasks if t not in same], episodes, seed)
+    if same:
+        found = result["tasks"] | {task: {"same_bits": str(before[0])} | kept[task] for task in same}
+        result["tasks"] = {task: found[task] for task in policy.config.tasks}
+        result["mean_success"] = evaluate.mean_success(result)
     result.update(provenance(seed, str(device)), training=how["training"])
     path.parent.mkdir(parents=True, exist_ok=True)
     evaluate.write_evaluation(path, policy, result, traces, video=False)

@@ -73,7 +73,7 @@ MUTANTS = {
     "copies do not share a weight": ("adapt.py", "last.bias[sharing] -= math.log(2)", "last.bias[sharing] -= 0.0", "test_adapt.py -k grown"),
     "new names at random": ("adapt.py", "grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)", "pass", "test_adapt.py -k forward"),
     "a frozen encoder in training mode": ("adapt.py", "part.train(count(part, learning=True) > 0)", "part.train(True)", "test_forks.py -k counters"),
-    "an old stage sees all components": ("variants/staged.py", "if known < c.components:", "if False:", "test_adapt.py -k exact_keeps"),
+    "an old stage sees all components": ("variants/staged.py", "if len(mine) < c.components:", "if False:", "test_adapt.py -k exact_keeps"),
     "forgetting from the first row": ("plumbing/stages.py", "max(rates[:-1]) - rates[-1]", "rates[0] - rates[-1]", "test_adapt.py -k metrics"),
     "an old run's statistics are left out": ("plumbing/formats.py", '"normalizer.observation_mean": "encoder.mean"', '"normalizer.observation_mean": "encoder.scale"', "test_formats.py"),
     # Simulators and tasks.
@@ -96,12 +96,21 @@ MUTANTS = {
     "an overwritten run keeps its evaluation": ("plumbing/runs.py", "folders.set_aside(folder, [*FILES, *results])", "folders.set_aside(folder, [*FILES])", "test_train.py -k overwriting"),
     # Adapting, continued.
     "statistics taken again while adapting": ("adapt.py", '    if config.mode == "scratch":\n        grown.encoder.fit', "    if True:\n        grown.encoder.fit", "test_adapt.py -k exact_keeps"),
-    "old weights meet the wrong components": ("adapt.py", "pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))", "pad(self.weights, (now.shape[1] - self.weights.shape[1], 0))", "test_adapt.py -k drift"),
+    "old weights meet the wrong components": ("plumbing/memory.py", "pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))", "pad(self.weights, (now.shape[1] - self.weights.shape[1], 0))", "test_adapt.py -k drift"),
     "the last weights are kept, not their average": ("adapt.py", "    learner.adopt_average()\n", "", "test_learning.py"),
     "the least used is copied": ("adapt.py", ".mean(0).topk(count).indices", ".mean(0).topk(count, largest=False).indices", "test_adapt.py -k most_used"),
-    "old tasks get the newest router": ("variants/staged.py", '"router": self.router[stage]}', '"router": self.router[-1]}', "test_adapt.py -k exact_keeps"),
+    "old tasks get the newest router": ("variants/staged.py", '"router": self.router[stage],', '"router": self.router[-1],', "test_adapt.py -k exact_keeps"),
+    "old tasks see through the newest correction": ("variants/staged.py", "self.residual[stage].weights", "self.residual[-1].weights", "test_adapt.py -k exact_keeps"),
+    "a new stage forgets the last one's correction": ("variants/staged.py", 'for part in ("router", "residual"):', 'for part in ("router",):', "test_residual.py -k begins"),
+    "the correction does not learn": ("adapt.py", "        policy.residual[-1].requires_grad_(True)\n", "        pass\n", "test_residual.py -k newest"),
+    # Skills.
+    "one same action makes a task unchanged": ("plumbing/stages.py", "reshape(len(old.config.tasks), -1).all(1)", "reshape(len(old.config.tasks), -1).any(1)", "test_adapt.py -k one_other_bit"),
+    "a skill goes onto any base": ("skills.py", "if skill.leans_on != alone and skill.leans_on != identity(base, skills[: number - 1]):", "if False:", "test_skills.py -k another"),
+    "a skill uses the first one's component": ("skills.py", "own = list(range(total, total + n))", "own = list(range(K, K + n))", "test_skills.py -k any_order"),
+    "a skill uses the components of all before it": ("skills.py", "on_base = skill.leans_on == alone and number > 1", "on_base = False", "test_skills.py -k any_order"),
+    "learned beside others, a skill leans on them": ("adapt.py", "        policy, earlier = skills.take_apart(policy)\n", "        pass\n", "test_skills.py -k leaning_on_the_base_a"),
     "backward transfer with the wrong sign": ("plumbing/stages.py", "mean(rates[-1] - rates[0] for", "mean(rates[0] - rates[-1] for", "test_adapt.py -k metrics"),
-    "stages are measured on block 0": ("plumbing/stages.py", "evaluate.evaluate(policy, policy.config.tasks, episodes, seed)", "evaluate.evaluate(policy, policy.config.tasks, episodes)", "test_learning.py -k block"),
+    "stages are measured on block 0": ("plumbing/stages.py", "if t not in same], episodes, seed)", "if t not in same], episodes)", "test_learning.py -k block"),
 }  # fmt: skip
 
 

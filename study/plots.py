@@ -51,15 +51,15 @@ def mt6(study: Path, path: Path) -> Path:
 def one_task(study: Path, path: Path) -> Path:
     """For every way: success on the new tasks, and what the old tasks lose."""
     found, was = report.ways(study), report.before(study)
-    names = [title.replace("`", "") for title in report.WAYS.values()]
+    names = [title.replace("`", "").partition(":")[0] for title in report.WAYS.values()]
     figure, axes = figures.pyplot().subplots(1, 2, figsize=(10, 4), sharey=True)
     rows = range(len(names))
     dots(axes[0], rows, [intervals.rate(report.new_tasks(found[way])) for way in report.WAYS], horizontal=True)
     successes, n = report.expert([r for runs in found.values() for r in runs], report.NEW)
     axes[0].axvline(successes / n, **EXPERT)
-    axes[0].legend(fontsize=8, loc="lower left")
+    axes[0].legend(fontsize=8, loc="center")
     for row, (way, runs) in enumerate(found.items()):
-        if way == "scratch":
+        if way in report.ALONE:
             axes[1].text(-2, row, "knows no old task", ha="right", va="center", fontsize=8, color="0.4")
         else:
             each = report.each_change(runs, was)
@@ -88,17 +88,17 @@ def budget(study: Path, path: Path) -> Path:
     """Success on the new tasks over demonstrations, and over training steps."""
     figure, axes = figures.pyplot().subplots(1, 2, figsize=(12, 4), sharey=True, width_ratios=(1, 1.6))
     successes, n = report.expert([r for runs in report.ways(study).values() for r in runs], report.NEW)
-    for axis, (varied, (label, chosen)) in zip(axes, report.BUDGETS.items(), strict=True):
+    for axis, (varied, label) in zip(axes, report.BUDGETS.items(), strict=True):
         found = report.budget_runs(study, varied)
         levels = sorted({level for _, level in found})
         axis.axhline(successes / n, **EXPERT)
-        for i, way in enumerate(chosen):
+        for i, way in enumerate(report.SHORT):
+            # Side by side, where intervals would cover each other.
             mine = [level for level in levels if (way, level) in found]
-            # Side by side, where intervals would cover each other. A line only where no level was left out.
-            place = np.array(mine) * 1.045 ** (i - (len(chosen) - 1) / 2)
-            style = {"fmt": "o-" if mine == levels else "s", "color": figures.COLORS[i]}
+            place = np.array(mine) * 1.045 ** (i - (len(report.SHORT) - 1) / 2)
             rates = [intervals.rate(found[way, level]) for level in mine]
-            dots(axis, place, rates, label=report.WAYS[way].replace("`", ""), **style)
+            title = report.WAYS[way].replace("`", "").partition(":")[0]
+            dots(axis, place, rates, label=title, fmt="o-", color=figures.COLORS[i])
         axis.set_xscale("log")
         axis.set_xticks(levels, [str(level) for level in levels])
         axis.minorticks_off()

@@ -55,31 +55,32 @@ CORE = {  # the names of result files without their seed; files that are not nam
 MT6 = ("mt6-fdp-50", "mt6-monolithic-50", "mt6-fdp-25", "mt6-monolithic-25")
 WAYS = {
     "add-exact": "add-component, exact",
+    "rank-0": "add-component, exact, `--encoder-rank 0`",
+    "small": "router, exact: no new component",
+    "router": "router, exact, `--encoder-rank 0`",
     "add-replay": "add-component, replay",
     "add-paper": "add-component, paper",
     "add-encoder": "add-component, `--train-encoder`",
-    "router": "router, exact",
+    "start-random": "add-component, exact, `--start-from random`",
     "components": "components 0, 1",
     "full": "full",
-    "scratch": "scratch",
-    "start-0": "add-component, `--start-from 0`",
-    "start-random": "add-component, `--start-from random`",
+    "scratch": "scratch: a policy of the same size, for this task alone",
+    "specialist": "specialist: one of a stage's size, for this task alone",
+    "five-steps": "trained for five steps",
 }
+ALONE = ("scratch", "specialist", "five-steps")  # ways that know no old task
 NEW = ("door-close", "drawer-close", "disassemble", "window-open")  # the paper's mt4, in the order of the sequences
 RETAIN = {"exact": "exact", "replay": "replay", "paper": "paper", "full": "full fine-tuning"}
-BUDGETS = {  # what is varied -> the label, and the ways that were measured so
-    "demos_per_task": (f"demonstrations of the new task ({STEPS} steps)", ("add-exact", "scratch", "full")),
-    "steps": (f"training steps ({DEMOS} demonstrations)",
-              ("add-exact", "scratch", "full", "add-encoder", "start-0", "start-random")),
-}  # fmt: skip
+BUDGETS = {  # what is varied -> its label
+    "demos_per_task": f"demonstrations of the new task ({STEPS} steps)",
+    "steps": f"training steps ({DEMOS} demonstrations)",
+}
+SHORT = ("add-exact", "small", "rank-0", "full", "scratch", "specialist")  # ways that were measured on less
+EVERY = ("add-exact", "full", "specialist")  # those that were on every budget
 
 SAMPLERS = {"dpm": "DPM-Solver++", "ddim": "DDIM", "ddpm": "DDPM"}
 
 DAGGER_RATES = "† Wilson's interval over the episodes of one seed: these files hold rates, not single episodes."
-# No file was kept of this trial, so its numbers are typed, and the page says so.
-ONE_OFF = ("Two of the four new tasks prove little. In a one-off trial, of which no file was kept, a policy trained "
-           "for five steps had 24 of 25 on door-close, and an untrained one 7 of 10 on drawer-close.")  # fmt: skip
-
 
 FORKS = {  # result files -> what was trained, and the file that it is in
     "mt6-fdp": ("fdp", "fdp.py"),
@@ -123,7 +124,8 @@ def core_groups(study: Path, *needed: str) -> dict[str, list[dict]]:
 def ways(study: Path) -> dict[str, list[dict]]:
     """One-task adaptations with the usual budget, by way. NotMeasured if a way or one of its new tasks is missing."""
     runs = [r for r in read(study, "adapt/*-s[0-9]*.json").values() if "way" in r]
-    usual = [r for r in runs if (r["flags"]["demos_per_task"], r["flags"]["steps"]) == (DEMOS, STEPS)]
+    usual = [r for r in runs if (r["flags"]["demos_per_task"], r["flags"]["steps"]) == (DEMOS, STEPS)
+             or r["way"] == "five-steps"]  # fmt: skip
     found = {way: [r for r in usual if r["way"] == way] for way in WAYS}
     for way, mine in found.items():
         if missing := set(NEW) - {r["task"] for r in mine}:
@@ -137,14 +139,25 @@ def before(study: Path) -> dict[str, dict]:
 
 
 def budget_runs(study: Path, varied: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:
-    """(way, level) -> new task -> (1, E), seed 0: with demonstrations or steps varied, and the other as usual."""
+    """(way, level) -> new task -> (S, E): with demonstrations or steps varied, and the other as usual. NotMeasured if
+    one of EVERY is missing at a level, or one of SHORT at the lowest; the others of SHORT may be."""
     fixed, value = ("steps", STEPS) if varied == "demos_per_task" else ("demos_per_task", DEMOS)
-    runs = [*read(study, "adapt/budget/*-s0.json").values(), *(r for mine in ways(study).values() for r in mine)]
-    found: dict[tuple[str, int], list[dict]] = {}
-    for r in runs:
-        if r["flags"][fixed] == value and r["seed"] == 0 and r["way"] in BUDGETS[varied][1]:
-            found.setdefault((r["way"], r["flags"][varied]), []).append(r)
-    return {key: new_tasks(mine) for key, mine in found.items() if {r["task"] for r in mine} == set(NEW)}
+    runs = [*read(study, "adapt/budget/*-s[0-9]*.json").values(), *(r for w in SHORT for r in ways(study)[w])]
+    runs = [r for r in runs if r["flags"][fixed] == value and r["way"] in SHORT]
+    found = {(way, level): [r for r in runs if (r["way"], r["flags"][varied]) == (way, level)]
+             for level in sorted({r["flags"][varied] for r in runs}) for way in SHORT}  # fmt: skip
+    least = min(level for _, level in found)
+    for (way, level), mine in list(found.items()):
+        if missing := set(NEW) - {r["task"] for r in mine}:
+            if way in EVERY or level == least:
+                raise NotMeasured(f"`study/adapt/budget/{way}-{min(missing)}-*.json` with {varied} {level}")
+            del found[way, level]
+    return {key: new_tasks(mine) for key, mine in found.items()}
+
+
+def telling(found: dict[str, list[dict]]) -> list[str]:
+    """The new tasks that say something about adapting: those at which five steps of training mostly fail."""
+    return [task for task, x in new_tasks(found["five-steps"]).items() if np.nanmean(x) < 0.5]
 
 
 def continual(study: Path, kind: str) -> dict[tuple[str, int], list[dict]]:
@@ -355,7 +368,7 @@ def mt6_notes(found: dict[str, list[dict]], played: dict[str, dict[str, np.ndarr
 
 
 def old_cell(way: str, runs: list[dict], was: dict[str, dict]) -> str:
-    return "knows none" if way == "scratch" else str(old_change(runs, was) or "0, the same actions")
+    return "knows none" if way in ALONE else str(old_change(runs, was) or "0, the same actions")
 
 
 def one_task(study: Path) -> list[str]:
@@ -364,7 +377,7 @@ def one_task(study: Path) -> list[str]:
     rows = []
     for way, title in WAYS.items():
         runs, played = found[way], new_tasks(found[way])
-        change = [] if way == "scratch" else each_change(runs, was)
+        change = [] if way in ALONE else each_change(runs, was)
         rows.append([title, len({r["seed"] for r in runs}), *(count({task: x}) for task, x in played.items()),
                      rate(played).share, old_cell(way, runs, was), points(min(change)) if any(change) else "",
                      f"{runs[0]['stage']['trained_parameters']:,}",
@@ -387,29 +400,42 @@ def one_task(study: Path) -> list[str]:
               "random observations of every old task, and those old episodes were not played again. Seconds are of "
               "training, the median run."),
         "![Success on the new tasks, and the change of the old ones, for every way](adapt/one-task.png)", "",
-        *one_task_notes(found, was),
+        *one_task_notes(found, was, read(study, "adapt/acting.json")["acting"]),
     ]  # fmt: skip
 
 
-def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict]) -> list[str]:
+def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict], acting: dict) -> list[str]:
     """What the table of the ways says, and what not."""
     replay, paper, full = (old_change(found[way], was) for way in ("add-replay", "add-paper", "full"))
     weights = [r["tasks"][task]["router_weights"]["mean"][-1] for r in found["add-replay"] for task in was]
-    router = words(f"{task} {count({task: x})}" for task, x in new_tasks(found["router"]).items())
-    trained, fresh = (found[way][0]["stage"]["trained_parameters"] for way in ("add-exact", "scratch"))
+    each = {way: words(f"{task} {count({task: x})}" for task, x in new_tasks(found[way]).items())
+            for way in ("five-steps", "router", "small")}  # fmt: skip
+    trained, full_size, own = (
+        found[way][0]["stage"]["trained_parameters"] for way in ("add-exact", "full", "specialist")
+    )
+    played = {way: new_tasks(found[way]) for way in ("add-exact", "specialist", "scratch")}
     return bullets(
-        ONE_OFF,
+        f"Not every task proves something. A policy trained for five steps, hardly more than the mean action, has "
+        f"{each['five-steps']}. What is said below rests on {words(telling(found))}.",
         "The row `paper` is the paper's retention, not its protocol. The paper learns its new tasks together; this "
         "table one at a time. In turn, and together, follow below.",
-        "`exact` and `paper` train alike and differ in what they keep. So with the same seed they agree on the new "
-        "task by construction.",
+        "`exact` with `--encoder-rank 0` and `paper` train alike and differ in what they keep. So with the same seed "
+        "they agree on the new task by construction.",
+        f"Acting (one chunk, B = 1, {acting['threads']} thread{'s' * (acting['threads'] > 1)}): a task that was added "
+        f"takes {number(acting['ratio']['a component more'], 2)} x as long as one before it, for the component and its "
+        f"view of the others, and {number(acting['ratio']['the correction of the encoder'], 2)} x that with the "
+        f"correction of the encoder (`python study/adapt/acting.py`). Old tasks take as long as before.",
         f"`replay` keeps a few observations of every old task. The old tasks change by {replay} points. The new "
         f"component's mean weight on an old task is {span(weights)}.",
         f"`paper` changes the old tasks by {paper} points, and `full` fine-tuning by {full}.",
-        f"A new router over the old components alone has {router}.",
-        f"A fresh policy (`scratch`) has {count(new_tasks(found['scratch']))} on the new tasks. So with state "
-        f"observations add-component is not needed for success here. It gives one policy for all tasks, and trains "
-        f"{number(trained / fresh, 2)} of the parameters.",
+        f"A new router over the old components alone has {each['router']}. With the correction of the encoder beside "
+        f"it, and still no new component, {each['small']}.",
+        f"The honest rival of a new component is a policy of its own for each task: `specialist`, {own:,} parameters "
+        f"where a stage trains {trained:,}, on the same demonstrations. add-component minus `specialist` is "
+        f"{difference(played['add-exact'], played['specialist'])} points, and minus `scratch` "
+        f"{difference(played['add-exact'], played['scratch'])}. So with state observations and {DEMOS} demonstrations "
+        f"adapting is not needed for success. It gives one policy for all tasks, and a stage trains "
+        f"{number(trained / full_size, 2)} of what `full` does.",
     )
 
 
@@ -471,7 +497,7 @@ def sequences(study: Path) -> list[str]:
         *text(DAGGER_RATES),
         "![Success of every task after every stage, for each retention](adapt/sequences.png)", "",
         *text(f"Just before it learns a task, the policy knows its name only. It has {words(told)}. Forward transfer "
-              "is this difference. Untrained networks differ from each other: compare the one-off trial above."),
+              "is this difference. Untrained networks differ from each other."),
     ]  # fmt: skip
 
 
@@ -506,39 +532,49 @@ def together(study: Path) -> list[str]:
 
 
 def budget(study: Path) -> list[str]:
-    runs = [r for mine in ways(study).values() for r in mine]
-    tables, found = [], {varied: budget_runs(study, varied) for varied in BUDGETS}
-    for varied, (label, chosen) in BUDGETS.items():
-        levels = sorted({level for _, level in found[varied]})
-        rows = [[WAYS[way], *(rate(found[varied][way, level]) if (way, level) in found[varied] else "-"
-                              for level in levels)] for way in chosen]  # fmt: skip
-        tables += table([label, *levels], [*rows, ["scripted expert", "/".join(map(str, expert(runs, NEW)))]])
+    found = {varied: budget_runs(study, varied) for varied in BUDGETS}
+    usual = ways(study)
+    five, tasks = new_tasks(usual["five-steps"]), telling(usual)
+    shown = [r for way in SHORT for r in usual[way]]
+
+    def rows(varied: str, only: list[str]) -> list[list]:
+        levels = dict.fromkeys(level for _, level in found[varied])
+        made = [[WAYS[way], max(len(x) for x in found[varied][way, min(levels)].values()),
+                 *(rate({task: found[varied][way, level][task] for task in only})
+                   if (way, level) in found[varied] else "" for level in levels)]
+                for way in SHORT]  # fmt: skip
+        made.append([WAYS["five-steps"], max(map(len, five.values())), rate({task: five[task] for task in only})])
+        return [*made, ["scripted expert", "", "/".join(map(str, expert(shown, only)))]]
+
+    tables = []
+    for varied, label in BUDGETS.items():
+        levels = dict.fromkeys(level for _, level in found[varied])
+        tables += table([label, "seeds", *levels], rows(varied, list(NEW)))
+        tables += table([f"the same, {words(tasks)} alone", "seeds", *levels], rows(varied, tasks))
     demos, steps = found.values()
     fewest, shortest = (min(level for _, level in levels) for levels in (demos, steps))
-    fresh_demos = difference(demos["add-exact", fewest], demos["scratch", fewest])
-    few = words(f"{WAYS[way].split(',')[0]} {count(demos[way, fewest])}" for way in BUDGETS["demos_per_task"][1])
-    short = {way: steps[way, shortest] for way in BUDGETS["steps"][1]}
-    failed = {task: int((x == 0).sum()) for task, x in short["add-exact"].items()}
-    hardest = max(failed, key=failed.get)
-    fresh = words(f"{task} {count({task: x})}" for task, x in short["scratch"].items())
+
+    def minus(levels: dict, level: int, other: str) -> Difference:
+        return difference(levels["add-exact", level], levels[other, level])
+
+    share = {way: usual[way][0]["stage"]["trained_parameters"] for way in SHORT}
     return [
         *text("Commands: `study/adapt/table.py`, such as `python study/adapt/one_task.py --demos 5 --new-only --out "
-              "study/adapt/budget`. One seed.", played_on(runs),
-              "Success is over the four new tasks, each learned alone."),
+              "study/adapt/budget`.", played_on(shown), "Success is over new tasks, each learned alone."),
         *tables,
         *text(DAGGER),
         "![Success on new tasks over demonstrations, and over training steps](adapt/budget.png)", "",
         *bullets(
-            f"With {fewest} demonstrations: {few}. add-component minus `scratch` is {fresh_demos} points: "
-            f"{fresh_demos.verdict}.",
-            f"After {shortest} steps add-component minus `full` is {difference(short['add-exact'], short['full'])} "
-            f"points, and minus `scratch` {difference(short['add-exact'], short['scratch'])}.",
-            f"{failed[hardest]} of add-component's {sum(failed.values())} failures after {shortest} steps are on "
-            f"{hardest}. `scratch` has {fresh} after as many. So it is mostly {hardest} that tells the ways apart.",
-            f"With the encoder trained along, add-component has {count(short['add-encoder'])} after {shortest} "
-            "steps. But that way changes the old tasks (table of the ways).",
-            f"What the new component copies: after {shortest} steps a random start minus a copy of the most used one "
-            f"is {difference(short['start-random'], short['add-exact'])} points. A copy is no head start here.",
+            f"After {shortest} steps add-component minus `full` is {minus(steps, shortest, 'full')} points "
+            f"({minus(steps, shortest, 'full').verdict}), with {number(share['add-exact'] / share['full'], 3)} of its "
+            f"parameters; minus the same with the encoder left as it is (`--encoder-rank 0`) "
+            f"{minus(steps, shortest, 'rank-0')}; minus the specialist {minus(steps, shortest, 'specialist')}.",
+            f"With {fewest} demonstration{'s' * (fewest > 1)}: add-component minus `full` "
+            f"{minus(demos, fewest, 'full')} points, minus the specialist {minus(demos, fewest, 'specialist')}, minus "
+            f"`--encoder-rank 0` {minus(demos, fewest, 'rank-0')}.",
+            f"Without a new component, with {share['small']:,} parameters instead of {share['add-exact']:,}: "
+            f"{count(steps['small', shortest])} after {shortest} steps, {count(demos['small', fewest])} with {fewest} "
+            f"demonstration{'s' * (fewest > 1)}.",
         ),
     ]  # fmt: skip
 
@@ -777,18 +813,33 @@ def finding(study: Path) -> list[str]:
     exact, full = adapted["add-exact"], adapted["full"]
     new, of = expert([r for mine in adapted.values() for r in mine], NEW)
     share = exact[0]["stage"]["trained_parameters"] / full[0]["stage"]["trained_parameters"]
+    fewest, steps = least(study, "steps")
+    one, demos = least(study, "demos_per_task")
     return [
         *text(f"Factorizing {verdict} one network of the same size here: on six tasks the difference is {more} points "
               f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({rates[2]} and {rates[3]}; "
               f"{len(found[MT6[0]])} training seeds, 95 % intervals; the scripted expert has {number(successes / n)}).",
               bullet=True),
-        *text(f"The router hardly routes: trained with all weights fixed at 1/K the policy has "
+        *text(f"The router hardly routes: trained with weights fixed at 1/K the policy has "
               f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (one seed).", bullet=True),
-        *text(f"New tasks are added without forgetting: a copied component, {share:.0%} of the parameters, learns "
-              f"four to {number(success(new_tasks(exact)))} (the expert {number(new / of)}), and old tasks keep their "
-              f"actions bit for bit. Fine-tuning everything has {number(success(new_tasks(full)))}, and loses "
-              f"{number(-old_change(full, was).mean, 1)} points on them.", bullet=True),
+        *text(f"New tasks are added without forgetting: a stage (a component copied, a router, a correction of the "
+              f"encoder; {share:.0%} of the parameters) learns four to {number(success(new_tasks(exact)))} (the expert "
+              f"{number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning everything has "
+              f"{number(success(new_tasks(full)))}, and loses {number(-old_change(full, was).mean, 1)} points on them.",
+              bullet=True),
+        *text(f"The honest rival, a policy of a stage's size for each new task alone, has "
+              f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations. Adding pays "
+              f"where training is short or data are few: after {fewest} steps {steps['add-exact']} (the rival "
+              f"{steps['specialist']}, fine-tuning everything {steps['full']}), from {one} demonstration"
+              f"{'s' * (one > 1)} {demos['add-exact']} ({demos['specialist']}, {demos['full']}).", bullet=True),
     ]  # fmt: skip
+
+
+def least(study: Path, varied: str) -> tuple[int, dict[str, str]]:
+    """The smallest budget that was measured, and way -> success on the new tasks with it."""
+    found = budget_runs(study, varied)
+    level = min(level for _, level in found)
+    return level, {way: number(success(found[way, level])) for way in EVERY}
 
 
 BLOCKS = {"finding": finding}

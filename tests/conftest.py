@@ -9,6 +9,7 @@ import pytest
 
 import adapt
 import evaluate
+import skills
 import train
 from plumbing import runs, stages
 from plumbing.cli import parse
@@ -32,6 +33,7 @@ def command(module, *arguments: object) -> dict:
         train: lambda: train.main(runs.parse_with_own_fields(train.TrainConfig, words)),
         evaluate: lambda: evaluate.main(parse(evaluate.EvaluateConfig, words)),
         adapt: lambda: stages.main(parse(adapt.AdaptConfig, words), adapt.learn),
+        skills: lambda: skills.main(parse(skills.SkillsConfig, words)),
     }[module]()
     return json.loads(json.dumps(result))  # it must survive the way to stdout
 

@@ -12,12 +12,13 @@ import torch
 from conftest import command
 
 import adapt
+import train
 from adapt import count, grow, most_used, newest_router, only_rows, release, train_only
 from envs.demos import DATASET_ID, demonstrations
 from envs.metaworld import DIFFERENCES, PARTS, split_state
 from fdp import Policy, PolicyConfig
 from plumbing import stages
-from plumbing.cli import BadInput
+from plumbing.cli import BadInput, write_json
 from plumbing.runs import load_policy, read_config, save_weights
 from plumbing.stages import outside
 
@@ -59,7 +60,7 @@ def make_policy(router="softmax", target="velocity", conditioning="name", K=3) -
 def test_a_grown_policy_does_what_it_did(router, target, copied):
     policy = make_policy(router, target)
     before, _ = chunks(policy, ["reach", "push"] * 4)
-    variant, grown = grow("fdp", policy, ["drawer-open"], len(copied), copied, exact=False)
+    variant, grown = grow("fdp", policy, ["drawer-open"], len(copied), copied, rank=None)
     after, weights = chunks(grown, ["reach", "push"] * 4)
     assert variant == "fdp" and weights.shape[1] == 3 + len(copied) and np.allclose(before, after, atol=1e-4)
     # A copy of another component without sharing its weight is another function: the check above can fail.
@@ -70,7 +71,7 @@ def test_a_grown_policy_does_what_it_did(router, target, copied):
 def test_new_components_copy_those_named_or_nothing():
     policy = make_policy()
     for copied in ([0, 2], [2, 1], []):
-        _, grown = grow("fdp", policy, ["drawer-open"], 2, copied, exact=False)
+        _, grown = grow("fdp", policy, ["drawer-open"], 2, copied, rank=None)
         for name, p in grown.components.named_parameters():
             assert torch.equal(p[:3], policy.components.get_parameter(name)), name
             assert torch.equal(p[3:], p[copied]) if copied else (p[3:, None] != p[:3]).any(), name
@@ -311,6 +312,7 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(trained_run, f
     ]
     assert matrix["forgetting"] == 0 and result["forgetting"] == 0  # exact is the default
     assert all(measured.items() <= stage.items() for stage in matrix["stages"])
+    assert [stage["same_bits"] for stage in matrix["stages"]] == [list(row) for row in matrix["success"][:2]]
     assert fingerprint(trained_run) == before
 
     first, second = (tmp_path / "s" / name for name in ("1-drawer-close", "2-push"))
@@ -331,6 +333,86 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(trained_run, f
     save_weights(other, weights | {"router.net.0.bias": weights["router.net.0.bias"] + 1}, 500, 1.0)
     with pytest.raises(BadInput, match="learned from other weights"):
         command(adapt, *line, "--run", other)
+
+
+def test_tasks_that_are_done_to_the_same_bits_are_not_played_again(tiny_run, flags, tmp_path, monkeypatch):
+    asked = []
+
+    def play(policy, tasks, episodes, seed):
+        asked.append(list(tasks))
+        of_task = {"success": 0.5, "successes": 1, "n": 2, "interval": [0, 1], "expert": {"success": 1.0, "lost": {}},
+                   "lost": {}, "simulation_seconds": 1.0, "seeds": [0, 1]}  # fmt: skip
+        return {"tasks": {task: {**of_task, "asked": len(asked)} for task in tasks}, "mean_success": 0.5}, []
+
+    monkeypatch.setattr(stages.evaluate, "evaluate", play)
+    monkeypatch.setattr(
+        stages.evaluate, "write_evaluation", lambda path, _, result, *__, **___: write_json(path, result)
+    )
+    line = ["--run", tiny_run, "--tasks", "drawer-open", *flags, "--eval-episodes", 2, "--eval-seed", 5]
+    command(adapt, *line, "--out", tmp_path / "exact")
+    assert asked == [["reach", "push"], ["drawer-open"]]
+    made = json.loads((tmp_path / "exact" / "evaluation.json").read_text())
+    how = {task: (r["asked"], bool(r.get("same_bits"))) for task, r in made["tasks"].items()}
+    assert how == {"reach": (1, True), "push": (1, True), "drawer-open": (2, False)} and made["mean_success"] == 0.5
+    command(adapt, *line, "--mode", "router", "--retain", "paper", "--out", tmp_path / "paper")
+    assert asked[2:] == [["reach", "push"], ["reach", "push", "drawer-open"]]
+
+
+def test_one_other_bit_makes_a_task_another(tiny_run):
+    policy, other = load_policy(tiny_run, CPU), load_policy(tiny_run, CPU)
+    assert stages.unchanged(policy, other) == ["reach", "push"]
+    act = other.act
+
+    def nearly(*arguments, **more):
+        actions, weights = act(*arguments, **more)
+        actions[25, 3, 1] = np.nextafter(actions[25, 3, 1], np.float32(2))  # in the sixth row of push
+        return actions, weights
+
+    other.act = nearly
+    assert stages.unchanged(policy, other) == ["reach"]
+
+
+def test_a_sequence_without_a_run_begins_with_what_train_makes(flags, tmp_path, monkeypatch):
+    command(train, "--tasks", "reach", *flags, "--out", tmp_path / "alone")
+    alone = load_policy(tmp_path / "alone", CPU)
+    line = ["--sequence", "reach,drawer-open", *flags, "--out", tmp_path / "s"]
+    step, steps = train.Learner.step, []
+
+    def stop(*arguments):
+        steps.append(0)
+        if len(steps) == 4:
+            raise MemoryError  # before the first checkpoint
+        return step(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(train.Learner, "step", stop)
+        command(adapt, *line)
+    assert not (tmp_path / "s" / "1-reach" / "model.safetensors").exists()
+    command(adapt, *line)
+    first, last = (load_policy(tmp_path / "s" / name, CPU) for name in ("1-reach", "2-drawer-open"))
+    for name, x in alone.state_dict().items():
+        assert torch.equal(x, first.state_dict()[name]), name
+    assert last.config.tasks == ["reach", "drawer-open"] and stages.unchanged(first, last) == ["reach"]
+    before = fingerprint(tmp_path)
+    command(adapt, *line)  # all of it is there
+    for other, message in ((["--seed", 1], "seed = 0, not 1"), (["--lean-on", "base"], "lean_on = all, not base")):
+        with pytest.raises(BadInput, match=f"has {message}: choose another --out"):
+            command(adapt, *line, *other)
+    assert {p: x for p, x in fingerprint(tmp_path).items() if p.suffix == ".safetensors"} == {
+        p: x for p, x in before.items() if p.suffix == ".safetensors"
+    }
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["--tasks", "reach"], "--run: name the run to start from"),
+    (["--sequence", "reach"], "begins with a fresh policy for the first task: name more than one"),
+    (["--sequence", "reach,reach"], "names 'reach' twice"),
+    (["--sequence", "reach,push", "--start-from", "7"], "0 to 3, got '7'"),
+])  # fmt: skip
+def test_beginning_with_nothing_is_refused_where_it_makes_no_sense(flags, tmp_path, arguments, message):
+    with pytest.raises(BadInput, match=message):
+        command(adapt, *flags, "--out", tmp_path / "s", *arguments)
+    assert not list(tmp_path.iterdir())
 
 
 def test_forward_transfer_compares_one_that_knows_the_name_only_with_an_untrained_one(
@@ -388,6 +470,7 @@ def test_demonstrations_outside_what_is_known_are_told():
         (["--tasks", "reach", "--sequence", "push"], "give either --tasks"),
         (["--tasks", "reach"], "knows 'reach' already"),
         (["--sequence", "drawer-open,push"], "knows 'push' already"),
+        (["--sequence", "drawer-open,door-close,drawer-open-v3"], "--sequence names 'drawer-open' twice"),
         (["--tasks", "drawer-opn"], "drawer-open"),
         (["--tasks", "drawer-open", "--mode", "full", "--retain", "exact"], "--retain exact needs"),
         (["--tasks", "drawer-open", "--train-encoder", "--retain", "exact"], "--retain exact needs"),
@@ -509,7 +592,7 @@ def test_a_staged_run_goes_on_exactly_or_not_at_all(tiny_run, flags, tmp_path):
 def test_a_staged_policy_asks_for_the_task_even_where_the_network_does_not():
     policy = make_policy(conditioning="none")
     before, _ = chunks(policy, ["reach", "push"])
-    _, grown = grow("fdp", policy, ["drawer-open"], 1, [0], exact=True)
+    _, grown = grow("fdp", policy, ["drawer-open"], 1, [0], rank=4)
     assert np.array_equal(chunks(grown, ["reach", "push"])[0], before)
     with pytest.raises(ValueError, match="does not know task 'hammer'"):
         chunks(grown, ["hammer"])

@@ -89,9 +89,13 @@ def test_pictures_of_speed_and_of_a_sequence(tmp_path):
     rows = [{"what": "training", "ratio": {"ours": 1.0, "theirs": 7.5}}, {"what": "memory", "ratio": {}}]
     result = {"success": [{"a": 1.0}, {"a": 0.5, "b": 1.0}], "stages": [{"tasks": ["b"]}], "average_success": 0.75,
               "forgetting": 0.5, "expert": {"a": 1.0, "b": 0.9}}  # fmt: skip
+    names = [f"task-{i}" for i in range(30)]
+    many = {**result, "success": [dict.fromkeys(names[:29], 1.0), dict.fromkeys(names, 0.5)], "expert": {},
+            "stages": [{"tasks": ["task-0"]}, {"tasks": ["task-29"], "same_bits": names[:29]}]}  # fmt: skip
     for path in (
         figures.speed(rows, tmp_path / "speed.png"),
         figures.success_matrix({"": json.loads(json.dumps(result))}, tmp_path / "figures" / "matrix.png"),
         figures.success_matrix({"exact": result, "full": result}, tmp_path / "both.png"),
+        figures.success_matrix({"exact": many}, tmp_path / "many.png"),
     ):
         assert path.read_bytes()[:4] == b"\x89PNG"

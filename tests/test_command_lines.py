@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import command
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.internal.conjecture import providers
 
+import adapt
+import skills
 import train
 from plumbing import limits, runs
 from plumbing.cli import BadInput
@@ -18,9 +21,12 @@ from study.reliability.commands import Case, survives
 
 
 @pytest.fixture(scope="module")
-def where(tiny, tiny_run, data_dir):
-    """The run that is damaged, its demonstrations, its flags."""
-    return tiny_run, data_dir, [str(word) for word in tiny]
+def where(tiny, tiny_run, data_dir, tmp_path_factory):
+    """The run that is damaged, its demonstrations, its flags, and a skill for it."""
+    more = tmp_path_factory.mktemp("skill") / "run"
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--steps", 2, "--demos-per-task", 2, "--eval-episodes",
+            0, "--device", "cpu", "--data-dir", data_dir, "--out", more)  # fmt: skip
+    return tiny_run, data_dir, [str(word) for word in tiny], more / skills.FILE
 
 
 def tried(case: Case, where) -> tuple[str, str]:
@@ -54,16 +60,16 @@ def test_whatever_is_given_is_done_or_refused_in_one_line(where, tmp_path, monke
 
 def test_untouched_commands_are_accepted(where):
     """Or everything above might be refused for a reason of its own."""
-    for command in commands.COMMANDS:
-        assert tried(Case(command, []), where)[0] == "accepted", command
+    for script in commands.COMMANDS:
+        assert tried(Case(script, []), where)[0] == "accepted", script
 
 
 def test_a_run_does_not_wait_for_itself(where, monkeypatch):
     """Runs and demonstrations both lock their folder."""
     monkeypatch.setattr(commands, "PATIENCE", 5)
-    for command in ("train.py --resume", "train.py"):
-        how, said = tried(Case(command, ["--data-dir", "run"]), where)
-        assert how == "refused" and "is the folder of a run: demonstrations go elsewhere" in said, (command, said)
+    for script in ("train.py --resume", "train.py"):
+        how, said = tried(Case(script, ["--data-dir", "run"]), where)
+        assert how == "refused" and "is the folder of a run: demonstrations go elsewhere" in said, (script, said)
 
 
 def test_what_breaks_the_promise_is_noticed(where, monkeypatch):

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from toy import Point
 
 import evaluate
 from envs import experts
+from envs.rollout import Roller
 from envs.tasks import spaces
 from fdp import Policy, PolicyConfig
+from plumbing.runs import load_policy
 
 TASKS, EPISODES, BLOCK = ["reach", "push"], 10, 7
 FIRST = 1_000_000 + 10_000 * BLOCK  # written out: the rule, not the function that follows it
@@ -81,6 +84,7 @@ def test_failed_seeds_are_those_that_failed(result):
 
 def test_mean_steps_are_those_of_successes(result):
     assert result["tasks"]["reach"]["mean_steps_to_success"] == np.mean([40, 41, 42, 45])
+    assert result["tasks"]["reach"]["steps_to_success"] == [40, 41, 42, 45]
     assert result["tasks"]["push"]["mean_steps_to_success"] == 43
 
 
@@ -125,3 +129,20 @@ def test_a_real_simulator_carries_out_the_first_of_the_planned_actions(monkeypat
                 assert np.allclose(chunks[number + 1][0], point, atol=1e-6)
         if seed == traces[0][0].seed:
             assert len(traces[0][1]) == len(chunks) == -(-traces[0][0].steps // 3)
+
+
+def test_simulators_that_are_used_again_play_the_same(monkeypatch):
+    """Of a real task: MuJoCo keeps more between episodes than a toy."""
+    policy, task, begun = load_policy(ROOT / "study" / "core" / "mt6"), "window-close", []
+    monkeypatch.setattr(experts, "_played", {})
+
+    def played(**more):
+        row = evaluate.evaluate(policy, [task], 2, BLOCK, **more)[0]["tasks"][task]
+        return {key: row[key] for key in ("n", "successes", "failed_seeds", "steps_to_success", "router_weights")}
+
+    alone = played(workers=1)
+    start = Roller._start_worker
+    monkeypatch.setattr(Roller, "_start_worker", lambda self: begun.append(0) or start(self))
+    with Roller(1) as roller:
+        assert played(roller=roller) == played(roller=roller) == alone
+    assert len(begun) == 1

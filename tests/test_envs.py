@@ -18,11 +18,15 @@ from plumbing.cli import BadInput
 
 
 def test_all_50_tasks_are_registered_with_a_string_entry_point():
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE, MT10_V3
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE, ML10_V3, ML45_V3, MT10_V3
 
     assert len(TASKS) == len(set(TASKS)) == 50
     assert {f"{task}-v3-goal-observable" for task in TASKS} == set(ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE)
     assert GROUPS["mt10"] == [name.removesuffix("-v3") for name in MT10_V3]
+    for name, theirs in (("ml10", ML10_V3), ("ml45", ML45_V3)):
+        for part in ("train", "test"):
+            assert set(GROUPS[f"{name}-{part}"]) == {task.removesuffix("-v3") for task in theirs[part]}
+    assert len(set(GROUPS["cw10"])) == 10 and set(GROUPS["cw10"]) <= set(TASKS)
     for task in TASKS:
         assert gymnasium.spec(f"fdp/{task}-v3").entry_point == "envs.metaworld:MetaWorldEnv"
 

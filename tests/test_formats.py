@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from envs.metaworld import PARTS, split_state
 from envs.tasks import resolve_tasks
-from plumbing import runs, stages
+from plumbing import memory, runs
 from plumbing.cli import BadInput
 
 SHIPPED = ROOT / "study" / "core" / "mt6"
@@ -156,9 +156,9 @@ def test_a_memory_of_the_first_format_is_read_by_parts(tmp_path):
     state = torch.arange(64 * 39, dtype=torch.float32).view(64, 39)
     save_file({"door-open": state}, tmp_path / "replay.safetensors")
     shapes = {part: (64, *shape) for part, shape in PARTS.items()}
-    kept = stages.read_memory(tmp_path, shapes)
+    kept = memory.read_memory(tmp_path, shapes)
     assert {name: tuple(x.shape) for name, x in kept.items()} == {f"door-open/{p}": s for p, s in shapes.items()}
     assert torch.equal(kept["door-open/objects"][:, 1, 0], state[:, 22])
     assert torch.equal(kept["door-open/goal"], state[:, 36:])
     save_file({name: x.clone() for name, x in kept.items()}, tmp_path / "replay.safetensors")
-    assert all(torch.equal(x, kept[name]) for name, x in stages.read_memory(tmp_path, shapes).items())
+    assert all(torch.equal(x, kept[name]) for name, x in memory.read_memory(tmp_path, shapes).items())

@@ -68,9 +68,12 @@ def test_adapting_one_task_goes_on_where_it_was_interrupted(tiny, tiny_run, tmp_
     flags = ["--run", tiny_run, "--tasks", "drawer-open", "--steps", 12, "--batch-size", 8, "--demos-per-task", 3,
              *tiny[tiny.index("--data-dir") :][:2], "--eval-episodes", 0, "--device", "cpu"]  # fmt: skip
     command(adapt, *flags, "--out", tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(interrupt.Interrupted, match="saved after step 7; go on with"):
+    with monkeypatch.context() as patch, pytest.raises(interrupt.Interrupted, match="saved after step 7;") as stopped:
         send_in_call(patch, signal.SIGTERM, 7)
+        patch.setattr(sys, "argv", ["adapt.py", "--tasks", "drawer-open"])
         command(adapt, *flags, "--out", tmp_path / "run")
+    # It finds the folder of the same command again; to name it would be wrong where it is a stage's, in a sequence.
+    assert str(stopped.value).endswith("go on with: python adapt.py --tasks drawer-open")
     assert not (tmp_path / "run" / "model.safetensors").exists()
     with pytest.raises(BadInput, match="has steps = 12, not 13"):
         command(adapt, *flags, "--out", tmp_path / "run", "--steps", 13)

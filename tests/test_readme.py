@@ -11,6 +11,7 @@ from conftest import ROOT, command
 
 import adapt
 import evaluate
+import skills
 import train
 
 README = (ROOT / "README.md").read_text()
@@ -27,9 +28,11 @@ SHRINK = {
                  "--executed", 8],
     "evaluate.py": ["--episodes", 1, "--device", "cpu"],
     "adapt.py": ["--steps", 2, "--batch-size", 4, "--demos-per-task", 2, "--eval-episodes", 0, "--device", "cpu"],
+    "skills.py": [],
 }  # fmt: skip
 # In reading order; anything else has a folder.
-CONCEPTS = ["sampler.py", "unet.py", "router.py", "encoder.py", "fdp.py", "train.py", "evaluate.py", "adapt.py"]
+CONCEPTS = ["sampler.py", "unet.py", "router.py", "encoder.py", "fdp.py", "train.py", "evaluate.py", "adapt.py",
+            "skills.py"]  # fmt: skip
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def elsewhere(tmp_path, monkeypatch, data_dir):
 
 
 def test_every_command_of_the_readme_runs(elsewhere):
-    scripts = {"train.py": train, "evaluate.py": evaluate, "adapt.py": adapt}
+    scripts = {"train.py": train, "evaluate.py": evaluate, "adapt.py": adapt, "skills.py": skills}
     assert {words[0] for words in COMMANDS} == set(scripts), "a command of the README that this test cannot run"
     for script, *flags in COMMANDS:
         flags = [flag for flag in flags if flag != "--compile"]  # minutes of warm-up on a CPU

@@ -19,7 +19,8 @@ import train
 from plumbing import cli, configs, runs, tensors
 from plumbing.cli import BadInput
 from plumbing.log import read_log
-from plumbing.stages import evaluated, read_memory
+from plumbing.memory import read_memory
+from plumbing.stages import evaluated
 
 CPU = torch.device("cpu")
 
@@ -152,6 +153,8 @@ def test_what_is_within_every_limit_and_still_too_large_is_asked_before_it_is_ma
     {"policy_config__observation": [1]}, {"policy_config__observation": {"state": "three"}}, {"train": None},
     {"policy_config__action_high": [1, 1, 1]}, {"policy_config__action_low": [1, 1, 1, 1]}, {"format": "2"},
     {"policy_config__channels": [0]}, {"policy_config__channels": 1}, {"policy_config__stages": 3},
+    {"policy_config__ranks": [10**7]}, {"policy_config__ranks": [0, 4]}, {"policy_config__ranks": 3},
+    {"policy_config__stages": [[[1, 1], ["reach"]]]}, {"policy_config__stages": [[[0, 1, 2, 3], ["reach"]]]},
     {"policy_config__kernel": True}, {"command": 3}, {"seed": "x"},
 ])  # fmt: skip
 def test_types_are_checked(run, fields):

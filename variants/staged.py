@@ -1,11 +1,14 @@
-"""A policy that has learned in stages: every task keeps the components and the router with which it was learned.
+"""A policy that has learned in stages: every task keeps the components, the router and the encoder it was learned with.
 
 Written by `adapt.py --retain exact`, on top of any policy that keeps the K axis (`base`). A stage adds components and a
-router of its own. A task of an earlier stage never sees them: it is served by a *view* of the policy, which has that
-stage's router and the first K_s components, in products of the same shapes as before, so that its actions stay what
-they were, bit for bit. (For the same rows in a batch: which rows share a matrix product decides how sums are rounded,
-here as with any policy, in the seventh digit.) The price: whose task it is must be known (its name says so), and every
-stage stores one more router.
+router of its own, and a correction of the encoder of low rank (encoder.py, `Residual`). A task of another stage never
+sees them: it is served by a *view* of the policy, which has its stage's router and correction and those K_s components
+that its stage knew, in products of the same shapes as then, so that its actions stay what they were, bit for bit. (For
+the same rows in a batch: which rows share a matrix product decides how sums are rounded, here as with any policy, in
+the seventh digit.) The price: whose task it is must be known (its name says so), and what every stage stores.
+
+A stage leans on all components before it, or on those of the first policy alone. Then it costs the same however many
+other stages there are, and is a *skill*: skills.py takes it off and puts it onto another copy of the first policy.
 """
 
 import functools
@@ -16,6 +19,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from encoder import Residual
 from plumbing.runs import load_variant
 
 
@@ -35,29 +39,34 @@ def on_top_of(base: str):
     @dataclass
     class StagedConfig(module.PolicyConfig):
         base: str = "fdp"
-        stages: tuple[tuple[int, list[str]], ...] = ()  # (how many components there were, the tasks learned then)
+        # (which components a stage uses, the tasks it learned); a number stands for the first so many
+        stages: tuple[tuple[int | list[int], list[str]], ...] = ()
+        ranks: tuple[int, ...] = ()  # of each stage's correction of the encoder; 0: none
 
     class StagedPolicy(module.Policy):
         def build(self) -> None:
             c = self.config
-            sizes, tasks = [k for k, _ in c.stages], [task for _, names in c.stages for task in names]
-            if tasks != list(c.tasks) or sizes != sorted(sizes) or sizes[-1:] != [c.components]:
+            used, tasks = [rows(k) for k, _ in c.stages], [task for _, names in c.stages for task in names]
+            if tasks != list(c.tasks) or set().union(*used) != set(range(c.components)) or not all(used):
                 raise ValueError(f"stages {c.stages} do not fit {c.components} components and the tasks {c.tasks}")
             super().build()
             routers = []
-            for k in sizes:
-                smaller = _share(self, module.Policy, config=replace(c, components=k))
+            for mine in used:
+                smaller = _share(self, module.Policy, config=replace(c, components=len(mine)))
                 module.Policy.build(smaller)  # what its router looks like, only the base knows
                 routers.append(smaller.router)
             self.router = nn.ModuleList(routers)
+            ranks = [*c.ranks, *[0] * len(used)][: len(used)]  # runs from before there were corrections have none
+            self.residual = nn.ModuleList([Residual(self.encoder, rank) for rank in ranks])
 
         def at(self, stage: int):
-            """The policy as it was after a stage: a view, no copy. Nothing is switched, so nothing stays switched."""
-            c, known = self.config, self.config.stages[stage][0]
-            modules = {**self._modules, "router": self.router[stage]}
-            if known < c.components:
-                modules["components"] = _first(self.components, known, c.components)
-            return _share(self, module.Policy, _modules=modules, config=replace(c, components=known))
+            """The policy as a stage made it: a view. Nothing is switched, so nothing stays switched."""
+            c, mine = self.config, rows(self.config.stages[stage][0])
+            seen = _replaced(self.encoder, self.residual[stage].weights(self.encoder))
+            modules = {**self._modules, "router": self.router[stage], "encoder": seen}
+            if len(mine) < c.components:
+                modules["components"] = _some(self.components, mine, c.components)
+            return _share(self, module.Policy, _modules=modules, config=replace(c, components=len(mine)))
 
         def task_index(self, names: list[str]) -> Tensor:
             """As the base does, but a name is needed even where the network sees none: it decides on the stage."""
@@ -67,8 +76,12 @@ def on_top_of(base: str):
                     raise ValueError(f"this policy does not know task '{name}'; it knows {known}")
             return super().task_index(names)
 
+        def encode(self, observation: dict[str, Tensor], task: Tensor) -> Tensor:
+            """{part: (B, *shape)}, (B,) -> (B, C): what the newest stage sees, which training is about."""
+            return self.at(-1).encode(observation, task)
+
         def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:
-            """(B, C) -> (B, K): the newest stage's router, which training is about."""
+            """(B, C) -> (B, K): the newest stage's router."""
             return self.at(-1).weigh(condition, step)
 
         def loss(self, *batch) -> Tensor:
@@ -83,13 +96,13 @@ def on_top_of(base: str):
                 noise = torch.randn((len(tasks), c.horizon, c.action_dim), generator=generator, device=self.device)
             actions = np.empty((len(tasks), c.horizon, c.action_dim), np.float32)
             weights = np.zeros((len(tasks), c.components), np.float32)
-            for stage, (known, names) in enumerate(c.stages):
-                rows = [i for i, task in enumerate(tasks) if task in names]
-                if rows:
-                    seen = {name: np.asarray(x)[rows] for name, x in observation.items()}
-                    mine = [tasks[i] for i in rows]
-                    actions[rows], weights[rows, :known] = self.at(stage).act(
-                        seen, mine, sampler_name, sampling_steps, noise[rows], generator
+            for stage, (used, names) in enumerate(c.stages):
+                mine = [i for i, task in enumerate(tasks) if task in names]
+                if mine:
+                    seen = {name: np.asarray(x)[mine] for name, x in observation.items()}
+                    whose = [tasks[i] for i in mine]
+                    actions[mine], weights[np.ix_(mine, rows(used))] = self.at(stage).act(
+                        seen, whose, sampler_name, sampling_steps, noise[mine], generator
                     )
             return actions, weights
 
@@ -97,18 +110,26 @@ def on_top_of(base: str):
     return StagedPolicy, StagedConfig
 
 
-def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str]) -> tuple:
+def rows(used: int | list[int]) -> list[int]:
+    """Which components a stage uses: the first so many, or these."""
+    return list(range(used)) if isinstance(used, int) else list(used)
+
+
+def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str], rank: int) -> tuple:
     """One stage more: settings (a PolicyConfig's fields, grown already) and tensors of a policy -> the same, staged.
 
-    The new stage's router starts as a copy of the newest one. `old` is the config before growing.
+    The new stage's router and correction of the encoder start as copies of the newest ones, where there are any: the
+    stage begins as the function that the policy was. `old` is the config before growing.
     """
     before = [(k, list(names)) for k, names in getattr(old, "stages", [(old.components, old.tasks)])]
-    settings = settings | {"stages": [*before, (settings["components"], list(tasks))]}
+    ranks = [*getattr(old, "ranks", ()), *[0] * len(before)][: len(before)]
+    settings = settings | {"stages": [*before, (settings["components"], list(tasks))], "ranks": [*ranks, rank]}
     if variant != "staged":
         settings["base"] = variant
         state = {f"router.0.{name[7:]}" if name.startswith("router.") else name: x for name, x in state.items()}
-    newest, added = f"router.{len(before) - 1}.", f"router.{len(before)}."
-    state = state | {name.replace(newest, added): x for name, x in state.items() if name.startswith(newest)}
+    for part in ("router", "residual"):
+        newest, added = f"{part}.{len(before) - 1}.", f"{part}.{len(before)}."
+        state = state | {name.replace(newest, added): x for name, x in state.items() if name.startswith(newest)}
     return "staged", settings, state
 
 
@@ -120,12 +141,26 @@ def _share(module: nn.Module, kind: type, **changes) -> nn.Module:
     return twin
 
 
-def _first(module: nn.Module, count: int, K: int) -> nn.Module:
-    """The first `count` of K components: views of every tensor that has the K axis."""
+def _replaced(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """The module with these tensors in the place of the parameters that have these names ("net.0.weight"), or itself
+    where there are none. They may be computed from others, and gradients pass through them."""
+    if not tensors:
+        return module
+    own = {name: tensors.get(name, x) for name, x in module._parameters.items()}
+    inner = {}
+    for part, child in module._modules.items():
+        inside = {name.partition(".")[2]: x for name, x in tensors.items() if name.partition(".")[0] == part}
+        inner[part] = _replaced(child, inside)
+    return _share(module, type(module), _modules=inner, _parameters=own)
+
+
+def _some(module: nn.Module, mine: list[int], K: int) -> nn.Module:
+    """Some of K components: of every tensor that has the K axis these rows, the first ones as a view."""
+    which = slice(len(mine)) if mine == list(range(len(mine))) else mine
 
     def cut(tensors: dict) -> dict:
-        return {name: t[:count] if t is not None and t.ndim and len(t) == K else t for name, t in tensors.items()}
+        return {name: t[which] if t is not None and t.ndim and len(t) == K else t for name, t in tensors.items()}
 
-    inner = {name: _first(part, count, K) for name, part in module._modules.items()}
+    inner = {name: _some(part, mine, K) for name, part in module._modules.items()}
     return _share(module, type(module), _modules=inner, _parameters=cut(module._parameters),
                   _buffers=cut(module._buffers))  # fmt: skip

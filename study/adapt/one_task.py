@@ -4,40 +4,50 @@
     python study/adapt/one_task.py --demos 5 --new-only --out study/adapt/budget  # learning from less
     python study/report.py && python study/plots.py                               # tables and figures
 
-From study/core/mt6 (K = 4, six tasks), 25 demonstrations, 2000 steps; evaluated on block 3, 50 episodes per task. One
+From study/core/mt6 (K = 4, six tasks), 25 demonstrations, 2000 steps; evaluated on block 8, 50 episodes per task. One
 JSON per run in study/adapt/; those that are there are not made again. A process plays every expert episode once.
-study/adapt/table.py has every command.
+study/adapt/table.py has every command, and study/ml45/table.py those with one demonstration.
 """
 
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-
-import numpy as np
-import torch
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
-from envs.rollout import block_seeds  # noqa: E402
+import train  # noqa: E402
+from envs.rollout import Roller, block_seeds  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from plumbing import runs, stages  # noqa: E402
 from plumbing.cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
+from study.ml45 import low_rank  # noqa: E402
 
 WAYS = {
     "add-exact": {},
     "full": {"mode": "full"},
+    "small": {"mode": "router"},  # name, router and correction of the encoder, no new component
+    **{f"rank-{rank}": {"encoder_rank": rank} for rank in (0, 4, 16, 64)},
     "add-paper": {"retain": "paper"},
     "add-replay": {"retain": "replay"},
     "scratch": {"mode": "scratch"},
-    "router": {"mode": "router"},
+    "router": {"mode": "router", "encoder_rank": 0},
     "components": {"mode": "components", "train_components": "0,1"},
     "add-encoder": {"train_encoder": True},
     "start-random": {"start_from": "random"},
-    "start-0": {"start_from": "0"},
+    # Adapters on every layer, of as many parameters as a stage trains: for a run that has no components to add to.
+    "low-rank": {"mode": "full"},
+    # The honest rival: a policy of its own for each task, with as many parameters as a stage trains.
+    "specialist": None,
+    # Hardly more than the mean action. A task that it can do says nothing about adapting.
+    "five-steps": {"mode": "scratch", "steps": 5},
 }
+SPECIALIST = {"channels": (16, 32), "kernel": 3}  # widths of its one component
 
 
 @dataclass
@@ -45,69 +55,78 @@ class OneTaskConfig:
     """Adapt a run to one new task at a time, in every way."""
 
     tasks: str = "mt4"
-    ways: str = ",".join(WAYS)
+    ways: str = "add-exact,small,full,scratch,specialist,five-steps"
     seeds: str = "0"
     run: str = "study/core/mt6"
     episodes: int = 50
     demos: int = 25  # per task
+    draws: str = "0"  # which demonstrations: adapt.py's --demo-draw
     steps: int = 2000
     new_only: bool = False  # leave out the old tasks' episodes
-    block: int = 3  # of evaluation episodes
+    block: int = 8  # of evaluation episodes
     out: str = "study/adapt"
 
 
-def same_actions(old, new) -> bool:
-    """Whether two policies act the same to the last bit, on every task of the old one."""
-    random = np.random.default_rng(0)
-    names = [task for task in old.config.tasks for _ in range(20)]
-    observation = {part: random.standard_normal((len(names), *shape)) * 0.2
-                   for part, shape in old.config.observation.items()}  # fmt: skip
-    shape = (len(names), old.config.horizon, old.config.action_dim)
-    noise = torch.tensor(random.standard_normal(shape), dtype=torch.float32)
-    return np.array_equal(old.act(observation, names, noise=noise)[0], new.act(observation, names, noise=noise)[0])
-
-
 def main(config: OneTaskConfig) -> dict:
+    with Roller() as roller:
+        return {"wrote": adapt_all(config, roller)}
+
+
+def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
+    """Everything that is not there yet. -> the paths written."""
     device, out = runs.choose_device("auto"), ROOT / config.out
     out.mkdir(parents=True, exist_ok=True)
     old, written = runs.load_policy(ROOT / config.run, device), []
-    before = ROOT / "study/adapt/before.json"
-    if not before.exists():
-        result, _ = evaluate(old, old.config.tasks, config.episodes, config.block)
-        write_json(before, result | provenance(config.block, str(device)))
-    # What a change is measured against has to be of the same episodes.
-    seeds = [r["seeds"] for r in json.loads(before.read_text())["tasks"].values()][0]
-    block = block_seeds(config.block, config.episodes)
-    assert seeds == [block[0], block[-1]], f"{before} is of episodes {seeds}: move it"
-    for seed in (int(s) for s in config.seeds.split(",")):
-        for way in config.ways.split(","):
-            for task in resolve_tasks(config.tasks):
-                budget = "" if (config.demos, config.steps) == (25, 2000) else f"-d{config.demos}-n{config.steps}"
-                path = out / f"{way}-{task}{budget}-s{seed}.json"
-                if path.exists():
-                    made = json.loads(path.read_text())
-                    same = made["tasks"][task]["seeds"] == seeds and made["flags"]["run"] == config.run
-                    assert same, f"{path} is of another run, or other episodes: choose another --out"
-                    continue
-                folder = f"runs/adapt/{path.stem}"
-                flags = adapt.AdaptConfig(run=config.run, tasks=task, demos_per_task=config.demos, steps=config.steps,
-                                          eval_episodes=0, seed=seed, out=folder, **WAYS[way])  # fmt: skip
-                if not (ROOT / folder / "model.safetensors").exists():
-                    shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
-                    stages.main(flags, adapt.learn)
-                made = runs.difference(ROOT / folder, asdict(flags), ("out", "device", "retain"))
-                assert made is None, f"{folder} has {made}: remove it"
-                new = runs.load_policy(ROOT / folder, device)
-                # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
-                bit_equal = way != "scratch" and same_actions(old, new)
-                tasks = [task] if bit_equal or way == "scratch" or config.new_only else new.config.tasks
-                result, _ = evaluate(new, tasks, config.episodes, config.block)
-                stage = runs.read_config(ROOT / folder)["adapted"][-1]
-                about = {"way": way, "task": task, "old_actions_bit_equal": bit_equal, "stage": stage}
-                write_json(path, result | about | {"flags": asdict(flags)} | provenance(seed, str(device)))
-                say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {bit_equal}")
-                written.append(str(path))
-    return {"wrote": written}
+    before, block = out / "before.json", block_seeds(config.block, config.episodes)
+    seeds = [block[0], block[-1]]
+    if not (config.new_only or before.exists()):
+        result, _ = evaluate(old, old.config.tasks, config.episodes, config.block, roller=roller)
+        write_json(before, result | {"run": config.run} | provenance(config.block, str(device)))
+    if not config.new_only:  # what a change is measured against has to be of the same episodes
+        made = json.loads(before.read_text())
+        found = [r["seeds"] for r in made["tasks"].values()][0], made.get("run", config.run)
+        assert found == (seeds, config.run), f"{before} is of {found}: move it"
+    every = product(map(int, config.seeds.split(",")), map(int, config.draws.split(",")), config.ways.split(","),
+                    resolve_tasks(config.tasks))  # fmt: skip
+    for seed, draw, way, task in every:
+        budget = "" if (config.demos, config.steps) == (25, 2000) else f"-d{config.demos}-n{config.steps}"
+        path = out / f"{way}-{task}{budget}{f'-draw{draw}' if draw else ''}-s{seed}.json"
+        if path.exists():
+            made = json.loads(path.read_text())
+            same = made["tasks"][task]["seeds"] == seeds and made["flags"].get("run", config.run) == config.run
+            assert same, f"{path} is of another run, or other episodes: choose another --out"
+            continue
+        folder = f"runs/{config.out.removeprefix('study/')}/{path.stem}"
+        usual = {"demos_per_task": config.demos, "demo_draw": draw, "steps": config.steps, "seed": seed,
+                 "eval_episodes": 0, "out": folder}  # fmt: skip
+        if way == "specialist":
+            train.SIZES[way] = SPECIALIST
+            flags = train.TrainConfig(tasks=task, components=1, size=way, **usual)
+        else:
+            flags = adapt.AdaptConfig(run=config.run, tasks=task, **usual | WAYS[way])
+        # train.py writes weights on its way, too.
+        if not ((ROOT / folder / "model.safetensors").exists()
+                and runs.training_record(ROOT / folder)["steps"] == flags.steps):  # fmt: skip
+            shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
+            with mock.patch.object(adapt, "prepare", low_rank.prepare) if way == "low-rank" else nullcontext():
+                train.main(flags) if way == "specialist" else stages.main(flags, adapt.learn)
+        made = runs.difference(ROOT / folder, asdict(flags), ("out", "device", "retain", "encoder_rank"))
+        assert made is None, f"{folder} has {made}: remove it"
+        new = runs.load_policy(ROOT / folder, device)
+        # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
+        knows_old = set(old.config.tasks) < set(new.config.tasks)
+        bit_equal = knows_old and stages.unchanged(old, new) == old.config.tasks
+        tasks = [task] if bit_equal or not knows_old or config.new_only else new.config.tasks
+        result, _ = evaluate(new, tasks, config.episodes, config.block, roller=roller)
+        made, trained = runs.read_config(ROOT / folder), sum(p.numel() for p in new.parameters())
+        stage = made["adapted"][-1] if "adapted" in made else {
+            "trained_parameters": trained, "seconds": runs.training_record(ROOT / folder)["seconds"],
+        }  # fmt: skip
+        about = {"way": way, "task": task, "old_actions_bit_equal": bit_equal, "stage": stage}
+        write_json(path, result | about | {"flags": asdict(flags)} | provenance(seed, str(device)))
+        say(f"{path.stem}: {result['tasks'][task]['successes']} of {config.episodes}, same bits: {bit_equal}")
+        written.append(str(path))
+    return written
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class WhyPaperConfig:
     tasks: str = "door-close,drawer-close,disassemble,window-open"
     seed: int = 0
     episodes: int = 50
-    block: int = 3  # of evaluation episodes
+    block: int = 8  # of evaluation episodes
 
 
 def main(config: WhyPaperConfig) -> dict:

@@ -34,6 +34,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
 import evaluate  # noqa: E402
+import skills  # noqa: E402
 import train  # noqa: E402
 from envs import demos  # noqa: E402
 from plumbing import cli, interrupt, runs, stages  # noqa: E402
@@ -49,8 +50,10 @@ COMMANDS = {
     "train.py --resume": ["--tasks", "reach,push", "--resume", "--out", "run"],  # and the flags that the run began with
     "evaluate.py": ["--run", "run", "--episodes", "2", "--device", "cpu", "--out", "new.json"],
     "adapt.py": ["--run", "run", "--tasks", "drawer-open", *TINY, "--out", "new"],
+    "skills.py": ["--run", "run", "--put", "skill.safetensors", "--out", "new"],
 }
-CONFIGS = {"train": train.TrainConfig, "evaluate": evaluate.EvaluateConfig, "adapt": adapt.AdaptConfig}
+CONFIGS = {"train": train.TrainConfig, "evaluate": evaluate.EvaluateConfig, "adapt": adapt.AdaptConfig,
+           "skills": skills.SkillsConfig}  # fmt: skip
 
 
 SLOW = ((runs, "begin_run"), (interrupt, "steps"), (evaluate, "evaluate"), (demos, "collect"), (torch, "compile"))
@@ -132,6 +135,7 @@ def cases(draw) -> Case:
         return Case(command, draw(flags(command.split(".")[0])))
     # train.py begins with demonstrations; the others read a run, most of them only its config and weights.
     names = DATA_FILES if command == "train.py" else RUN_FILES[:2] * 2 + RUN_FILES
+    names = ("skill.safetensors", *RUN_FILES[:2]) if command == "skills.py" else names
     name = draw(st.sampled_from(names))
     editable = name.endswith((".json", ".safetensors"))
     return Case(command, [], (name, *draw(st.one_of(damages, edits, edits) if editable else damages)))
@@ -212,14 +216,16 @@ def command(case: Case, resume: list[str]):
         return lambda: train.main(runs.parse_with_own_fields(train.TrainConfig, words))
     if script == "adapt":
         return lambda: stages.main(cli.parse(adapt.AdaptConfig, words), adapt.learn)
+    if script == "skills":
+        return lambda: skills.main(cli.parse(skills.SkillsConfig, words))
     return lambda: evaluate.main(cli.parse(evaluate.EvaluateConfig, words))
 
 
-def survives(case: Case, run: Path, data: Path, resume: list[str], folder: Path) -> tuple[str, str]:
+def survives(case: Case, run: Path, data: Path, resume: list[str], skill: Path, folder: Path) -> tuple[str, str]:
     """Try a case in a new folder, or one where nothing has changed. -> "accepted", "refused" or "failed", and what was
     said.
 
-    run, data: of `train.py` with the flags `resume`, on reach and push.
+    run, data: of `train.py` with the flags `resume`, on reach and push; skill: a file that adapt.py made of that run.
     """
 
     def stop(*_):
@@ -233,6 +239,7 @@ def survives(case: Case, run: Path, data: Path, resume: list[str], folder: Path)
         home.mkdir(parents=True)
         copy(run, home / "run")
         copy(data, home / "data")
+        shutil.copy(skill, home / "skill.safetensors")
         (home / "file").write_text("somebody's notes")
         (home / "folder").mkdir()
         (home / "folder" / "thesis.txt").write_text("years of work")
@@ -319,13 +326,24 @@ def main() -> None:
         tiny = [*TINY, "--data-dir", str(made / "data"), "--tasks", "reach,push", "--components", "2"]
         with contextlib.redirect_stderr(io.StringIO()):
             train.main(runs.parse_with_own_fields(train.TrainConfig, [*tiny, "--out", str(made / "run")]))
+            words = [
+                "--run",
+                str(made / "run"),
+                "--tasks",
+                "drawer-open",
+                *TINY,
+                "--out",
+                str(made / "more"),
+                "--data-dir",
+            ]
+            stages.main(cli.parse(adapt.AdaptConfig, [*words, given_here.data_dir]), adapt.learn)
 
         @seed(given_here.seed)
         @settings(max_examples=given_here.cases, deadline=None, database=None, phases=[Phase.generate],
                   suppress_health_check=list(HealthCheck))  # fmt: skip
         @given(cases())
         def try_all(case: Case) -> None:
-            how, said = apart(case, made / "run", made / "data", tiny)
+            how, said = apart(case, made / "run", made / "data", tiny, made / "more" / skills.FILE)
             what = case.damage[0].split("/")[-1] if case.damage else "its words"
             counts.setdefault(f"{case.command}: {what}", Counter())[how] += 1
             if how == "failed":

@@ -27,7 +27,7 @@ import torch  # noqa: E402
 
 from plumbing import folders, runs, tensors  # noqa: E402
 from plumbing.cli import BadInput, say  # noqa: E402
-from plumbing.stages import read_memory  # noqa: E402
+from plumbing.memory import read_memory  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
 FLAGS = "--tasks reach,push --steps 60 --batch-size 8 --demos-per-task 3 --save-every 20".split()

@@ -1,0 +1,62 @@
+"""What --retain replay keeps: a few observations of every task, and what the old router answered there.
+
+    replay.safetensors      "task/part" -> (R, *shape)
+
+Axis legend: K components, R remembered observations, REPLAYED of each task, N observations in a task's demonstrations
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encoder import join, rows
+from envs.demos import demonstrations, make_windows
+from plumbing import formats, runs, stages, tensors
+from plumbing.cli import BadInput
+
+REPLAYED = 64  # of 39 numbers each: 10 kB
+
+
+class Memory:
+    """A few observations of every task that a run knows, and what its router answered there (--retain replay): read
+    from the run, or, where it keeps none yet, taken from the demonstrations of its tasks."""
+
+    def __init__(self, folder: Path, policy, data_dir: Path):
+        shapes, tasks = policy.config.observation, policy.config.tasks
+        self.kept = read_memory(folder, {part: (REPLAYED, *shape) for part, shape in shapes.items()})
+        came_from = stages.datasets(runs.read_config(folder))
+        for task in [task for task in tasks if not any(name.startswith(f"{task}/") for name in self.kept)]:
+            self.add(task, make_windows(demonstrations([task], 5, data_dir, came_from[task])[task], 1)[0])
+        self.old = join([{part: self.kept[f"{task}/{part}"].to(policy.device) for part in shapes} for task in tasks])
+        self.index = policy.task_index([task for task in tasks for _ in range(REPLAYED)]).to(policy.device)
+        with torch.no_grad():
+            self.weights = policy.weigh(policy.encode(self.old, self.index))  # (R, K)
+
+    def add(self, task: str, observation: dict[str, Tensor]) -> None:
+        """Keep REPLAYED of these {part: (N, *shape)}, spread evenly."""
+        chosen = rows(observation, np.linspace(0, len(next(iter(observation.values()))) - 1, REPLAYED).astype(int))
+        self.kept |= {f"{task}/{part}": x.clone() for part, x in chosen.items()}
+
+    def drift(self, grown) -> Tensor:
+        """How far the grown router is from the old one there: squared error, components added since should have 0."""
+        now = grown.weigh(grown.encode(self.old, self.index))
+        wanted = torch.nn.functional.pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))
+        return (now - wanted).square().sum(1).mean()
+
+
+def read_memory(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """A run's replay.safetensors, "task/part" -> (R, *shape); empty where it has none. BadInput for a damaged one."""
+    path = folder / "replay.safetensors"
+    try:
+        kept = formats.upgrade_memory(tensors.load(path)[0]) if os.path.lexists(path) else {}
+        wrong = [name for name, x in kept.items() if tuple(x.shape) != shapes[name.rpartition("/")[2]]]
+    except BadInput:
+        raise
+    except Exception as error:  # with other parts
+        raise BadInput(f"{path} is damaged: {error}") from error
+    if wrong:
+        raise BadInput(f"{path} is damaged: {wrong[0]} has another shape than this policy's observations")
+    return kept

@@ -1,0 +1,58 @@
+"""Low-rank adapters on every layer of a policy: what one network would do where a factorized one adds a component.
+
+W + A B in the place of every weight matrix W of encoder and U-Net (LoRA, arXiv 2106.09685, section 4.1), with biases
+and the new tasks' embeddings learned as they are, and everything else frozen: `RANK` makes that as many numbers as a
+stage of `adapt.py --retain exact` trains. The way "low-rank" of study/adapt/one_task.py.
+
+Axis legend: n inputs and m outputs of a layer, r rank
+"""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+import adapt
+
+RANK = 24  # on a monolithic policy of the size of four components: 178,387 numbers; the stage has 175,737
+
+
+class LowRank(nn.Module):
+    """(..., n, m) -> the same + A B, which is zero at first."""
+
+    def __init__(self, weight: Tensor, rank: int):
+        super().__init__()
+        n, m = weight.flatten(0, -2).shape
+        self.A = nn.Parameter(torch.zeros(n, rank, device=weight.device))
+        self.B = nn.Parameter(torch.empty(rank, m, device=weight.device).uniform_(-(m**-0.5), m**-0.5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.A @ self.B).view_as(weight)
+
+
+def add_adapters(policy, rank: int, tasks: list[int]) -> int:
+    """Freeze all but adapters, biases and these tasks' embeddings. -> how many numbers learn.
+
+    A matrix that has no more numbers than its adapters would have learns as it is. `adapt.release` makes whole tensors
+    of all of it again.
+    """
+    policy.requires_grad_(False)
+    for part in (policy.encoder, policy.components):
+        for layer in list(part.modules()):
+            for name, x in list(layer.named_parameters(recurse=False)):
+                n, m = x.flatten(0, -2).shape if x.ndim > 1 else (1, len(x))
+                if rank * (n + m) < n * m:
+                    parametrize.register_parametrization(layer, name, LowRank(x, rank))
+                else:
+                    x.requires_grad_(True)
+    adapt.only_rows(policy.task_embedding, tasks)
+    return adapt.count(policy, learning=True)
+
+
+def prepare(config, variant: str, policy, tasks: list[str], demos: dict) -> tuple:
+    """As adapt.py's, in the place of its mode "full"."""
+    known = len(policy.config.tasks)
+    variant, grown = adapt.grow(variant, policy, tasks, 0, [], None)
+    add_adapters(grown, RANK, list(range(known, known + len(tasks))))
+    parts = {name: (adapt.count(p), adapt.count(p, learning=True)) for name, p in grown.named_children()}
+    return variant, grown, {name: x for name, x in parts.items() if x[0]}, []

@@ -1,0 +1,36 @@
+"""One policy for all 50 tasks, and one network of the same size: some five hours on 2 cores.
+
+    python study/grid.py study/mt50/table.py && python study/report.py && python study/plots.py
+
+50 demonstrations of each task; three seeds; 50 episodes of each task on block 11, on which nothing was ever chosen.
+The curves of the first seed, and of mt6, are the speed run: seconds of training to a success on block 400.
+"""
+
+POLICIES = ("fdp", "monolithic")
+
+
+def trained(policy: str, seed: int) -> tuple[str, ...]:
+    """All 50 tasks in 40,000 steps, then evaluated. The first seed is the one whose curve is drawn."""
+    name = f"{policy}-s{seed}"
+    run = f"runs/curve/curve-{name}/run" if seed == 0 else f"runs/mt50/{name}"
+    flags = f"--tasks mt50 --policy {policy} --steps 40000"
+    train = f"python train.py {flags} --components 4 --seed {seed} --eval-episodes 0 --overwrite --out {run}"
+    if seed == 0:
+        train = f"python study/curve.py {flags} --out study/mt50/curve-{name}.json"
+    return (
+        f"study/mt50/{name}.json",
+        train,
+        f"python evaluate.py --run {run} --episodes 50 --seed 11 --out study/mt50/{name}.json",
+    )
+
+
+TABLE = [
+    [("runs/mt50/demonstrations/model.safetensors",  # once, before they are asked for side by side
+      "python train.py --tasks mt50 --steps 1 --eval-episodes 0 --overwrite --out runs/mt50/demonstrations")],
+    [
+        *[trained(policy, seed) for seed in range(3) for policy in POLICIES],
+        *[(f"study/mt50/curve-mt6-{policy}-s0.json",
+           f"python study/curve.py --tasks mt6 --policy {policy} --save-every 500 --episodes 20 "
+           f"--out study/mt50/curve-mt6-{policy}-s0.json") for policy in POLICIES],
+    ],
+]  # fmt: skip

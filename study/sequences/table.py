@@ -1,0 +1,44 @@
+"""Learning in turn, beginning with nothing: Continual World's ten tasks, and all fifty. Some twelve hours on 2 cores.
+
+    python study/grid.py study/sequences/table.py && python study/report.py && python study/plots.py
+
+50 demonstrations of each task, 100 episodes (of the fifty: 50) of each, on block 10: episodes on which nothing was ever
+chosen. What old tasks do to the same bits is checked, and then not played again.
+"""
+
+WAYS = {
+    "exact": "",  # a stage leans on all before it
+    "base": "--lean-on base",  # on the first policy alone: as dear for the last task as for the first
+    "replay": "--retain replay",
+    "full": "--mode full",
+}
+
+
+LAST = {"cw10": "10-peg-unplug-side", "mt50": "50-window-open"}  # the stage whose evaluation is of all tasks
+
+
+def sequence(group: str, way: str, seed: int, episodes: int) -> tuple[str, ...]:
+    """All tasks of a group in turn, in its order."""
+    folder = f"runs/sequences/{group}-{way}-s{seed}"
+    result = f"study/sequences/{group}-{way}-s{seed}.json"
+    return (
+        result,
+        f"python adapt.py --sequence {group} {WAYS[way]} --demos-per-task 50 --eval-episodes {episodes} "
+        f"--eval-seed 10 --seed {seed} --out {folder}",
+        f"cp {folder}/{LAST[group]}/evaluation.json {result.replace('.json', '-evaluation.json')}",
+        f"cp {folder}/adaptation.json {result}",
+    )
+
+
+TABLE = [
+    [  # Demonstrations, once, before they are asked for side by side.
+        (f"runs/sequences/demonstrations-{group}/model.safetensors",
+         f"python train.py --tasks {group} --demos-per-task 50 --steps 1 --eval-episodes 0 --overwrite "
+         f"--out runs/sequences/demonstrations-{group}") for group in ("cw10",)
+    ],
+    [
+        *[sequence("cw10", way, 0, 100) for way in WAYS],
+        *[sequence("cw10", way, seed, 100) for seed in (1, 2) for way in ("exact", "base", "replay")],
+        sequence("mt50", "base", 0, 50),
+    ],
+]  # fmt: skip

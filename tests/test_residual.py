@@ -1,0 +1,156 @@
+"""The correction of the encoder that a stage brings: what it computes, what learns, and that old tasks never see it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from conftest import command
+from test_adapt import CPU, chunks, flags, make_policy  # noqa: F401  (flags is a fixture)
+
+import adapt
+from adapt import count, grow, train_only
+from encoder import Residual, StateEncoder
+from plumbing.cli import BadInput
+from plumbing.runs import load_policy, read_config
+from variants.staged import _replaced
+
+
+def filled(encoder: nn.Module, rank: int) -> Residual:
+    residual = Residual(encoder, rank)
+    with torch.no_grad():
+        for p in residual.parameters():
+            p.normal_(std=0.1)
+    return residual
+
+
+class Pixels(nn.Module):
+    """An encoder with convolutions, and something that is not corrected."""
+
+    def __init__(self):
+        super().__init__()
+        self.look = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten())
+        self.head = nn.Linear(4 * 6 * 6, 5, bias=False)
+
+    def forward(self, observation):
+        return self.head(self.look(observation["image"]))
+
+
+@pytest.mark.parametrize("encoder,observation,layers", [
+    (StateEncoder({"state": (3,)}, 8), {"state": (7, 3)}, ["net.0", "net.2", "net.4"]),
+    (Pixels(), {"image": (7, 3, 8, 8)}, ["look.0", "head"]),
+])  # fmt: skip
+def test_a_correction_is_the_sum_of_two_linear_maps(encoder, observation, layers):
+    """W x + A (B x) + b + d, worked out layer by layer, beside W + A B put into the weights."""
+    torch.manual_seed(0)
+    residual = filled(encoder, 2)
+    seen = {name: torch.randn(shape) for name, shape in observation.items()}
+    modules, plain = dict(encoder.named_modules()), encoder(seen)
+    handles = []
+    for name, A, B, d in zip(layers, residual.A, residual.B, residual.d, strict=True):
+
+        def corrected(layer, inputs, output, A=A, B=B, d=d):
+            (x,) = inputs
+            if isinstance(layer, nn.Conv2d):
+                first = nn.functional.conv2d(x, B.view(2, *layer.weight.shape[1:]))
+                return output + nn.functional.conv2d(first, A[:, :, None, None]) + d[:, None, None]
+            return output + x @ B.T @ A.T + (d if layer.bias is not None else 0)
+
+        handles.append(modules[name].register_forward_hook(corrected))
+    expected = encoder(seen)
+    for handle in handles:
+        handle.remove()
+    view = _replaced(encoder, residual.weights(encoder))
+    assert torch.allclose(view(seen), expected, atol=1e-5) and not torch.allclose(expected, plain, atol=1e-2)
+    assert torch.equal(encoder(seen), plain)  # who sees through the encoder itself sees what it always saw
+
+
+def test_a_fresh_correction_changes_nothing_and_can_learn():
+    encoder = StateEncoder({"state": (3,)}, 8).requires_grad_(False)
+    residual, seen = Residual(encoder, 4), {"state": torch.randn(5, 3)}
+    view = _replaced(encoder, residual.weights(encoder))
+    assert torch.equal(view(seen), encoder(seen))
+    view(seen).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in [*residual.A, *residual.d]) and all(
+        p.grad is None for p in encoder.parameters()
+    )
+    assert count(residual) == 4 * (3 + 256 + 256 + 256 + 256 + 8) + 256 + 256 + 8
+    assert count(Residual(encoder, 0)) == 0
+
+
+def test_every_stage_begins_as_what_the_policy_was_and_leaves_it_as_it_is():
+    policy, stages = make_policy(), [("drawer-open", 2), ("window-close", 2), ("door-close", 5)]
+    variant, expected = "fdp", {}
+    for task, rank in stages:
+        variant, grown = grow(variant, policy, [task], 1, [0], rank)
+        newest = policy.config.tasks[-1]
+        # The new name's embedding is the mean of the known ones: with that of the newest task it has to act like it.
+        with torch.no_grad():
+            known = grown.task_embedding.weight
+            known[-1] = known[-2]
+        mine, before = chunks(grown, [task] * 2)[0], chunks(policy, [newest] * 2)[0]
+        assert np.allclose(mine, before, atol=1e-5)
+        with torch.no_grad():
+            for p in grown.residual[-1].parameters():
+                p.normal_(std=0.1)
+        assert not np.allclose(chunks(grown, [task] * 2)[0], before, atol=1e-2)
+        for name, actions in expected.items():
+            assert np.array_equal(chunks(grown, [name] * 2)[0], actions), name
+        expected = {name: chunks(grown, [name] * 2)[0] for name in grown.config.tasks}
+        policy = grown
+    assert list(policy.config.ranks) == [0, 2, 2, 5]
+
+
+def test_only_the_newest_correction_learns():
+    policy = make_policy()
+    for task in ("drawer-open", "window-close"):
+        variant, policy = grow("fdp" if task == "drawer-open" else "staged", policy, [task], 1, [0], 3)
+    parts = train_only(policy, [4], [3], False)
+    inputs = sum(layer.weight.shape[1] for _, layer in Residual.layers(policy.encoder))
+    outputs = sum(layer.weight.shape[0] for _, layer in Residual.layers(policy.encoder))
+    assert parts["residual"] == (2 * (3 * (inputs + outputs) + outputs), 3 * (inputs + outputs) + outputs)
+    learn = {name for name, p in policy.named_parameters() if p.requires_grad and name.startswith(("enc", "res"))}
+    assert learn and all(name.startswith("residual.2.") for name in learn)
+
+
+def test_a_run_from_before_there_were_corrections_plays_the_same_bits(tiny_run, flags, tmp_path):  # noqa: F811
+    command(
+        adapt, "--run", tiny_run, "--tasks", "drawer-open", "--encoder-rank", "0", *flags, "--out", tmp_path / "old"
+    )
+    path, tasks = tmp_path / "old" / "config.json", ["drawer-open", "push"]
+    actions, _ = chunks(load_policy(tmp_path / "old", CPU), tasks)
+    config = json.loads(path.read_text())
+    assert config["policy_config"].pop("ranks") == [0, 0]
+    path.write_text(json.dumps(config))
+    assert np.array_equal(chunks(load_policy(tmp_path / "old", CPU), tasks)[0], actions)
+    command(adapt, "--run", tmp_path / "old", "--tasks", "door-close", *flags, "--out", tmp_path / "new")
+    new = load_policy(tmp_path / "new", CPU)
+    assert np.array_equal(chunks(new, tasks)[0], actions) and list(new.config.ranks) == [0, 0, 16]
+    assert all(A.abs().sum() > 0 for A in new.residual[-1].A)
+
+
+def test_the_small_mode_learns_a_name_a_router_and_a_correction(tiny_run, flags, tmp_path):  # noqa: F811
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--mode", "router", *flags, "--out", tmp_path / "run")
+    policy, stage = load_policy(tmp_path / "run", CPU), read_config(tmp_path / "run")["adapted"][-1]
+    learned = count(policy.residual[-1]) + count(policy.router[-1]) + policy.task_embedding.weight.shape[1]
+    assert stage["trained_parameters"] == learned and policy.config.components == 4
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["--retain", "paper", "--encoder-rank", "4"], "--encoder-rank goes with --retain exact"),
+    (["--mode", "full", "--encoder-rank", "4"], "--encoder-rank goes with --retain exact"),
+    (["--encoder-rank", "-1"], "--encoder-rank must be at least 0"),
+    (["--encoder-rank", "2000000000"], "--encoder-rank must be at most 1024"),
+    (["--retain", "replay", "--train-encoder"], "leave out --train-encoder"),
+])  # fmt: skip
+def test_what_would_move_old_tasks_is_refused(tiny_run, flags, tmp_path, arguments, message):  # noqa: F811
+    with pytest.raises(BadInput, match=message):
+        command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *flags, "--out", tmp_path / "run", *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_smaller_rank_than_the_last_stage_has_is_refused(tiny_run, flags, tmp_path):  # noqa: F811
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--encoder-rank", "3", *flags, "--out", tmp_path / "a")
+    with pytest.raises(BadInput, match="--encoder-rank must be at least 3, as in the run"):
+        command(adapt, "--run", tmp_path / "a", "--tasks", "push-wall", "--encoder-rank", "2", *flags)
