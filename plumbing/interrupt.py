@@ -49,7 +49,7 @@ def install() -> None:
 def begin() -> None:
     """Importing is over, and the command begins."""
     global _begun
-    if not is_first() and _program.name != "train.py":
+    if not is_first() and _program.name in SCRIPTS and _program.name != "train.py":
         raise SystemExit(0)  # only training is work for several
     install()
     _begun = True
