@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,19 +14,17 @@ from plumbing.cli import BadInput
 from study.gpu import section
 
 SOURCE = {"command", "revision", "seed", "hardware", "software", "versions"}  # plumbing.cli.provenance
-MADE = ("mt6-small", "mt6-base", "mt50-small", "mt50-base")  # too long for all of them to be made here
 COMMON = {"section", "tiny", "torch", "section_seconds"} | SOURCE
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """run.sh over all sections, of which one cannot write its result and some are there already. -> folder, process."""
+    """run.sh over a section that goes well, one that cannot write its result, one that is there. -> folder, process."""
     folder = tmp_path_factory.mktemp("gpu")
     (folder / "speed.json").mkdir()
-    for name in MADE:
-        (folder / f"{name}.json").write_text('{"section": "made before"}')
+    (folder / "mt6-small.json").write_text('{"section": "made before"}')
     flags = ["--tiny", "--device", "cpu", "--out", folder, "--runs", folder / "runs"]
-    command = ["bash", ROOT / "study" / "gpu" / "run.sh", *flags]
+    command = ["bash", ROOT / "study" / "gpu" / "run.sh", "speed", "tests", "mt6-small", *flags]
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # run.sh calls "python"
     environment = {**os.environ, "PATH": path}
     done = subprocess.run([str(w) for w in command], capture_output=True, text=True, cwd=folder, env=environment)
@@ -42,15 +41,19 @@ def test_a_failing_section_is_named_and_does_not_stop_the_others(plan):
     folder, done = plan
     assert done.returncode == 1 and done.stderr.rstrip().endswith("failed: speed"), done.stderr[-2000:]
     assert not list((folder / "speed.json").iterdir())
-    assert all((folder / f"{name}.json").is_file() for name in ("tests", "components"))
+    assert (folder / "tests.json").is_file()
 
 
 def test_a_section_with_a_result_is_left_out(plan):
     folder, done = plan
-    for name in MADE:
-        assert json.loads((folder / f"{name}.json").read_text()) == {"section": "made before"}
-        assert f"{name}: {folder}/{name}.json is there already" in done.stderr
-        assert not (folder / "runs" / name).exists()
+    assert json.loads((folder / "mt6-small.json").read_text()) == {"section": "made before"}
+    assert f"mt6-small: {folder}/mt6-small.json is there already" in done.stderr
+    assert not (folder / "runs" / "mt6-small").exists()
+
+
+def test_without_names_all_sections_are_made():
+    (names,) = re.findall(r"\|\| names=\((.*)\)", (ROOT / "study" / "gpu" / "run.sh").read_text())
+    assert sorted(names.split()) == sorted(section.SECTIONS)
 
 
 def test_the_tests_for_a_gpu_run(plan):
@@ -59,8 +62,9 @@ def test_the_tests_for_a_gpu_run(plan):
     assert result["passed"] == len(result["tests"]) > 5, result["tests"]
 
 
-def test_components_beside_one(plan):
-    acting, training = read(plan[0], "components")["rows"]
+def test_components_beside_one(tmp_path):
+    make("components", tmp_path)
+    acting, training = read(tmp_path, "components")["rows"]
     for row, what in ((acting, "one action chunk, B = 1"), (training, "training, batch 64")):
         assert row["what"] == f"K = 2 beside K = 1: {what}"
         times = row["milliseconds"]
@@ -82,7 +86,7 @@ def test_mt6_from_nothing_finds_the_first_checkpoint_that_reached_the_goal(tmp_p
     seeds = [r["seeds"] for r in result["final"]["tasks"].values()]
     assert seeds == [[1_060_000, 1_060_000]] * 2  # block 6, one episode
     assert 0 < checkpoints[-1]["seconds"] <= result["seconds"]["until trained"] <= result["seconds"]["until evaluated"]
-    assert result["seconds"]["demonstrations"] > 0 and result["seconds"]["training"] > 0
+    assert set(result["seconds"]) >= {"demonstrations", "training"}  # two steps may take less than what is rounded away
     assert (
         result["seconds_to_goal"] == {"0.0": checkpoints[0]["seconds"], "2.0": None} and checkpoints[0]["success"] >= 0
     )
