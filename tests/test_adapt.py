@@ -12,6 +12,7 @@ import torch
 from conftest import command
 
 import adapt
+import skills
 import train
 from adapt import count, grow, most_used, newest_router, only_rows, release, train_only
 from envs.demos import DATASET_ID, demonstrations
@@ -353,6 +354,8 @@ def test_tasks_that_are_done_to_the_same_bits_are_not_played_again(tiny_run, fla
     assert asked == [["reach", "push"], ["drawer-open"]]
     made = json.loads((tmp_path / "exact" / "evaluation.json").read_text())
     how = {task: (r["asked"], bool(r.get("same_bits"))) for task, r in made["tasks"].items()}
+    played = skills.read(tmp_path / "exact" / skills.FILE).about["success"]  # the skill says how good it is
+    assert played == {"drawer-open": {"successes": 1, "n": 2, "seeds": [0, 1]}}
     assert how == {"reach": (1, True), "push": (1, True), "drawer-open": (2, False)} and made["mean_success"] == 0.5
     command(adapt, *line, "--mode", "router", "--retain", "paper", "--out", tmp_path / "paper")
     assert asked[2:] == [["reach", "push"], ["reach", "push", "drawer-open"]]

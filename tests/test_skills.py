@@ -1,6 +1,5 @@
 """Skills: put on in any order and taken off again, every task does what it did when it was learned, bit for bit."""
 
-import json
 import pickle
 import shutil
 from pathlib import Path
@@ -137,13 +136,10 @@ def test_one_that_leans_on_another_goes_where_that_is(tiny_run, learned, tmp_pat
     assert not (tmp_path / "x").exists()
 
 
-def test_success_goes_into_the_file(tiny_run, data_dir, tmp_path):
-    command(adapt, "--run", tiny_run, "--tasks", "door-close", "--steps", 2, "--demos-per-task", 2, "--device", "cpu",
-            "--eval-episodes", 1, "--data-dir", data_dir, "--out", tmp_path / "run")  # fmt: skip
-    about = skills.read(file(tmp_path / "run")).about
-    played = json.loads((tmp_path / "run" / "evaluation.json").read_text())["tasks"]["door-close"]
-    assert about["success"]["door-close"] == {key: played[key] for key in ("successes", "n", "seeds")}
+def test_the_file_says_where_it_comes_from(learned):
+    about = skills.read(file(learned["drawer-open"])).about
     assert about["stage"]["trained_parameters"] > 0 and about["revision"] and about["demonstrations"] == 2
+    assert about["base"] == OLD
 
 
 def test_a_skill_of_the_run_that_comes_with_the_code_is_small():
