@@ -6,7 +6,11 @@ of one task, with the outcomes of all seeds on it, and whole clusters are drawn 
 chapter 13). For one seed alone, and where no draw differs from another: Wilson's interval (1927, Journal of the
 American Statistical Association 22, 209-212) over the episodes, marked with a dagger. All intervals are at 95 %.
 
-Axis legend: S runs (training seeds, mostly), E episodes of a task
+Where several things were drawn that cross each other (training seeds of a base, demonstrations, episodes), each is drawn
+anew, independently of the others, and an outcome counts as often as the product of its three counts (the pigeonhole
+bootstrap: Owen 2007, Annals of Applied Statistics 1, 386-411; never too narrow for crossed effects, somewhat wide).
+
+Axis legend: S runs (training seeds, mostly), D draws of demonstrations, E episodes of a task
 """
 
 import math
@@ -80,6 +84,42 @@ def resampled(played: dict[str, np.ndarray]) -> np.ndarray:
         successes, ended = (np.einsum("re,e->r", counts, y) for y in (np.nansum(x, 0), 1.0 * np.isfinite(x).sum(0)))
         rates.append(successes / ended)
     return np.mean(rates, 0)
+
+
+def crossed(played: dict[str, np.ndarray]) -> np.ndarray:
+    """(RESAMPLES,): mean success over tasks of each draw of seeds, of each task's demonstrations and of its episodes.
+
+    played: task -> (S, D, E), nan where nothing was played. The same seeds are drawn for all tasks, as one base has
+    learned them all. Like `draws` it is the same for all ways of the same shape, which pairs differences. A draw that
+    hits nothing that was played, which happens where most of a task's cells are empty, counts as the task's mean.
+    """
+    S = next(iter(played.values())).shape[0]
+    random, rates = np.random.default_rng(0), []
+    seeds = random.multinomial(S, [1 / S] * S, size=RESAMPLES)
+    for x in played.values():
+        D, E = x.shape[1:]
+        demos, episodes = (random.multinomial(n, [1 / n] * n, size=RESAMPLES) for n in (D, E))
+        weights = seeds[:, :, None] * demos[:, None, :]  # (R, S, D)
+        totals = [np.einsum("rsd,re,sde->r", weights, episodes, y, optimize=True)
+                  for y in (np.nan_to_num(x), 1.0 * np.isfinite(x))]  # fmt: skip
+        rates.append(np.divide(*totals, out=np.full(RESAMPLES, np.nanmean(x)), where=totals[1] > 0))
+    return np.mean(rates, 0)
+
+
+def crossed_rate(played: dict[str, np.ndarray]) -> "Rate":
+    """Success with its interval over seeds, demonstrations and episodes. played: task -> (S, D, E)."""
+    low, high = np.percentile(crossed(played), [2.5, 97.5])
+    return Rate(success(played), float(low), float(high), count(played), False)
+
+
+def crossed_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> "Difference":
+    """Success of `one` minus `other`, on those seeds and demonstrations that both have. task -> (S, D, E)."""
+    if {task: x.shape for task, x in one.items()} != {task: x.shape for task, x in other.items()}:
+        raise ValueError("not of the same tasks, seeds, demonstrations and episodes")
+    both = {task: np.isfinite(one[task]) & np.isfinite(other[task]) for task in one}
+    mine, its = ({task: np.where(both[task], x[task], np.nan) for task in one} for x in (one, other))
+    low, high = np.percentile(crossed(mine) - crossed(its), [2.5, 97.5])
+    return Difference(*(100 * float(x) for x in (success(mine) - success(its), low, high)))
 
 
 class Rate(NamedTuple):

@@ -159,7 +159,10 @@ def test_resuming_is_as_if_nothing_had_been(toy_run, data_dir, tmp_path, monkeyp
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0 if ON_CPU else 1e-5)
 
 
-@pytest.mark.parametrize("way", [["--retain", "exact"], ["--retain", "replay"], ["--mode", "full"]])
+WAYS = [["--retain", "exact"], ["--retain", "replay"], ["--mode", "full"]]
+
+
+@pytest.mark.parametrize("way", WAYS[:1] if ON_CPU else WAYS)  # test_adapt.py has them all on a CPU
 def test_adapting(toy_run, data_dir, tmp_path, way):
     """The new task is learned, played, and where old actions are said to stay what they were, they do."""
     command(adapt, "--run", toy_run, "--tasks", "toy:OtherPoint-v0", *way, "--steps", 20, "--batch-size", 16,

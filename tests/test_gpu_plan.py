@@ -21,10 +21,10 @@ COMMON = {"section", "tiny", "torch", "section_seconds"} | SOURCE
 def plan(tmp_path_factory):
     """run.sh over a section that goes well, one that cannot write its result, one that is there. -> folder, process."""
     folder = tmp_path_factory.mktemp("gpu")
-    (folder / "speed.json").mkdir()
+    (folder / "components.json").mkdir()
     (folder / "mt6-small.json").write_text('{"section": "made before"}')
     flags = ["--tiny", "--device", "cpu", "--out", folder, "--runs", folder / "runs"]
-    command = ["bash", ROOT / "study" / "gpu" / "run.sh", "speed", "tests", "mt6-small", *flags]
+    command = ["bash", ROOT / "study" / "gpu" / "run.sh", "components", "tests", "mt6-small", *flags]
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # run.sh calls "python"
     environment = {**os.environ, "PATH": path}
     done = subprocess.run([str(w) for w in command], capture_output=True, text=True, cwd=folder, env=environment)
@@ -39,8 +39,8 @@ def read(folder, name: str) -> dict:
 
 def test_a_failing_section_is_named_and_does_not_stop_the_others(plan):
     folder, done = plan
-    assert done.returncode == 1 and done.stderr.rstrip().endswith("failed: speed"), done.stderr[-2000:]
-    assert not list((folder / "speed.json").iterdir())
+    assert done.returncode == 1 and done.stderr.rstrip().endswith("failed: components"), done.stderr[-2000:]
+    assert not list((folder / "components.json").iterdir())
     assert (folder / "tests.json").is_file()
 
 

@@ -184,6 +184,35 @@ def test_a_paired_difference():
         intervals.difference(one, {"a": one["a"]})
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_of_seeds_demonstrations_and_episodes_makes_its_own_interval(axis):
+    """Outcomes that depend on one of them alone: the others' draws change nothing, and its own is the usual one."""
+    random, shape = np.random.default_rng(axis), (12, 15, 40)
+    lots = [random.random(shape[axis]) < 0.7 for _ in range(2)]
+    played = {task: np.broadcast_to(np.expand_dims(x * 1.0, [i for i in range(3) if i != axis]), shape)
+              for task, x in zip("ab", lots, strict=True)}  # fmt: skip
+    if axis == 0:  # one base has learned both tasks: their outcomes rise and fall together
+        error = np.mean([x * 1.0 for x in lots], 0).std() / math.sqrt(shape[0])
+    else:
+        error = math.sqrt(sum(x.var() for x in lots) / shape[axis]) / 2
+    rate = intervals.crossed_rate(played)
+    assert rate.mean == pytest.approx(np.mean(lots))
+    assert (rate.high - rate.low) / 2 == pytest.approx(1.96 * error, rel=0.08)  # steps of 1/12
+
+
+def test_a_crossed_difference_is_paired_and_of_what_both_have():
+    random = np.random.default_rng(0)
+    one = {task: (random.random((3, 5, 50)) < 0.8) * 1.0 for task in "ab"}
+    assert intervals.crossed_difference(one, dict(reversed(one.items()))) == (0, 0, 0)
+    other = {task: x.copy() for task, x in one.items()}
+    other["a"][:, 0, :] = np.nan  # was not played, and was all wrong where it was
+    change = intervals.crossed_difference(one | {"a": np.where(np.isnan(other["a"]), 0, one["a"])}, other)
+    assert change == (0, 0, 0)
+    assert intervals.crossed_rate(other).count == f"{sum(int(np.nansum(x)) for x in other.values())}/1350"
+    with pytest.raises(ValueError, match="same tasks, seeds"):
+        intervals.crossed_difference(one, {"a": one["a"]})
+
+
 def test_evaluations_of_other_episodes_are_not_compared():
     here, there = ({"tasks": {"a": entry([1], first=first)}} for first in (1_030_000, 1_050_000))
     assert intervals.compare([here, here], [here]) == (0, 0, 0)
