@@ -6,9 +6,9 @@ of one task, with the outcomes of all seeds on it, and whole clusters are drawn 
 chapter 13). For one seed alone, and where no draw differs from another: Wilson's interval (1927, Journal of the
 American Statistical Association 22, 209-212) over the episodes, marked with a dagger. All intervals are at 95 %.
 
-Where several things were drawn that cross each other (training seeds of a base, demonstrations, episodes), each is drawn
-anew, independently of the others, and an outcome counts as often as the product of its three counts (the pigeonhole
-bootstrap: Owen 2007, Annals of Applied Statistics 1, 386-411; never too narrow for crossed effects, somewhat wide).
+Where several things were drawn that cross each other (training seeds of a base, demonstrations, episodes), each of them
+is drawn anew on its own, and an outcome counts as often as the product of its three counts (the pigeonhole bootstrap:
+Owen 2007, Annals of Applied Statistics 1, 386-411; it tends to be too wide, not too narrow).
 
 Axis legend: S runs (training seeds, mostly), D draws of demonstrations, E episodes of a task
 """
