@@ -83,13 +83,24 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
 
 
 def evaluate(
-    policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, padded=False, roller=None
+    policy,
+    tasks,
+    episodes=50,
+    seed=0,
+    sampler="",
+    steps=None,
+    video=False,
+    workers=None,
+    padded=False,
+    roller=None,
+    every=False,
 ):
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
 
     Every number that this project reports comes from here. steps: network calls per chunk; workers: processes; padded:
     always a full batch, in which no rounding depends on how many other episodes run: the same bits in pieces as whole;
-    roller: simulators that another evaluation used before (starting new ones takes seconds).
+    roller: simulators that another evaluation used before (starting new ones takes seconds); every: return all episodes
+    with their weights, not only the first ones.
     Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
     policy or the scripted expert is so broken that its failures would say nothing.
     """
@@ -123,7 +134,7 @@ def evaluate(
         bar.update()
         if not episode.lost:
             weights[episode.task, episode.seed] = np.stack(weights[episode.task, episode.seed])
-        if episode.seed != seeds[0]:
+        if episode.seed != seeds[0] and not every:
             forget_records(episode)
 
     count = len(todo) + sum(spaces(e.task).expert for e in todo)
@@ -152,7 +163,8 @@ def evaluate(
     result["latency_ms_batch_1"] = _latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
-    return result, [(e, weights[e.task, e.seed]) for e in played if e.seed == seeds[0] and not e.lost]
+    kept = [e for e in played if (every or e.seed == seeds[0]) and not e.lost]
+    return result, [(e, weights[e.task, e.seed]) for e in kept]
 
 
 def _refuse_infinite(_module, _inputs, prediction) -> None:

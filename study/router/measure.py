@@ -1,0 +1,211 @@
+"""Does the router route? One command for any run with a router.
+
+    python study/router/measure.py --run study/core/mt6 --out study/router/mt6.json      # JSON, and four pictures
+
+It plays the same episodes again and again: as the policy is; with the router's weights replaced, by each task's mean
+weights, by their mean over tasks, by 1/K, by the two largest; and with each component left out. If replacing the
+weights changes nothing, the router does nothing. What the first playing saw says the rest: how sure the router is, what
+a component tells about task, situation and time (study/router/routing.py), beside a router with random weights that saw
+the same, and how alike the components' predictions are at every denoising step.
+
+Success is played by the project's one `evaluate()`. Labels are what the environment reports (near_object,
+grasp_success); no phases are written by hand. Differences and intervals are paired by episode.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import sampler  # noqa: E402
+from envs.rollout import Roller  # noqa: E402
+from envs.tasks import resolve_tasks  # noqa: E402
+from evaluate import evaluate  # noqa: E402
+from fdp import Policy  # noqa: E402
+from plumbing import runs  # noqa: E402
+from plumbing.cli import BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
+from router import Router  # noqa: E402
+from study import intervals  # noqa: E402
+from study.router import pictures, routing  # noqa: E402
+
+STEPS_PER_LABEL, STEP_LABELS = 20, 10  # the time in an episode, as a label: 0-19, 20-39, ..., 180 and later
+BINS = 20  # of an episode, from its beginning to its end, in the picture of weights over time
+
+
+@dataclass
+class MeasureConfig:
+    """Find out what a policy's router does."""
+
+    run: str = "study/core/mt6"
+    tasks: str = ""  # default: all that it was trained on
+    episodes: int = 20  # per task; all are played 5 + K times
+    seed: int = 400  # block of evaluation episodes: 400 is the one for choices
+    out: str = ""  # the JSON, and the pictures' first words; default: router.json in the run's folder
+    device: str = "auto"
+
+
+@contextmanager
+def weighed(policy: Policy, change: Callable[[np.ndarray, list[str]], np.ndarray]):
+    """The policy with other weights: change(weights (B, K), task of each row) -> (B, K)."""
+    act, weigh, playing = policy.act, policy.weigh, []
+
+    def remember(observation, tasks, *more, **named):
+        playing[:] = tasks
+        return act(observation, tasks, *more, **named)
+
+    def changed(condition, step=None):
+        weights = weigh(condition, step)
+        return torch.tensor(change(weights.double().cpu().numpy(), playing)).to(weights)
+
+    policy.act, policy.weigh = remember, changed
+    try:
+        yield
+    finally:
+        del policy.act, policy.weigh
+
+
+@contextmanager
+def watched(policy: Policy, other: Router, similarity: routing.Similarity):
+    """The policy as it is, while its components' predictions are compared, and while another router sees the same: its
+    weights are returned to the right of the policy's own."""
+    sample, noise_predicted = policy.sample, type(policy).sample is Policy.sample
+
+    def both(condition, *rest):
+        clean, weights = sample(condition, *rest)
+        return clean, torch.cat([weights, other(condition)], -1)
+
+    def compose(noisy, step, condition, weights):
+        said = policy.components(noisy, step, condition)  # (K, B, H, A)
+        if noise_predicted:  # whatever the target is: all of them say the same thing in units of noise
+            units = sampler.to_noise(policy.config.target, said, noisy, policy.alpha_bar_32[step])
+        similarity.add((units if noise_predicted else said).flatten(2).cpu().numpy(), weights.double().cpu().numpy())
+        return torch.einsum("kbha,bk->bha", said, weights)
+
+    policy.sample, policy.compose = both, compose
+    try:
+        yield
+    finally:
+        del policy.sample, policy.compose
+
+
+def check(policy) -> None:
+    """BadInput for a policy without the parts that are looked at."""
+    K = policy.config.components
+    if type(policy).compose is not Policy.compose or getattr(policy.components, "K", K) != K or K < 2:
+        raise BadInput(
+            "this looks at K > 1 components side by side, composed as fdp.py does; this run's policy is not so"
+        )
+
+
+def flags_at(phases: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """What the environment reported before each of these steps: (n, 3) near object, grasped, success; at step 0
+    nothing yet."""
+    return np.concatenate([np.zeros((1, 3)), phases])[np.minimum(steps, len(phases))] >= 0.5
+
+
+def over_time(weights: list[np.ndarray], flags: list[np.ndarray]) -> dict:
+    """Means over episodes at BINS points from their beginning to their end: weights (BINS, K), flags (BINS, 2)."""
+    places = [np.linspace(0, len(w) - 1, BINS).round().astype(int) for w in weights]
+
+    def average(values: list[np.ndarray]) -> list:
+        return np.mean([x[at] for x, at in zip(values, places, strict=True)], 0).round(4).tolist()
+
+    return {"weights": average(weights), "flags": average([flag[:, :2] for flag in flags])}
+
+
+def kept(result: dict) -> dict:
+    """What is stored of an evaluation: every episode's outcome."""
+    names = ("n", "successes", "seeds", "failed_seeds", "lost")
+    return {task: {name: r[name] for name in names} for task, r in result["tasks"].items()}
+
+
+def measure(policy, tasks: list[str], episodes: int, block: int) -> dict:
+    """Everything, as it goes into the JSON."""
+    check(policy)
+    c, similarity = policy.config, routing.Similarity(policy.config.components)
+    torch.manual_seed(0)
+    other = Router(c.condition_dim, c.components, c.router).to(policy.device)
+    with Roller() as roller, torch.no_grad():
+
+        def play(what: str, every: bool = False) -> tuple[dict, list]:
+            result, traces = evaluate(policy, tasks, episodes, block, roller=roller, every=every)
+            say(f"{what}: {result['mean_success']:.3f}")
+            return result, traces
+
+        with watched(policy, other, similarity):
+            result, traces = play("as it is", every=True)
+        told = describe(traces, c.components, c.executed)
+        task_mean = {task: np.array(entry["mean"]) for task, entry in told["tasks"].items()}
+        overall = np.mean(list(task_mean.values()), 0)
+        total = overall.sum()  # 1, but for raw routers
+        changes = {
+            "the task's mean": lambda w, playing: np.stack([task_mean[task] for task in playing]),
+            "mean over tasks": lambda w, playing: np.broadcast_to(overall, w.shape),
+            "1/K": lambda w, playing: np.full_like(w, total / c.components),
+            "top two": lambda w, playing: routing.top(w, 2),
+            **{f"without {k}": lambda w, playing, k=k: routing.without(w, k) for k in range(c.components)},
+        }
+        played = {}
+        for what, change in changes.items():
+            with weighed(policy, change):
+                played[what] = play(what)[0]
+    base = intervals.by_task([result])
+    changed = {what: {"success": r["mean_success"],
+                      "difference": intervals.difference(intervals.by_task([r]), base)._asdict(), "tasks": kept(r)}
+               for what, r in played.items()}  # fmt: skip
+    drops = [[100 * (result["tasks"][t]["success"] - played[f"without {k}"]["tasks"][t]["success"]) for t in tasks]
+             for k in range(c.components)]  # fmt: skip
+    expert = {task: r["expert"] for task, r in result["tasks"].items()}
+    return {"success": result["mean_success"], "played": kept(result), "expert": expert, "changed": changed,
+            "contrast": routing.contrast(np.array(drops)), **told, "similarity": similarity.result()}  # fmt: skip
+
+
+def describe(traces: list, K: int, executed: int) -> dict:
+    """Everything that weights tell. traces: (episode, weights (N, 2K): the policy's, and another router's)."""
+    names = [episode.task for episode, _ in traces]
+    order = list(dict.fromkeys(names))
+    own, other = ([routing.as_probabilities(w[:, side].astype(np.float64)) for _, w in traces]
+                  for side in (slice(0, K), slice(K, None)))  # fmt: skip
+    steps = [np.arange(len(w)) * executed for w in own]
+    flags = [flags_at(np.array(episode.phases), at) for (episode, _), at in zip(traces, steps, strict=True)]
+    labels = {
+        "task": ([np.full(len(w), order.index(name)) for name, w in zip(names, own, strict=True)], False),
+        "flags": ([flag[:, 0] + 2 * flag[:, 1] for flag in flags], True),  # 0 .. 3: near the object, grasped, both
+        "step": ([np.minimum(at // STEPS_PER_LABEL, STEP_LABELS - 1) for at in steps], True),
+    }
+    per_task = {}
+    for task in order:
+        mine = [i for i, name in enumerate(names) if name == task]
+        raw = np.concatenate([traces[i][1][:, :K] for i in mine])
+        p = np.concatenate([own[i] for i in mine])
+        per_task[task] = {"mean": raw.mean(0).round(6).tolist(), "std": raw.std(0).round(6).tolist(),
+                          "entropy": float(routing.entropy(p).mean()),
+                          "over_time": over_time([own[i] for i in mine], [flags[i] for i in mine])}  # fmt: skip
+    tells = {who: {name: routing.tells(weights, label, names, within) for name, (label, within) in labels.items()}
+             for who, weights in (("router", own), ("random router", other))}  # fmt: skip
+    return {"tasks": per_task, "tells": tells}
+
+
+def main(config: MeasureConfig) -> dict:
+    """Returns what the command's last line says."""
+    folder = Path(config.run)
+    path = Path(config.out or folder / "router.json")
+    check_output(path, "tells")
+    device = runs.choose_device(config.device)
+    policy = runs.load_policy(folder, device)
+    tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
+    found = measure(policy, tasks, config.episodes, config.seed)
+    about = {"flags": asdict(config), "policy": runs.read_config(folder)["train"].get("policy", "fdp")}
+    write_json(path, found | about | provenance(config.seed, str(device)))
+    drawn = pictures.draw(found, path.with_suffix(""))
+    return {"mean_success": found["success"], "1/K": found["changed"]["1/K"]["success"],
+            "wrote": [str(p) for p in (path, *drawn)]}  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse(MeasureConfig)))
