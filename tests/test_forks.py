@@ -393,7 +393,9 @@ def test_weigh_alone_makes_a_baseline():
 # ------------------------------------------------------------------------------------------------ who draws what
 
 
-@pytest.mark.parametrize("variant", ["fdp", "monolithic", "uniform", "flow", "proprioception", "moe", "norm"])
+@pytest.mark.parametrize("variant", [
+    "fdp", "monolithic", "uniform", "flow", "proprioception", "moe", "norm", "informed", "decorrelated", "waking",
+])  # fmt: skip
 def test_the_loss_is_a_function_of_its_inputs(variant):
     policy = make(variant)
     policy.train()

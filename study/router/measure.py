@@ -73,33 +73,43 @@ def weighed(policy: Policy, change: Callable[[np.ndarray, list[str]], np.ndarray
 def watched(policy: Policy, other: Router, similarity: routing.Similarity):
     """The policy as it is, while its components' predictions are compared, and while another router sees the same: its
     weights are returned to the right of the policy's own."""
-    sample, noise_predicted = policy.sample, type(policy).sample is Policy.sample
+    sample, compose, units_of_noise = policy.sample, policy.compose, type(policy).sample is Policy.sample
+    counted = []
 
     def both(condition, *rest):
         clean, weights = sample(condition, *rest)
-        return clean, torch.cat([weights, other(condition)], -1)
+        return clean, torch.cat([weights, other(condition[:, -other.net[0].in_features :])], -1)
 
-    def compose(noisy, step, condition, weights):
-        said = policy.components(noisy, step, condition)  # (K, B, H, A)
-        if noise_predicted:  # whatever the target is: all of them say the same thing in units of noise
-            units = sampler.to_noise(policy.config.target, said, noisy, policy.alpha_bar_32[step])
-        similarity.add((units if noise_predicted else said).flatten(2).cpu().numpy(), weights.double().cpu().numpy())
-        return torch.einsum("kbha,bk->bha", said, weights)
+    def listen(noisy, step, condition, weights):
+        counted[:] = [weights.double().cpu().numpy()]
+        return compose(noisy, step, condition, weights)
 
-    policy.sample, policy.compose = both, compose
+    def compare(_module, inputs, said):  # said: (K, B, H, A)
+        if units_of_noise:  # whatever the target is: all of them say the same thing in units of noise
+            noisy, step, *_ = inputs
+            said = sampler.to_noise(policy.config.target, said, noisy, policy.alpha_bar_32[step])
+        similarity.add(said.flatten(2).cpu().numpy(), *counted)
+
+    hook = policy.components.register_forward_hook(compare)
+    policy.sample, policy.compose = both, listen
     try:
         yield
     finally:
+        hook.remove()
         del policy.sample, policy.compose
 
 
-def check(policy) -> None:
-    """BadInput for a policy without the parts that are looked at."""
-    K = policy.config.components
-    if type(policy).compose is not Policy.compose or getattr(policy.components, "K", K) != K or K < 2:
-        raise BadInput(
-            "this looks at K > 1 components side by side, composed as fdp.py does; this run's policy is not so"
-        )
+def components(policy) -> int:
+    """K, by asking. BadInput for a policy without components side by side."""
+    said = []
+    hook = policy.components.register_forward_hook(lambda _module, _inputs, x: said.append(len(x)))
+    nothing = {part: np.zeros((1, *shape)) for part, shape in policy.config.observation.items()}
+    _, weights = policy.act(nothing, policy.config.tasks[:1])
+    hook.remove()
+    K = weights.shape[-1]
+    if K < 2 or set(said) != {K}:
+        raise BadInput("only K > 1 components side by side can be looked at, and this policy has something else")
+    return K
 
 
 def flags_at(phases: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -126,10 +136,10 @@ def kept(result: dict) -> dict:
 
 def measure(policy, tasks: list[str], episodes: int, block: int) -> dict:
     """Everything, as it goes into the JSON."""
-    check(policy)
-    c, similarity = policy.config, routing.Similarity(policy.config.components)
+    c, K = policy.config, components(policy)
+    similarity = routing.Similarity(K)
     torch.manual_seed(0)
-    other = Router(c.condition_dim, c.components, c.router).to(policy.device)
+    other = Router(c.condition_dim, K, c.router).to(policy.device)
     with Roller() as roller, torch.no_grad():
 
         def play(what: str, every: bool = False) -> tuple[dict, list]:
@@ -139,16 +149,16 @@ def measure(policy, tasks: list[str], episodes: int, block: int) -> dict:
 
         with watched(policy, other, similarity):
             result, traces = play("as it is", every=True)
-        told = describe(traces, c.components, c.executed)
+        told = describe(traces, K, c.executed)
         task_mean = {task: np.array(entry["mean"]) for task, entry in told["tasks"].items()}
         overall = np.mean(list(task_mean.values()), 0)
         total = overall.sum()  # 1, but for raw routers
         changes = {
             "the task's mean": lambda w, playing: np.stack([task_mean[task] for task in playing]),
             "mean over tasks": lambda w, playing: np.broadcast_to(overall, w.shape),
-            "1/K": lambda w, playing: np.full_like(w, total / c.components),
+            "1/K": lambda w, playing: np.full_like(w, total / K),
             "top two": lambda w, playing: routing.top(w, 2),
-            **{f"without {k}": lambda w, playing, k=k: routing.without(w, k) for k in range(c.components)},
+            **{f"without {k}": lambda w, playing, k=k: routing.without(w, k) for k in range(K)},
         }
         played = {}
         for what, change in changes.items():
@@ -159,7 +169,7 @@ def measure(policy, tasks: list[str], episodes: int, block: int) -> dict:
                       "difference": intervals.difference(intervals.by_task([r]), base)._asdict(), "tasks": kept(r)}
                for what, r in played.items()}  # fmt: skip
     drops = [[100 * (result["tasks"][t]["success"] - played[f"without {k}"]["tasks"][t]["success"]) for t in tasks]
-             for k in range(c.components)]  # fmt: skip
+             for k in range(K)]  # fmt: skip
     expert = {task: r["expert"] for task, r in result["tasks"].items()}
     return {"success": result["mean_success"], "played": kept(result), "expert": expert, "changed": changed,
             "contrast": routing.contrast(np.array(drops)), **told, "similarity": similarity.result()}  # fmt: skip

@@ -1,0 +1,170 @@
+"""What is tried to wake a router: informed.py, decorrelated.py, waking.py, each against what it has to be by hand."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_forks import act, batch, make, same
+
+import train
+from plumbing import runs
+from variants import decorrelated, waking
+
+# ------------------------------------------------------------------------------------------ a bonus for information
+
+
+def test_the_bonus_is_the_information_of_the_batch(monkeypatch):
+    policy, inputs = make("informed", bonus=0.1), batch(make())
+    known = {  # a router's probabilities for six samples -> what a component tells about the sample
+        "all alike": (torch.full((6, 4), 0.25), 0.0),
+        "always the same one": (torch.eye(4)[[2] * 6], 0.0),
+        "half and half": (torch.eye(4)[[0, 0, 0, 1, 1, 1]], math.log(2)),
+    }
+    for name, (p, nats) in known.items():
+        monkeypatch.setattr(policy.router, "forward", lambda condition, p=p: p)
+        errors, terms = policy.loss(*inputs)
+        assert list(terms) == ["information"] and terms["information"][0] == -0.1  # more is better
+        assert terms["information"][1].item() == pytest.approx(nats, abs=1e-6), name
+        assert errors.shape == (6,)
+
+
+def test_the_bonus_alone_wakes_a_router():
+    """Its gradient, without any error to learn from: from nearly 1/K to a component for each of two tasks."""
+    policy, inputs = make("informed"), batch(make(), n=64)
+    optimizer = torch.optim.Adam(policy.router.parameters(), lr=1e-2)
+    told = []
+    for _ in range(60):
+        coefficient, information = policy.loss(*inputs)[1]["information"]
+        optimizer.zero_grad()
+        (coefficient * information).backward()
+        optimizer.step()
+        told.append(information.item())
+    assert told[0] < 0.1 and told[-1] > 0.6  # ln 2 = 0.69
+
+
+def test_only_the_best_count_and_the_others_get_no_gradient():
+    policy, inputs = make("informed", top=2), batch(make())
+    weights = act(policy)[1]
+    assert ((weights > 0).sum(1) == 2).all() and np.allclose(weights.sum(1), 1)
+    p = policy.router(policy.encode(inputs[0], inputs[1]))
+    kept = policy.sparse(p)
+    assert torch.equal(kept.topk(2).indices, p.topk(2).indices)
+    ratio = kept.topk(2).values / p.topk(2).values
+    assert torch.allclose(ratio[:, 0], ratio[:, 1])  # as the router weighs them against each other
+    policy.loss(*inputs)[0].sum().backward()
+    used = (kept > 0).any(0)
+    moved = torch.stack([x.grad.flatten(1).abs().sum(1) for x in policy.components.parameters()]).sum(0) > 0
+    assert torch.equal(moved, used) and not used.all()
+
+
+def test_all_of_them_is_the_usual_policy():
+    assert same(act(make("informed", top=4)), act(make())) and same(act(make("informed")), act(make()))
+    for wrong, said in (({"top": 5}, "--top must be between 0 and the 4"), ({"router": "affine"}, "router softmax")):
+        with pytest.raises(ValueError, match=said):
+            make("informed", **wrong)
+
+
+# ------------------------------------------------------------------------------------------ a penalty on likeness
+
+
+def test_likeness_of_components():
+    def pair(one, other):
+        return torch.tensor([one, other], dtype=torch.float32)[:, None, :, None]  # K = 2, B = 1, H, A = 1
+
+    assert decorrelated.likeness(pair([1, 2, 3], [-2, -4, -6])).item() == pytest.approx(1)  # signs do not hide it
+    assert decorrelated.likeness(pair([1, 0, 0], [0, 5, 5])).item() == 0
+    assert decorrelated.likeness(pair([1, 0], [3, 3])).item() == pytest.approx(0.5)  # cos 45 degrees, squared
+    three = torch.stack([torch.ones(2, 4, 2), torch.ones(2, 4, 2), torch.zeros(2, 4, 2)])
+    assert decorrelated.likeness(three).item() == pytest.approx(1 / 3)  # one of three pairs; zeros are like nothing
+
+
+def test_the_penalty_makes_components_differ():
+    policy, inputs = make("decorrelated", penalty=1.0), batch(make())
+    copy.deepcopy(policy)
+    learner, told = train.Learner(policy), []
+    for _ in range(15):
+        told.append(learner.step(policy.loss, inputs, 1e-3, 0.0)[0]["likeness"].item())
+    copy.deepcopy(policy)  # nothing of a step is left in it
+    assert told[-1] < 0.9 * told[0]
+    assert same(act(make("decorrelated")), act(make()))
+    with pytest.raises(ValueError, match="at least 2"):
+        make("decorrelated", components=1)
+
+
+# ------------------------------------------------------------------------------------------ five small things
+
+
+def test_a_router_with_an_encoder_of_its_own_teaches_that_one_only():
+    policy, inputs = make("waking", how="own-encoder"), batch(make())
+    condition = policy.encode(inputs[0], inputs[1])
+    assert condition.shape == (6, 32)
+    policy.weigh(condition).square().sum().backward()
+    shared, own = ([p.grad for p in encoder.parameters()] for encoder in policy.encoder.both)
+    assert all(g is None or not g.any() for g in shared) and any(g.any() for g in own)
+    assert policy.router_embedding.weight.grad.any() and not policy.task_embedding.weight.grad.any()
+    policy.encoder.fit(inputs[0])
+    assert torch.equal(policy.encoder.both[0].mean, policy.encoder.both[1].mean) and policy.encoder.both[0].mean.any()
+
+
+def test_a_fast_router_begins_alike_and_moves_ten_times_as_far():
+    logits = {}
+    for name, policy in (("fast", make("waking", how="fast")), ("usual", make())):
+        inputs = batch(policy)
+        condition = policy.encode(inputs[0], inputs[1]).detach()
+        before = policy.weigh(condition).log()
+        optimizer = torch.optim.Adam(policy.router.net[-1].parameters(), lr=1e-5, eps=1e-20)
+        policy.weigh(condition)[:, 0].sum().backward()
+        optimizer.step()
+        logits[name] = before.detach(), (policy.weigh(condition).log() - before).detach()
+    torch.testing.assert_close(logits["fast"][0], logits["usual"][0])
+    torch.testing.assert_close(logits["fast"][1], waking.FASTER * logits["usual"][1], rtol=0.02, atol=1e-6)
+
+
+def test_a_router_that_cools(tmp_path):
+    policy, inputs = make("waking", how="cooling", cooling_steps=10), batch(make())
+    condition = policy.encode(inputs[0], inputs[1])
+    logits = policy.router.net(condition)
+    for steps, temperature in ((0, 5.0), (5, 1.0), (10, 0.2), (99, 0.2)):
+        policy.seen.fill_(steps)
+        torch.testing.assert_close(policy.weigh(condition), (logits / temperature).softmax(-1))
+    policy.seen.zero_()
+    policy.loss(*inputs)
+    assert policy.seen == 0  # looking is not training
+    policy.train()
+    for _ in range(3):
+        policy.loss(*inputs)
+    assert policy.seen == 3 and policy.state_dict()["seen"] == 3  # goes where the weights go
+
+
+def test_components_that_are_dropped_out():
+    policy, inputs = make("waking", how="dropout"), batch(make(), n=512)
+    assert same(act(policy), act(make()))
+    seen, errors = [], policy.errors
+    policy.errors = lambda condition, weights, *rest: seen.append(weights) or errors(condition, weights, *rest)
+    policy.train()
+    torch.manual_seed(0)
+    policy.loss(*inputs)
+    (weights,) = seen
+    assert torch.allclose(weights.sum(1), torch.ones(512))
+    assert (weights < 1e-4).float().mean().item() == pytest.approx(waking.LEFT_OUT, abs=0.03)
+
+
+def test_narrow_components():
+    wide, narrow = (sum(p.numel() for p in make(*how).components.parameters())
+                    for how in (("fdp",), ("waking",)))  # fmt: skip
+    policy = make("waking", how="narrow", components=8)
+    assert sum(p.numel() for p in policy.components.parameters()) < 1.5 * wide == 1.5 * narrow
+    assert act(policy)[1].shape == (4, 8)
+
+
+@pytest.mark.parametrize("how", ["own-encoder", "fast", "cooling", "dropout", "narrow"])
+def test_each_of_them_is_what_it_was_when_it_is_loaded(how, tmp_path):
+    policy = make("waking", how=how)
+    policy.train()
+    train.Learner(policy).step(policy.loss, batch(policy), 1e-3, 0.5)
+    policy.eval()
+    again = runs.build_policy("waking", {f: getattr(policy.config, f) for f in policy.config.__dataclass_fields__})
+    again.load_state_dict(policy.state_dict())
+    assert same(act(again.eval()), act(policy))

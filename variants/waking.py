@@ -1,0 +1,97 @@
+"""Five small things that might wake a sleeping router, each tried in study/router/table.py.
+
+    python train.py --policy waking --how own-encoder --tasks mt6
+
+own-encoder: the router reads the observation with an encoder of its own; the shared one may serve the components only.
+fast: its last layer learns ten times as fast, so that it can take sides before the components have become alike.
+cooling: its logits are divided by a temperature that falls from 5 to 0.2 while training: all learn first, then choose.
+dropout: in training each component is left out of a sample with probability 0.25: it cannot count on the others.
+narrow: components of half the width, of which there is room for more: `--components 8` or 16.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn as nn
+
+from fdp import Policy as FactorizedPolicy
+from fdp import PolicyConfig as FactorizedConfig
+from unet import UNet
+
+FASTER, HOT, COLD, LEFT_OUT = 10, 5.0, 0.2, 0.25
+
+
+@dataclass
+class PolicyConfig(FactorizedConfig):
+    how: Literal["own-encoder", "fast", "cooling", "dropout", "narrow"] = "own-encoder"  # the file's head explains
+    cooling_steps: int = 6000  # of training, after which the router is as cold as it gets
+
+
+class TwoEncoders(nn.Module):
+    """{part: (B, *shape)} -> (B, 2 C): what the components see, then what the router sees."""
+
+    def __init__(self, one: nn.Module, other: nn.Module):
+        super().__init__()
+        self.both = nn.ModuleList([one, other])
+
+    def fit(self, observation):
+        for encoder in self.both:
+            encoder.fit(observation)
+
+    def forward(self, observation):
+        return torch.cat([encoder(observation) for encoder in self.both], -1)
+
+
+class Policy(FactorizedPolicy):
+    def build_encoder(self):
+        one = super().build_encoder()
+        return TwoEncoders(one, super().build_encoder()) if self.config.how == "own-encoder" else one
+
+    def build(self):
+        c = self.config
+        super().build()
+        if c.how == "own-encoder":
+            self.router_embedding = nn.Embedding(len(c.tasks), c.condition_dim)
+        if c.how == "narrow":
+            channels = tuple(width // 2 for width in c.channels)
+            self.components = UNet(c.components, c.action_dim, c.condition_dim, c.horizon, channels, c.kernel)
+        if c.how == "fast":  # Adam's steps have one size, however small a weight is: a small one changes sooner
+            with torch.no_grad():
+                for x in self.router.net[-1].parameters():
+                    x /= FASTER
+        if c.how == "cooling":
+            self.register_buffer("seen", torch.zeros((), dtype=torch.long))  # steps of training; saved with the weights
+
+    def encode(self, observation, task):
+        """(B, C), or (B, 2 C): see TwoEncoders."""
+        if self.config.how != "own-encoder":
+            return super().encode(observation, task)
+        condition = self.encoder(observation)
+        if self.config.task_conditioning == "name":
+            condition = condition + torch.cat([self.task_embedding(task), self.router_embedding(task)], -1)
+        return condition
+
+    def compose(self, noisy_actions, step, condition, weights):
+        return super().compose(noisy_actions, step, condition[:, : self.config.condition_dim], weights)
+
+    def weigh(self, condition, step=None):
+        """(B, C) or (B, 2 C) -> (B, K)."""
+        seen, how = condition[:, -self.config.condition_dim :], self.config.how
+        if how == "fast":
+            return (FASTER * self.router.net(seen)).softmax(-1)
+        if how == "cooling":
+            way = (self.seen / self.config.cooling_steps).clamp(max=1)
+            return (self.router.net(seen) / (HOT * (COLD / HOT) ** way)).softmax(-1)
+        return self.router(seen)
+
+    def loss(self, observation, task, actions, step, noise):
+        """fdp.py's (B,)."""
+        if self.training and self.config.how == "cooling":
+            self.seen += 1
+        condition = self.encode(observation, task)
+        weights = self.weigh(condition)
+        if self.training and self.config.how == "dropout":
+            kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # never all of them nothing
+            weights = kept / kept.sum(-1, keepdim=True)
+        return self.errors(condition, weights, actions, step, noise)
