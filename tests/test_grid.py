@@ -204,7 +204,7 @@ def test_what_is_no_table_is_refused(tmp_path, text, words):
         grid.main(grid.GridConfig(str(tmp_path / "none.py")))
 
 
-@pytest.mark.parametrize("study,count", [("core", 22), ("forks", 9), ("adapt", 8)])
+@pytest.mark.parametrize("study,count", [("core", 22), ("forks", 9), ("adapt", 12)])
 def test_results_of_the_studies_were_made_by_the_commands_of_their_tables(study, count):
     """The last command stands in the result, the training before it too. one_task.py was called piece by piece."""
     compared = 0

@@ -10,6 +10,7 @@ from conftest import command
 from test_adapt import CPU, chunks, flags, make_policy  # noqa: F401  (flags is a fixture)
 
 import adapt
+import skills
 from adapt import count, grow, train_only
 from encoder import Residual, StateEncoder
 from plumbing.cli import BadInput
@@ -100,6 +101,38 @@ def test_every_stage_begins_as_what_the_policy_was_and_leaves_it_as_it_is():
         expected = {name: chunks(grown, [name] * 2)[0] for name in grown.config.tasks}
         policy = grown
     assert list(policy.config.ranks) == [0, 2, 2, 5]
+
+
+def test_what_acting_keeps_from_call_to_call_is_made_anew_when_a_weight_changes(monkeypatch):
+    """A correction's product, and a stage's components where they are not the first ones of all."""
+    _, grown = grow("fdp", make_policy(), ["drawer-open"], 1, [0], 2)
+    apart, (skill,) = skills.take_apart(grown)
+    _, other = grow("fdp", make_policy(), ["window-close"], 1, [1], 2)
+    _, (second,) = skills.take_apart(other)
+    policy = skills.put_together(apart, [skill, second])
+    task, K = "window-close", policy.config.components
+    made, usual = [], Residual.weights
+    monkeypatch.setattr(Residual, "weights", lambda self, encoder: made.append(self) or usual(self, encoder))
+
+    def act():
+        return chunks(policy, [task] * 2)[0]
+
+    first = act()
+    assert np.array_equal(act(), first) and made == [policy.residual[2]]  # once
+    for change in (policy.residual[2].A[0], policy.encoder.net[0].bias, policy.components.head.bias[K - 1 :]):
+        with torch.no_grad():
+            change += 0.3
+        before, now = first, act()
+        assert not np.array_equal(now, before)
+        policy.kept.clear()
+        assert np.array_equal(act(), now)
+        first = now
+    assert (
+        set(policy.kept) == {("encoder", 2), ("components", *range(K - 2), K - 1)}
+        and policy.config.stages[2][0][-1] == K - 1
+    )
+    policy.load_state_dict(skills.put_together(apart, [skill, second]).state_dict(), assign=True)
+    assert not np.array_equal(act(), first)  # other tensors, with no change in place
 
 
 def test_only_the_newest_correction_learns():

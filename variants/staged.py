@@ -62,11 +62,28 @@ def on_top_of(base: str):
         def at(self, stage: int):
             """The policy as a stage made it: a view. Nothing is switched, so nothing stays switched."""
             c, mine = self.config, rows(self.config.stages[stage][0])
-            seen = _replaced(self.encoder, self.residual[stage].weights(self.encoder))
-            modules = {**self._modules, "router": self.router[stage], "encoder": seen}
+            encoder, components, residual = self.encoder, self.components, self.residual[stage]
+            modules = {**self._modules, "router": self.router[stage]}
+            modules["encoder"] = self.made_of(
+                ("encoder", stage), (encoder, residual), lambda: _replaced(encoder, residual.weights(encoder))
+            )
             if len(mine) < c.components:
-                modules["components"] = _some(self.components, mine, c.components)
+                modules["components"] = self.made_of(
+                    ("components", *mine), (components,), lambda: _some(components, mine, c.components)
+                )
             return _share(self, module.Policy, _modules=modules, config=replace(c, components=len(mine)))
+
+        def made_of(self, name: tuple, parts: tuple[nn.Module, ...], make) -> nn.Module:
+            """make(), or what it gave when it was last called with these parts: while acting, nothing changes them. A
+            tensor counts its changes in place, and has another address when it is replaced or moved."""
+            if torch.is_grad_enabled():
+                return make()
+            tensors = [x for part in parts for x in (*part.parameters(), *part.buffers())]
+            now = [self.training, *((x.data_ptr(), x._version) for x in tensors)]
+            kept = self.__dict__.setdefault("kept", {})
+            if name not in kept or kept[name][0] != now:
+                kept[name] = now, make()
+            return kept[name][1]
 
         def task_index(self, names: list[str]) -> Tensor:
             """As the base does, but a name is needed even where the network sees none: it decides on the stage."""
@@ -88,6 +105,7 @@ def on_top_of(base: str):
             """The newest stage's."""
             return self.at(-1).loss(*batch)
 
+        @torch.no_grad()
         def act(self, observation, tasks, sampler_name=None, sampling_steps=None, noise=None, generator=None):
             """As the base does, stage by stage. Weights (B, K): zero for components that a stage did not know."""
             self.task_index(tasks)  # refuses names that no stage knows
