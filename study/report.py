@@ -37,6 +37,7 @@ from study.intervals import (  # noqa: E402
     success,
     wilson,
 )  # fmt: skip
+from study.router.table import WAYS as WAKING  # noqa: E402
 
 FIRST, BLOCK = 1_000_000, 10_000  # episode i of block N has environment seed FIRST + N * BLOCK + i (envs/rollout.py)
 EPISODES = 50  # per task: the default of `adapt.py --eval-episodes`, which its results do not repeat
@@ -795,6 +796,54 @@ def fork_table(study: Path) -> list[str]:
     ]  # fmt: skip
 
 
+ROUTES = (0.2, -10)  # at least so many nats about the task, and at most so many points with 1/K: study/router/table.py
+
+
+def routes(found: dict) -> bool:
+    """Whether a router routes, by the rule that was written down before any was measured."""
+    even = found["changed"]["1/K"]["difference"]
+    return found["tells"]["router"]["task"]["above"] >= ROUTES[0] and even["mean"] <= ROUTES[1] and even["high"] < 0
+
+
+def waking(study: Path) -> list[str]:
+    found = read(study, "router/wake/*.json")
+    names = [name for name in WAKING if name in found]
+    rows = []
+    for name in names:
+        r = found[name]
+        K = len(r["similarity"]["signed"])
+        tells = r["tells"]["router"]
+
+        def change(what: str, r: dict = r) -> str:
+            entry = r["changed"][what]
+            return f"{number(entry['success'])} ({points(entry['difference']['mean'])})"
+
+        nats = [f"{number(tells[label]['above'], 2)} [{', '.join(number(x, 2) for x in tells[label]['interval'])}]"
+                for label in ("task", "flags", "step")]  # fmt: skip
+        rows.append([name, K, rate(by_task([{"tasks": r["played"]}])), change("1/K"), change("mean over tasks"),
+                     change("top two"), *nats, number(r["contrast"], 0), number(r["similarity"]["effective_rank"], 1),
+                     "yes" if routes(r) else "no"])  # fmt: skip
+    one = found[names[0]]
+    successes, n = (sum(e[key] for e in one["expert"].values()) for key in ("successes", "n"))
+    header = ["way", "K", "success, 95 % interval", "weights 1/K", "their mean over tasks", "top two", "nats about the "
+              "task", "about flags", "about time", "contrast", "effective rank", "routes"]  # fmt: skip
+    most = one["tells"]["router"]["task"]["most"]
+    chance = max(r["tells"]["random router"]["task"]["above"] for r in found.values())
+    return [
+        *text("Commands: `study/router/table.py`, which also has what was predicted of each way; "
+              "`python study/router/measure.py --run RUN` for any other run. mt6, 25 demonstrations, 6,000 steps, one "
+              f"seed. {played_on([{'tasks': one['played']}])} The expert: {number(successes / n)}."),
+        *table(header, rows), *text(DAGGER),
+        *text("In brackets: points more or less than as it is. Nats: what a component, drawn by the weights, tells "
+              f"about the task (ln K and ln 6 are the most: {number(most, 2)} with K = 4), about what the environment "
+              "reports (near the object, grasped) and about the time in the episode, above what it tells about "
+              f"shuffled labels. A router with random weights tells at most {number(chance, 2)} about the task. "
+              "Contrast: success lost without a component, the task that loses most minus the median task, in points, "
+              f"mean over components. *Routes*, by a rule written down beforehand: {ROUTES[0]} nats about the task, "
+              f"and {-ROUTES[1]} points lost with 1/K, with an interval below zero."),
+    ]  # fmt: skip
+
+
 def commands(study: Path) -> list[str]:
     found = list(read(study, "core/*-command.json").values())
     parts = ("demonstrations", "training", "evaluation", "whole process")
@@ -853,6 +902,7 @@ SECTIONS = {
     "Why the paper's retention forgets": why_paper,
     "A new task from one demonstration": one_demonstration,
     "Forks": fork_table,
+    "What wakes the router": waking,
     "Speed, beside a peer": speed,
     "Network calls per action chunk": samplers,
     "How long whole commands take": commands,
