@@ -26,7 +26,7 @@ from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from plumbing import runs, stages  # noqa: E402
 from plumbing.cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
-from study.ml45 import low_rank  # noqa: E402
+from study.ml45 import augment, low_rank  # noqa: E402
 
 WAYS = {
     "add-exact": {},
@@ -40,12 +40,23 @@ WAYS = {
     "components": {"mode": "components", "train_components": "0,1"},
     "add-encoder": {"train_encoder": True},
     "start-random": {"start_from": "random"},
+    # What might make more of one demonstration (study/ml45/recipe.py).
+    "two": {"new_components": 2},
+    "slow": {"lr": 3e-4},
+    "fast": {"lr": 3e-3},
+    "add-shift": {},
+    "add-noise": {},
     # Adapters on every layer, of as many parameters as a stage trains: for a run that has no components to add to.
     "low-rank": {"mode": "full"},
     # The honest rival: a policy of its own for each task, with as many parameters as a stage trains.
     "specialist": None,
     # Hardly more than the mean action. A task that it can do says nothing about adapting.
     "five-steps": {"mode": "scratch", "steps": 5},
+}
+OURS = {  # ways in which a part of adapt.py is another one
+    "low-rank": ("prepare", low_rank.prepare),
+    "add-shift": ("Windows", augment.Shifted),
+    "add-noise": ("Windows", augment.Noisy),
 }
 SPECIALIST = {"channels": (16, 32), "kernel": 3}  # widths of its one component
 
@@ -108,7 +119,7 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
         if not ((ROOT / folder / "model.safetensors").exists()
                 and runs.training_record(ROOT / folder)["steps"] == flags.steps):  # fmt: skip
             shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
-            with mock.patch.object(adapt, "prepare", low_rank.prepare) if way == "low-rank" else nullcontext():
+            with mock.patch.object(adapt, *OURS[way]) if way in OURS else nullcontext():
                 train.main(flags) if way == "specialist" else stages.main(flags, adapt.learn)
         made = runs.difference(ROOT / folder, asdict(flags), ("out", "device", "retain", "encoder_rank"))
         assert made is None, f"{folder} has {made}: remove it"

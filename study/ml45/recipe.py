@@ -1,0 +1,32 @@
+"""How to learn from one demonstration: what was tried, on the block for choices. 40 minutes on 2 cores.
+
+    python study/grid.py study/ml45/recipe.py
+
+From the first base of study/ml45/table.py, five new tasks, two draws of a demonstration that no table reports (6, 7),
+25 episodes of block 400. What was predicted, and what was kept, stands in LOG.md.
+"""
+
+from study.ml45.table import NEW
+
+TRIED = {  # steps -> ways of study/adapt/one_task.py
+    1000: ("add-exact", "add-shift", "add-noise", "two", "slow", "fast", "rank-64", "small"),
+    300: ("add-exact",),
+    3000: ("add-exact",),
+}
+
+
+def row(steps: int, way: str) -> tuple[str, str]:
+    last = f"{way}-{NEW.split(',')[-1]}-d1-n{steps}-draw7-s0"
+    return (
+        f"study/ml45/choice/{last}.json",
+        f"python study/adapt/one_task.py --run runs/ml45/fdp-s0 --tasks {NEW} --demos 1 --steps {steps} --new-only "
+        f"--block 400 --episodes 25 --out study/ml45/choice --ways {way} --seeds 0 --draws 6,7",
+    )
+
+
+TABLE = [
+    [(f"runs/ml45/draw-{draw}/model.safetensors",
+      f"python train.py --tasks ml45-test --demos-per-task 1 --demo-draw {draw} --steps 1 --eval-episodes 0 "
+      f"--overwrite --out runs/ml45/draw-{draw}") for draw in (6, 7)],
+    [row(steps, way) for steps, ways in TRIED.items() for way in ways],
+]  # fmt: skip
