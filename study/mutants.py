@@ -55,6 +55,12 @@ MUTANTS = {
     "a step that is not finite moves weights": ("train.py", "self.optimizer.found_inf = bad.float()", "self.optimizer.found_inf = bad.float() * 0", "test_interruptions.py -k not_finite"),
     "a skipped step counts in the mean": ("plumbing/log.py", "counted = self.count - skipped", "counted = self.count", "test_interruptions.py -k skipped_step"),
     "an interrupted step is done again": ("plumbing/interrupt.py", "raise Interrupted(stop, save(number + 1))", "raise Interrupted(stop, save(number))", "test_interruptions.py -k finishes"),
+    "what acting keeps outlives a change": ("variants/staged.py", "if name not in kept or kept[name][0] != now:", "if name not in kept:", "test_residual.py -k keeps"),
+    "a bonus for telling nothing": ("variants/informed.py", "(-self.config.bonus, information)", "(self.config.bonus, information)", "test_waking.py -k bonus"),
+    "knocked out, and still counted": ("study/router/routing.py", "others[:, k] = False", "others[:, k] = True", "test_routing.py -k left_out"),
+    "labels are not shuffled": ("study/router/routing.py", "return [random.permutation(label) for label in labels]", "return labels", "test_routing.py -k tells"),
+    "chunks are drawn in the place of episodes": ("study/router/routing.py", "counts[:, mine] = random.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=resamples)", "counts[:, mine] = 1", "test_routing.py -k counts_episodes"),
+    "seeds are not drawn for an interval": ("study/intervals.py", "seeds = random.multinomial(S, [1 / S] * S, size=RESAMPLES)", "seeds = np.ones((RESAMPLES, S))", "test_report.py -k makes_its_own"),
     # Nobody let in, nothing lost.
     "links in a dataset are followed": ("envs/datasets.py", "if not isinstance(link, h5py.HardLink):", "if link is None:", "test_untrusted_datasets.py -k plain_numbers"),
     "a dataset's checksums are not compared": ("envs/datasets.py", "if sealed and not", "if False and not", "test_untrusted_datasets.py -k flipped"),
@@ -99,8 +105,8 @@ MUTANTS = {
     "old weights meet the wrong components": ("plumbing/memory.py", "pad(self.weights, (0, now.shape[1] - self.weights.shape[1]))", "pad(self.weights, (now.shape[1] - self.weights.shape[1], 0))", "test_adapt.py -k drift"),
     "the last weights are kept, not their average": ("adapt.py", "    learner.adopt_average()\n", "", "test_learning.py"),
     "the least used is copied": ("adapt.py", ".mean(0).topk(count).indices", ".mean(0).topk(count, largest=False).indices", "test_adapt.py -k most_used"),
-    "old tasks get the newest router": ("variants/staged.py", '"router": self.router[stage],', '"router": self.router[-1],', "test_adapt.py -k exact_keeps"),
-    "old tasks see through the newest correction": ("variants/staged.py", "self.residual[stage].weights", "self.residual[-1].weights", "test_adapt.py -k exact_keeps"),
+    "old tasks get the newest router": ("variants/staged.py", '"router": self.router[stage]}', '"router": self.router[-1]}', "test_adapt.py -k exact_keeps"),
+    "old tasks see through the newest correction": ("variants/staged.py", "self.components, self.residual[stage]", "self.components, self.residual[-1]", "test_adapt.py -k exact_keeps"),
     "a new stage forgets the last one's correction": ("variants/staged.py", 'for part in ("router", "residual"):', 'for part in ("router",):', "test_residual.py -k begins"),
     "the correction does not learn": ("adapt.py", "        policy.residual[-1].requires_grad_(True)\n", "        pass\n", "test_residual.py -k newest"),
     # Skills.

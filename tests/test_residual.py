@@ -15,6 +15,7 @@ from adapt import count, grow, train_only
 from encoder import Residual, StateEncoder
 from plumbing.cli import BadInput
 from plumbing.runs import load_policy, read_config
+from study.ml45 import augment
 from variants.staged import _replaced
 
 
@@ -187,3 +188,21 @@ def test_a_smaller_rank_than_the_last_stage_has_is_refused(tiny_run, flags, tmp_
     command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--encoder-rank", "3", *flags, "--out", tmp_path / "a")
     with pytest.raises(BadInput, match="--encoder-rank must be at least 3, as in the run"):
         command(adapt, "--run", tmp_path / "a", "--tasks", "push-wall", "--encoder-rank", "2", *flags)
+
+
+def test_moving_everything_on_the_table_leaves_what_lies_between():
+    torch.manual_seed(0)
+    objects = torch.cat([torch.rand(500, 2, 7), torch.zeros(500, 2, 7)], -1)  # one object; the other is not there
+    seen = {"proprioception": torch.rand(500, 2, 4), "objects": objects, "goal": torch.rand(500, 3)}
+    before = {part: x.clone() for part, x in seen.items()}
+    shifted, noisy = (augment.moved(seen, together) for together in (True, False))
+    assert all(torch.equal(seen[part], x) for part, x in before.items())  # windows are drawn again
+    for made, spread in ((shifted, augment.SHIFT), (noisy, augment.NOISE)):
+        step = {part: made[part] - x for part, x in before.items()}
+        assert step["goal"][:, :2].std().item() == pytest.approx(spread, rel=0.1)
+        assert torch.equal(made["objects"][..., 3:], objects[..., 3:])  # quaternions, and what is not there
+        assert torch.equal(made["proprioception"][..., 3], seen["proprioception"][..., 3])  # the gripper
+        assert torch.allclose(step["objects"][:, 0], step["objects"][:, 1], atol=1e-6)  # velocities stay
+        between = step["goal"] - step["objects"][:, 0, :3]
+        assert (between.abs().max() < 1e-6) == (made is shifted)
+    assert torch.equal(shifted["goal"][:, 2], seen["goal"][:, 2])
