@@ -1,5 +1,6 @@
 """MetaWorld as Gymnasium environments. Importing this package registers the ids fdp/reach-v3, fdp/push-v3, ..."""
 
-from envs.metaworld import register_all
+from envs import metaworld, two_ways
 
-register_all()
+metaworld.register_all()
+two_ways.register_all()

@@ -85,6 +85,7 @@ class MetaWorldEnv(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # 80 control steps are one second of robot time
     disturbed = (0, 1, 2)  # the actions that a recorder may shake: never the gripper, which would drop what it holds
+    differences = DIFFERENCES
 
     def __init__(self, task: str, render_mode: str | None = None):
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE

@@ -114,8 +114,10 @@ def spaces(task: str) -> Spaces:
         raise BadInput(f"environment '{task}' must say in info['success'], at every step, whether the task is done")
     expert = hasattr(env.unwrapped, "expert_action")
     pictures = "rgb_array" in (env.metadata.get("render_modes") or ())
+    differences = tuple(getattr(env.unwrapped, "differences", ()))
     env.close()
-    return Spaces({name: space.shape for name, space in parts.items()}, low, high, expert=expert, pictures=pictures)
+    shapes = {name: space.shape for name, space in parts.items()}
+    return Spaces(shapes, low, high, differences, expert, pictures)
 
 
 def common_spaces(tasks: list[str]) -> Spaces:

@@ -10,9 +10,10 @@ from gymnasium.utils.env_checker import check_env
 from metaworld.policies import ENV_POLICY_MAP
 
 import envs  # noqa: F401
-from envs.metaworld import GROUPS, PARTS, TASKS, MetaWorldEnv, split_state
+from envs import two_ways
+from envs.metaworld import DIFFERENCES, GROUPS, PARTS, TASKS, MetaWorldEnv, split_state
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
-from envs.tasks import resolve_tasks
+from envs.tasks import common_spaces, resolve_tasks
 from envs.worker import Episode
 from plumbing.cli import BadInput
 
@@ -174,6 +175,37 @@ def test_experts_succeed():
     failed = [(e.task, e.seed) for e in episodes if not e.success]
     assert len(failed) <= 1, failed
     assert all(0 < e.steps < 500 and len(e.observations) == len(e.actions) + 1 for e in episodes if e.success)
+
+
+@pytest.mark.parametrize("task", two_ways.WALLS)
+def test_there_are_two_ways_around_the_wall_and_none_between_them(task):
+    """Both succeed from the same places; the mean of what the two do runs into the wall and stays there."""
+    env, usual = (gymnasium.make(f"fdp/{name}-v3").unwrapped for name in (f"{task}-two-ways", task))
+    assert resolve_tasks(f"fdp/{task}-two-ways-v3") == [f"fdp/{task}-two-ways-v3"]
+    assert common_spaces([task, f"fdp/{task}-two-ways-v3"]).differences == DIFFERENCES
+    wall, left, right = two_ways.WALLS[task]
+    sides = []
+    for seed in range(16):
+        here, there = env.reset(seed=seed)[0], usual.reset(seed=seed)[0]
+        assert all(np.array_equal(here[part], there[part]) for part in PARTS)  # nothing foretells the side
+        sides.append(env.side)
+    assert 3 < sum(sides) < 13
+    for how in (0, 1, "mean"):
+        env.reset(seed=0)
+        passed = []
+        for _ in range(250):
+            actions = []
+            for env.side in (0, 1) if how == "mean" else (how,):
+                actions.append(env.expert_action())
+            *_, info = env.step(np.mean(actions, 0))
+            passed += [env.state[0]] if abs(env.state[1] - wall) < 0.02 else []
+            if info["success"]:
+                break
+        assert info["success"] == (how != "mean")
+        if how != "mean":
+            assert np.allclose(passed, (left, right)[how], atol=0.04) and passed
+        else:
+            assert not passed and left + 0.1 < env.state[0] < right - 0.1  # it stands before the wall
 
 
 def expert_chunks(observations, episodes, chunks):

@@ -229,6 +229,30 @@ def test_the_usual_policy_does_not_know_euler():
         make().choose_sampler("euler")
 
 
+# ------------------------------------------------------------------------------------------------ no diffusion
+
+
+@pytest.mark.parametrize("settings", [{}, {"components": 2}, {"channels": (128, 256, 512), "kernel": 5}])
+def test_regression_is_of_the_same_size(settings):
+    sizes = [sum(p.numel() for p in make(variant, **settings).parameters()) for variant in ("bc", "fdp")]
+    assert sizes[0] / sizes[1] == pytest.approx(1, abs=0.02)
+
+
+def test_regression_says_the_mean_of_two_ways():
+    policy, (observation, task, actions, step, noise) = make("bc"), batch(make())
+    ways = torch.cat([actions, -actions])
+    twice = {part: torch.cat([x, x]) for part, x in observation.items()}, torch.cat([task, task])
+    learner = train.Learner(policy)
+    for _ in range(150):
+        learner.step(policy.loss, (*twice, ways, torch.cat([step, step]), torch.cat([noise, noise])), 1e-3, 0.0)
+    said = policy.act({part: x.numpy() for part, x in observation.items()}, ["reach", "push"] * 3)[0]
+    assert abs(said).max() < 0.1 < actions.abs().mean()
+    assert same(act(policy), policy.act(seen(4), ["reach", "push"] * 2, noise=torch.zeros(4, 8, 4)))  # whatever noise
+    for wrong in (("dpm", None), (None, 5)):
+        with pytest.raises(ValueError, match="policy bc has no sampler"):
+            policy.choose_sampler(*wrong)
+
+
 # ------------------------------------------------------------------------------------------------ loss, with terms
 
 
