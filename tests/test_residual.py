@@ -206,3 +206,18 @@ def test_moving_everything_on_the_table_leaves_what_lies_between():
         between = step["goal"] - step["objects"][:, 0, :3]
         assert (between.abs().max() < 1e-6) == (made is shifted)
     assert torch.equal(shifted["goal"][:, 2], seen["goal"][:, 2])
+
+
+def test_a_hand_that_was_moved_beside_its_path_comes_back_to_it():
+    torch.manual_seed(0)
+    hand, actions = torch.rand(500, 2, 4), 0.1 * torch.randn(500, 8, 4)
+    seen, corrected = augment.astray({"proprioception": hand, "goal": torch.rand(500, 3)}, actions)
+
+    def arrives(where, moves):
+        return where["proprioception"][:, 0, :3] + augment.CENTIMETRE * moves[..., :3].sum(1)
+
+    gentle = (corrected.abs() < 1).all((1, 2))  # else a step is as long as it can be
+    assert gentle.float().mean() > 0.9
+    torch.testing.assert_close(arrives(seen, corrected)[gentle], arrives({"proprioception": hand}, actions)[gentle])
+    assert torch.equal(seen["proprioception"][..., 3], hand[..., 3]) and torch.equal(corrected[..., 3], actions[..., 3])
+    assert (seen["proprioception"] - hand)[..., :3].std().item() == pytest.approx(augment.ASTRAY, rel=0.1)

@@ -1,4 +1,4 @@
-"""How to learn from one demonstration: what was tried, on the block for choices. 40 minutes on 2 cores.
+"""How to learn from one demonstration: what was tried, on the block for choices. An hour on 2 cores.
 
     python study/grid.py study/ml45/recipe.py
 
@@ -13,6 +13,7 @@ TRIED = {  # steps -> ways of study/adapt/one_task.py
     300: ("add-exact",),
     3000: ("add-exact",),
 }
+THEN = {1000: ("add-shift-far", "add-return"), 3000: ("add-shift",)}  # after those of TRIED were known
 
 
 def row(steps: int, way: str) -> tuple[str, str]:
@@ -28,5 +29,5 @@ TABLE = [
     [(f"runs/ml45/draw-{draw}/model.safetensors",
       f"python train.py --tasks ml45-test --demos-per-task 1 --demo-draw {draw} --steps 1 --eval-episodes 0 "
       f"--overwrite --out runs/ml45/draw-{draw}") for draw in (6, 7)],
-    [row(steps, way) for steps, ways in TRIED.items() for way in ways],
+    [row(steps, way) for tried in (TRIED, THEN) for steps, ways in tried.items() for way in ways],
 ]  # fmt: skip
