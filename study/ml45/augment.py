@@ -2,7 +2,8 @@
 
 What a robot does to a thing depends on where the thing is from the hand, hardly on where both are. So each sample's
 positions are moved by one offset, the same for all, or (the control) each by an offset of its own. Ways "add-shift",
-"add-shift-far", "add-return" and "add-noise" of study/adapt/one_task.py. Things that are not there have position 0, 0, 0, and stay there.
+"add-shift-far", "add-return" and "add-noise" of study/adapt/one_task.py. Things that are not there have position
+0, 0, 0, and stay there.
 
 Axis legend: B batch
 """
