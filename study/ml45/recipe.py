@@ -8,12 +8,11 @@ From the first base of study/ml45/table.py, five new tasks, two draws of a demon
 
 from study.ml45.table import NEW
 
-TRIED = {  # steps -> ways of study/adapt/one_task.py
-    1000: ("add-exact", "add-shift", "add-noise", "two", "slow", "fast", "rank-64", "small"),
-    300: ("add-exact",),
-    3000: ("add-exact",),
-}
-THEN = {1000: ("add-shift-far", "add-return"), 3000: ("add-shift",)}  # after those of TRIED were known
+TRIED = [  # (steps, way of study/adapt/one_task.py), in the order in which they were run
+    *[(1000, way) for way in ("add-exact", "add-shift", "add-noise", "two", "slow", "fast")],
+    *[(1000, "add-shift-far"), (1000, "add-return"), (3000, "add-shift")],  # chosen after the six above were known
+    *[(1000, "rank-64"), (1000, "small"), (300, "add-exact"), (3000, "add-exact")],
+]
 
 
 def row(steps: int, way: str) -> tuple[str, str]:
@@ -29,5 +28,5 @@ TABLE = [
     [(f"runs/ml45/draw-{draw}/model.safetensors",
       f"python train.py --tasks ml45-test --demos-per-task 1 --demo-draw {draw} --steps 1 --eval-episodes 0 "
       f"--overwrite --out runs/ml45/draw-{draw}") for draw in (6, 7)],
-    [row(steps, way) for tried in (TRIED, THEN) for steps, ways in tried.items() for way in ways],
+    [row(steps, way) for steps, way in TRIED],
 ]  # fmt: skip
