@@ -196,15 +196,16 @@ def test_moving_everything_on_the_table_leaves_what_lies_between():
     seen = {"proprioception": torch.rand(500, 2, 4), "objects": objects, "goal": torch.rand(500, 3)}
     before = {part: x.clone() for part, x in seen.items()}
     shifted, noisy = (augment.moved(seen, together) for together in (True, False))
+    far = augment.moved(seen, True, 0.1)
     assert all(torch.equal(seen[part], x) for part, x in before.items())  # windows are drawn again
-    for made, spread in ((shifted, augment.SHIFT), (noisy, augment.NOISE)):
+    for made, spread in ((shifted, augment.SHIFT), (noisy, augment.NOISE), (far, 0.1)):
         step = {part: made[part] - x for part, x in before.items()}
         assert step["goal"][:, :2].std().item() == pytest.approx(spread, rel=0.1)
         assert torch.equal(made["objects"][..., 3:], objects[..., 3:])  # quaternions, and what is not there
         assert torch.equal(made["proprioception"][..., 3], seen["proprioception"][..., 3])  # the gripper
         assert torch.allclose(step["objects"][:, 0], step["objects"][:, 1], atol=1e-6)  # velocities stay
         between = step["goal"] - step["objects"][:, 0, :3]
-        assert (between.abs().max() < 1e-6) == (made is shifted)
+        assert (between.abs().max() < 1e-6) == (made is not noisy)
     assert torch.equal(shifted["goal"][:, 2], seen["goal"][:, 2])
 
 

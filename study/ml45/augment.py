@@ -23,9 +23,8 @@ def moved(observation: dict[str, torch.Tensor], together: bool, shift: float = S
     things do not float."""
     made = {part: x.clone() for part, x in observation.items()}
     first = made["goal"]
-    offset = (
-        SHIFT * torch.randn(len(first), 3, device=first.device) * torch.tensor([1.0, 1.0, 0.0], device=first.device)
-    )
+    flat = torch.tensor([1.0, 1.0, 0.0], device=first.device)
+    offset = shift * flat * torch.randn(len(first), 3, device=first.device)
     for part, start in POSITIONS:
         if not together:
             offset = NOISE * torch.randn(len(first), 3, device=first.device)

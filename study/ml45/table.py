@@ -8,7 +8,7 @@ of the demonstration. Rows are in the order in which they answer the question: t
 """
 
 NEW = "bin-picking,box-close,door-lock,door-unlock,hand-insert"  # ml45-test; the last one is whose result ends a row
-BASES = {"fdp": ("add-exact,small,full", "router,scratch,specialist"), "monolithic": ("low-rank,full",)}
+BASES = {"fdp": ("add-exact,add-shift,small,full", "router,scratch,specialist"), "monolithic": ("low-rank,full",)}
 
 
 def base(policy: str, seed: int) -> tuple[str, ...]:
