@@ -612,9 +612,9 @@ def crossed_runs(study: Path, demos: int, steps: int) -> dict[tuple[str, str], d
 
 
 def one_demonstration(study: Path) -> list[str]:
-    found = crossed_runs(study, 1, 1000)
+    found = crossed_runs(study, 1, 2000)
     rows, best = [], found["fdp", "add-exact"]
-    every = {key: [r for r in read(study, f"ml45/{key[0]}/{key[1]}-*-d1-n1000-*.json").values()] for key in found}
+    every = {key: [r for r in read(study, f"ml45/{key[0]}/{key[1]}-*-d1-n2000-*.json").values()] for key in found}
     for key, title in ONE.items():
         played, runs = found[key], every[key]
         made = np.isfinite(played[NEW_ML45[0]]).any(2)  # (S, D)
@@ -634,7 +634,7 @@ def one_demonstration(study: Path) -> list[str]:
     return [
         *text("Commands: `study/ml45/table.py`. Bases: the 45 tasks of MetaWorld's ml45-train, 25 demonstrations each, "
               f"24,000 steps; success on them {words(bases)} (each seed). New: the five of ml45-test, one at a time, "
-              "from ONE demonstration, 1000 steps.", played_on(runs)),
+              "from ONE demonstration, 2000 steps.", played_on(runs)),
         *table(header, rows),
         *text("Which demonstration it is (a draw), which base, and which episode are all drawn anew for the intervals; "
               "differences are on the bases and draws that both have. Seconds are of training, the median run."),

@@ -2,7 +2,7 @@
 
 What a robot does to a thing depends on where the thing is from the hand, hardly on where both are. So each sample's
 positions are moved by one offset, the same for all, or (the control) each by an offset of its own. Ways "add-shift",
-"add-shift-far", "add-return" and "add-noise" of study/adapt/one_task.py. Things that are not there have position
+"add-return" and "add-noise" of study/adapt/one_task.py. Things that are not there have position
 0, 0, 0, and stay there.
 
 Axis legend: B batch
@@ -54,12 +54,6 @@ class Shifted(Windows):
     def sample(self, batch_size: int) -> tuple:
         observation, task, actions = super().sample(batch_size)
         return moved(observation, self.together, self.shift), task, actions
-
-
-class ShiftedFar(Shifted):
-    """The same, further."""
-
-    shift = 2 * SHIFT
 
 
 class Returning(Shifted):
