@@ -4,6 +4,9 @@ W + A B in the place of every weight matrix W of encoder and U-Net (LoRA, arXiv 
 and the new tasks' embeddings learned as they are, and everything else frozen: `RANK` makes that as many numbers as a
 stage of `adapt.py --retain exact` trains. The way "low-rank" of study/adapt/one_task.py.
 
+Its way "add-low-rank" asks whether it is the adapters that help, or the one network: a new component is added as
+adapt.py does it, but it differs from the copy that it starts as by A B alone.
+
 Axis legend: n inputs and m outputs of a layer, r rank
 """
 
@@ -15,6 +18,7 @@ from torch.nn.utils import parametrize
 import adapt
 
 RANK = 24  # on a monolithic policy of the size of four components: 178,387 numbers; the stage has 175,737
+OF_A_COMPONENT = 8
 
 
 class LowRank(nn.Module):
@@ -56,3 +60,28 @@ def prepare(config, variant: str, policy, tasks: list[str], demos: dict) -> tupl
     add_adapters(grown, RANK, list(range(known, known + len(tasks))))
     parts = {name: (adapt.count(p), adapt.count(p, learning=True)) for name, p in grown.named_children()}
     return variant, grown, {name: x for name, x in parts.items() if x[0]}, []
+
+
+class LowRankRow(LowRank):
+    """(K, ..., n, m) -> the same, with A B added to the last row, which is what a new component is."""
+
+    def __init__(self, weight: Tensor, rank: int):
+        super().__init__(weight[-1], rank)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.cat([weight[:-1], super().forward(weight[-1])[None]])
+
+
+def prepare_component(config, variant: str, policy, tasks: list[str], demos: dict) -> tuple:
+    """As adapt.py's, but of the new component's matrices, only A and B learn."""
+    variant, grown, parts, copied = adapt.prepare(config, variant, policy, tasks, demos)
+    for layer in list(grown.components.modules()):
+        for name in list(getattr(layer, "parametrizations", {})):
+            whole = getattr(layer, name).detach()
+            n, m = whole[0].flatten(0, -2).shape
+            if OF_A_COMPONENT * (n + m) < n * m:  # a bias is (K, 1, m), and learns as it is
+                layer.parametrizations[name].original.requires_grad_(False)
+                parametrize.register_parametrization(layer, name, LowRankRow(whole, OF_A_COMPONENT))
+    components = adapt.count(policy.components) // policy.config.components * grown.config.components
+    parts["components"] = components, adapt.count(grown.components, learning=True)
+    return variant, grown, parts, copied
