@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 import adapt
+from adapt import prepare as as_usual  # by name, because one_task.py puts ours in its place
 
 RANK = 24  # on a monolithic policy of the size of four components: 178,387 numbers; the stage has 175,737
 OF_A_COMPONENT = 8
@@ -74,7 +75,7 @@ class LowRankRow(LowRank):
 
 def prepare_component(config, variant: str, policy, tasks: list[str], demos: dict) -> tuple:
     """As adapt.py's, but of the new component's matrices, only A and B learn."""
-    variant, grown, parts, copied = adapt.prepare(config, variant, policy, tasks, demos)
+    variant, grown, parts, copied = as_usual(config, variant, policy, tasks, demos)
     for layer in list(grown.components.modules()):
         for name in list(getattr(layer, "parametrizations", {})):
             whole = getattr(layer, name).detach()
