@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from envs.metaworld import TASKS
 from study import intervals, plots, report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -293,6 +294,26 @@ def test_tasks_learned_together_and_in_turn_on_two_blocks(tmp_path):
     assert [row[1] for row in rows] == ["0", "0", "5", "5"]  # a row, and the expert, for each block
     assert rows[0][4:7] == ["0.200", "-0.200", "-"]  # forgetting, backward transfer, no forward transfer
     assert "0.40 on door-close (untrained 0.10)" in " ".join(report.sequences(study))
+
+
+def test_both_averages_over_fifty_tasks():
+    """A policy that fails at one of the five hardest tasks alone loses a fiftieth, or a fifth of a quarter."""
+    assert [28, *(len(names) for d, names in report.DIFFICULTY.items() if d != "easy")] == [28, 11, 6, 5]
+    assert {task for names in report.DIFFICULTY.values() for task in names} < set(TASKS)
+    played = {task: np.full((1, 4), float(task != "shelf-place")) for task in TASKS}
+    means = report.groups(played)
+    assert means == pytest.approx({"easy": 1, "medium": 1, "hard": 1, "very hard": 0.8})
+    assert (intervals.success(played), np.mean(list(means.values()))) == pytest.approx((0.98, 0.95))
+
+
+def test_the_first_checkpoint_that_reached_a_success(tmp_path):
+    row = {"n": 4, "tasks": {"reach": [4, 4, 4]}}
+    curve = [row | {"seconds": s, "success": x} for s, x in ((10.0, 0.5), (20.0, 0.92), (30.0, 0.89), (40.0, 0.94))]
+    (tmp_path / "mt50").mkdir()
+    (tmp_path / "mt50/curve-fdp-s0.json").write_text(json.dumps({
+        "checkpoints": curve, "flags": {"tasks": "mt50", "policy": "fdp"}, "hardware": "2 cores", "revision": "abc",
+        "command": "python curve.py --tasks mt50"}))  # fmt: skip
+    assert "| mt50 | fdp | 20 | - | 0.940 (40 s) |" in "\n".join(report.speed_run(tmp_path))
 
 
 def test_the_page_is_readable_and_its_links_lead_somewhere():
