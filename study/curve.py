@@ -38,13 +38,15 @@ class CurveConfig:
 
 def train(config: CurveConfig, home: Path) -> None:
     """Run train.py, or go on with it, and copy each checkpoint as it appears."""
-    flags = {"--tasks": config.tasks, "--policy": config.policy, "--seed": config.seed, "--out": home / "run",
+    flags = {"--tasks": config.tasks, "--policy": config.policy, "--seed": config.seed,
+             "--out": (home / "run").relative_to(ROOT),  # it is recorded, and others have another root
              "--save-every": config.save_every, "--data-dir": config.data_dir, "--eval-episodes": 0}  # fmt: skip
     flags |= {"--steps": config.steps} if config.steps else {}
     how = "--resume" if (home / "run" / "resume.pt").exists() else "--overwrite"
-    words = [sys.executable, ROOT / "train.py", *(word for flag in flags.items() for word in flag), how]
+    words = [sys.executable, "train.py", *(word for flag in flags.items() for word in flag), how]
     shutil.rmtree(home / "step.tmp", ignore_errors=True)  # a copy that was interrupted
-    child, seen, weights = subprocess.Popen([str(word) for word in words]), None, home / "run" / "model.safetensors"
+    child, seen = subprocess.Popen([str(word) for word in words], cwd=ROOT), None
+    weights = home / "run" / "model.safetensors"
     try:
         ended = False
         while not ended:
