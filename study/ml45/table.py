@@ -5,23 +5,30 @@
 MetaWorld's own split: ml45-train is what the bases learn, from 25 demonstrations each; the five of ml45-test are
 learned one at a time, from one demonstration, in adapt.py's own 2000 steps; evaluated on block 9. Three seeds of either
 base, five draws of the demonstration. Rows are in the order in which they answer the question: the first draws first.
+Weights of bases are not kept with the code, but for the first factorized one, study/ml45/base: where runs/ is empty
+they are trained anew.
 """
 
+from itertools import product
+
 NEW = "bin-picking,box-close,door-lock,door-unlock,hand-insert"  # ml45-test; the last one is whose result ends a row
-BASES = {  # The first of each are compared on every base and draw, the others on the first base and its three draws.
-    "fdp": ("add-exact,small", "full,router,scratch,specialist"),
-    "monolithic": ("low-rank", "full"),
-}
+LEADING = {"fdp": "add-exact", "monolithic": "low-rank"}  # on every base and draw
+OTHERS = {"fdp": "small,full,router,scratch,specialist", "monolithic": "full"}  # on the first base
+
+
+def folder(policy: str, seed: int) -> str:
+    """Where a base is."""
+    return "study/ml45/base" if (policy, seed) == ("fdp", 0) else f"runs/ml45/{policy}-s{seed}"
 
 
 def base(policy: str, seed: int) -> tuple[str, ...]:
     """45 tasks in 24,000 steps, with everything else as train.py does it."""
-    folder = f"runs/ml45/{policy}-s{seed}"
+    run = folder(policy, seed)
     return (
-        f"study/ml45/{policy}-s{seed}.json",
+        f"{run}/evaluation.json",
         f"python train.py --tasks ml45-train --policy {policy} --demos-per-task 25 --steps 24000 --eval-episodes 20 "
-        f"--seed {seed} --out {folder} --overwrite",
-        f"cp {folder}/evaluation.json study/ml45/{policy}-s{seed}.json",
+        f"--seed {seed} --out {run} --overwrite",
+        f"cp {run}/evaluation.json study/ml45/{policy}-s{seed}.json",
     )
 
 
@@ -30,7 +37,7 @@ def one_demonstration(policy: str, ways: str, seed: int, draws: str) -> tuple[st
     last = f"{ways.split(',')[-1]}-hand-insert-d1-n2000-draw{draws.split(',')[-1]}-s{seed}"
     return (
         f"study/ml45/{policy}/{last}.json",
-        f"python study/adapt/one_task.py --run runs/ml45/{policy}-s{seed} --tasks {NEW} --demos 1 --steps 2000 "
+        f"python study/adapt/one_task.py --run {folder(policy, seed)} --tasks {NEW} --demos 1 --steps 2000 "
         f"--new-only --block 9 --out study/ml45/{policy} --ways {ways} --seeds {seed} --draws {draws}",
     )
 
@@ -44,11 +51,16 @@ TABLE = [
            f"python train.py --tasks ml45-test --demos-per-task 10 --demo-draw {draw} --steps 1 --eval-episodes 0 "
            f"--overwrite --out runs/ml45/draw-{draw}") for draw in range(1, 6)],
     ],
-    [base(policy, 0) for policy in BASES],
-    [one_demonstration(policy, ways, 0, "1,2,3") for policy in BASES for ways in BASES[policy]],
-    [base(policy, seed) for seed in (1, 2) for policy in BASES],
     [
-        *[one_demonstration(policy, BASES[policy][0], seed, "1,2,3") for seed in (1, 2) for policy in BASES],
-        *[one_demonstration(policy, BASES[policy][0], seed, "4,5") for seed in (0, 1, 2) for policy in BASES],
+        one_demonstration("fdp", LEADING["fdp"], 0, "1,2,3"),  # needs no base but the one that is shipped
+        *[base(policy, seed) for policy, seed in product(LEADING, range(3)) if folder(policy, seed).startswith("runs")],
+    ],
+    [one_demonstration(policy, LEADING[policy], seed, "1,2,3") for seed, policy in product(range(3), LEADING)][1:],
+    *[
+        [
+            *[one_demonstration(policy, OTHERS[policy], 0, draws) for policy in OTHERS],
+            *[one_demonstration(policy, LEADING[policy], seed, more) for seed, policy in product(range(3), LEADING)],
+        ]
+        for draws, more in (("1", "4"), ("2,3", "5"))
     ],
 ]  # fmt: skip
