@@ -266,6 +266,8 @@ def main(config: TrainConfig) -> dict:
             bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
         if (step + 1) % config.save_every == 0 or last:
             save(step + 1)
+    if log.start == config.steps:  # no step was left: a run killed between the two files of its last checkpoint
+        save(config.steps)
     log.close()
     seconds["training"] = log.seconds
     parallel.finish()  # of several processes the first is left

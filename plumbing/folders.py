@@ -34,18 +34,23 @@ def exists(path: Path) -> bool:
 
 
 def taken(folder: Path) -> bool:
-    """Whether anything is there that a new run must leave alone. An empty folder is free, and so is a run that never
-    reached a checkpoint: the same command begins it again."""
+    """Whether anything is there that a new run must leave alone. An empty folder is free, and so are what a killed
+    process was writing, and a run that never reached a checkpoint: the same command begins it again."""
     if not exists(folder):
         return False
     if not folder.is_dir():
         return True
-    return any(path.is_file() for path in folder.rglob("*")) and not _only_begun(folder)
+    files_there = (path for path in folder.rglob("*") if path.is_file() and not _half_written(path))
+    return any(files_there) and not _only_begun(folder)
+
+
+def _half_written(path: Path) -> bool:
+    return path.name.startswith(files.TEMPORARY)
 
 
 def _only_begun(folder: Path) -> bool:
     """Whether it holds a run of ours without a checkpoint, and nothing else. (config.json is a common name.)"""
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(files.TEMPORARY)}
+    names = {path.name for path in folder.iterdir() if not _half_written(path)}
     if not names <= {"config.json", "log.jsonl", "figures", "tensorboard"}:
         return False
     try:

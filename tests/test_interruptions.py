@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM, losses that are not finite: what was learned is kept, and going on gives the same weights."""
 
+import itertools
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 import adapt
 import train
-from plumbing import cli, interrupt, resume, runs
+from plumbing import cli, figures, files, interrupt, resume, runs
 from plumbing.cli import BadInput
 
 
@@ -129,6 +130,46 @@ def test_a_run_without_a_checkpoint_is_begun_again_by_the_same_command(tiny, tin
         command(train, *tiny, "--out", run, "--resume")
     command(train, *tiny, "--out", run, "--eval-episodes", 0)
     assert same_weights(run, tiny_run)
+
+
+class Killed(BaseException):
+    """As kill -9: nothing that tidies up knows about it."""
+
+
+@pytest.mark.parametrize("way", ["train", "sequence"])
+def test_a_command_killed_in_any_of_its_writes_goes_on_to_the_same_weights(data_dir, tmp_path, monkeypatch, way):
+    usual = ["--steps", 6, "--demos-per-task", 2, "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0]
+    if way == "train":
+        usual += ["--tasks", "reach", "--batch-size", 8, "--save-every", 3]
+        module, last, more = train, ".", lambda folder: ["--resume"] * (folder / "resume.pt").exists()
+    else:
+        usual += ["--sequence", "reach,drawer-open"]
+        module, last, more = adapt, "2-drawer-open", lambda _: []
+    real, left = files.write, -1
+
+    def write(path, content):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            (path.parent / f"{files.TEMPORARY}x").write_bytes(b"half")
+            raise Killed
+        real(path, content)
+
+    monkeypatch.setattr(files, "write", write)
+    monkeypatch.setattr(figures, "training", lambda *_: [])  # they take longer than all the rest
+    monkeypatch.setattr(train, "loss_by_step", lambda *_: [])
+    monkeypatch.setattr(figures, "loss_by_step", lambda *_: "")
+    command(module, *usual, "--out", tmp_path / "whole")
+    for number in itertools.count(1):
+        run, left = tmp_path / str(number), number
+        try:
+            command(module, *usual, "--out", run)
+            break
+        except Killed:
+            command(module, *usual, "--out", run, *more(run))
+        assert same_weights(run / last, tmp_path / "whole" / last), number
+        assert not list(run.rglob(f"{files.TEMPORARY}*")), number
+    assert number > 5  # config.json, and two checkpoints of two files each
 
 
 # ------------------------------------------------------------------------------------------------ not finite
