@@ -49,7 +49,7 @@ class Policy(FactorizedPolicy):
     def sparse(self, p):
         """Probabilities (B, K) -> weights (B, K). Among those that are kept, gradients flow as usual; which are kept is
         decided by the router's probabilities, and those learn from the bonus too."""
-        if not self.config.top:
+        if self.config.top in (0, self.config.components):  # dividing by a sum that rounding keeps from 1 moves bits
             return p
         best, which = p.topk(self.config.top)
         return torch.zeros_like(p).scatter(1, which, best / best.sum(-1, keepdim=True))
