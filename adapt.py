@@ -277,7 +277,8 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     if config.sequence and config.eval_episodes and not going_on:
         named = grow(policy.variant, policy, tasks, 0, [], newest_rank(policy))
         transfer = stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed)
-    about = stages.begin(config, origin, folder, variant, grown, parts, windows, {"copied": copied, **transfer})
+    found = {"copied": copied, "precision": runs.choose_precision("auto", grown.config, device), **transfer}
+    about = stages.begin(config, origin, folder, variant, grown, parts, windows, found)
 
     # ---- The loop: train.py's, over fewer parameters.
     def loss(*batch):
@@ -286,7 +287,8 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
             return errors, terms | ({"drift": (REPLAY_WEIGHT, memory.drift(grown))} if memory else {})
 
     torch.manual_seed(config.seed)  # again: what was evaluated before must not decide what is drawn
-    learner, data = Learner(grown, config.lr), resume.fingerprint(windows.observations, windows.actions)
+    learner = Learner(grown, config.lr, precision=about["adapted"][-1].get("precision", "auto"))
+    data = resume.fingerprint(windows.observations, windows.actions)
     log = Log(folder, device, **(resume.restore(folder, learner, config.seed, data) if going_on else {}))
     usage = Usage(tasks, windows.observations, windows.task_ids, windows.of_task)
     save = partial(resume.save, folder, learner, log, data, weights=False)

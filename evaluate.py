@@ -20,10 +20,11 @@ import torch
 
 from envs.experts import forget_records, play_experts
 from envs.rollout import Roller, block_seeds
-from envs.tasks import common_spaces, resolve_tasks, slug, spaces
+from envs.tasks import check_fit, resolve_tasks, slug, spaces
 from envs.worker import Episode
 from plumbing import doctor, figures
 from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say, write_json
+from plumbing.folders import check_inner
 from plumbing.runs import choose_device, load_policy, training_record
 
 
@@ -67,9 +68,7 @@ def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: s
         chosen = policy.choose_sampler(sampler or None, steps)
     except ValueError as error:
         raise BadInput(str(error)) from error
-    found, mine = common_spaces(tasks), {name: tuple(shape) for name, shape in policy.config.observation.items()}
-    if found.observation != mine or len(found.action_low) != policy.config.action_dim:
-        raise BadInput(f"this policy sees {mine}, and task '{tasks[0]}' gives {found.observation}")
+    check_fit(policy.config, tasks, "this policy")
     return chosen
 
 
@@ -265,9 +264,10 @@ def main(config: EvaluateConfig) -> dict:
     policy = load_policy(folder, device)
     tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
     check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
+    source = {**provenance(config.seed, str(device)), "training": training_record(folder)}
     path = Path(config.out) if config.out else folder / "evaluation.json"
     check_output(path, "mean_success")
-    source = {**provenance(config.seed, str(device)), "training": training_record(folder)}
+    check_inner(path.parent)
     if config.video and (blind := [task for task in tasks if not spaces(task).pictures]):
         say(f"no video of {', '.join(blind)}: without 'rgb_array' among its render modes")
     video = config.video and figures.find_opengl()

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from encoder import Residual
 from envs.tasks import slug
-from plumbing import configs, folders, runs, tensors
+from plumbing import configs, files, folders, runs, tensors
 from plumbing.cli import BadInput, parse, provenance, run, say
 from variants.staged import rows
 
@@ -230,6 +230,7 @@ def main(config: SkillsConfig) -> dict:
         say(f"{', '.join(skill.tasks)}: {size:,} bytes, leans on {skill.leans_on[:12]}")
     names = slug("-".join(task for skill in skills for task in skill.tasks))[:100] or "base"
     wanted = Path(config.out or Path("runs") / f"{origin.name}-{names}")
+    files.exists(wanted)  # refuses what is no name, before links are followed
     if wanted.resolve().is_relative_to(origin.resolve()):
         raise BadInput(f"--out {wanted} is inside the run that is only read: choose another --out")
     if config.out:

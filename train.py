@@ -49,13 +49,14 @@ class TrainConfig:
     executed: int = 4  # of these, carried out before looking again; 8 is half the work and loses precision (LOG.md)
     demos_per_task: int = 50  # expert episodes; collected once and kept
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations: other seeds, a dataset of their own
-    steps: int | None = None  # optimiser steps; default 2000 for each task: precise tasks need them (LOG.md)
+    steps: int | None = None  # optimiser steps; default 2000 for each task (precise ones need them), 40,000 at most
     batch_size: int = 64  # windows per step; small, because many small steps beat fewer large ones here (LOG.md)
     lr: float = 1e-3  # peak learning rate: linear warm-up over 100 steps, then a cosine to zero
     weight_decay: float = 1e-4  # hardly any; no other value was tried
     grad_clip: float = 1.0  # largest gradient norm; rarely reached after warm-up, saves the run from one bad batch
     seed: int = 0  # the same command with the same seed gives the same weights, bit for bit, on one CPU
-    device: str = "auto"  # auto | cpu | cuda; bf16 autocast on CUDA
+    device: str = "auto"  # auto | cpu | cuda
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # of products; auto: bf16 on GPUs, and where else it pays
     compile: bool = False  # torch.compile the loss; minutes of warm-up, pays in long runs on a GPU
     eval_episodes: int = 50  # per task, after training; 0 trains only
     data_dir: str = "data"  # where demonstrations are kept, as Minari datasets
@@ -135,6 +136,11 @@ def split(loss) -> tuple[torch.Tensor, dict]:
     return loss if isinstance(loss, tuple) else (loss, {})
 
 
+def default_steps(tasks: int) -> int:
+    """Optimiser steps for so many tasks. What they share is learned once: fifty do not need 25 times what two do."""
+    return min(2000 * tasks, 40_000)
+
+
 class Learner:
     """What training changes: weights, the optimiser's memory, and the running average of the weights.
 
@@ -143,8 +149,9 @@ class Learner:
     (of a BatchNorm, say), which belong to the weights that they were taken with. What is frozen is in neither.
     """
 
-    def __init__(self, policy, lr: float = 1e-3, weight_decay: float = 1e-4, grad_clip: float = 1.0):
+    def __init__(self, policy, lr=1e-3, weight_decay=1e-4, grad_clip=1.0, precision="auto"):
         self.policy, self.lr, self.grad_clip = policy, lr, grad_clip
+        self.precision = runs.choose_precision(precision, policy.config, policy.device)
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
         statistics = {n: b for n, b in policy.named_buffers() if b.is_floating_point() and "parametrizations" not in n}
@@ -160,8 +167,7 @@ class Learner:
         A loss or gradient that is not finite changes nothing: the step is skipped, and counted. Returns the mean of the
         errors and every extra term, by name, with "skipped" 0 or 1, and the norm of the gradient.
         """
-        device = self.policy.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with runs.autocast(self.policy.device, self.precision):
             errors, terms = split(loss_function(*batch))
             losses = {"loss": errors.mean()}
             total = losses["loss"]
@@ -208,7 +214,7 @@ def main(config: TrainConfig) -> dict:
     """Train, then evaluate. Returns what the command's last line says: the run folder, success, seconds, paths."""
     check(config)
     tasks = resolve_tasks(config.tasks)
-    config.steps = config.steps or 2000 * len(tasks)
+    config.steps = config.steps or default_steps(len(tasks))
     parallel.begin(config.device, config.batch_size)  # under torchrun; from here on several processes do all of this
     device = runs.choose_device(config.device)
     config.device = str(device)  # a run begun on "auto" must not be resumed on something else
@@ -218,6 +224,7 @@ def main(config: TrainConfig) -> dict:
     check_memory(settings, config.batch_size, device, count_weights(config.policy, settings))
     torch.manual_seed(config.seed)
     policy = runs.build_policy(config.policy, settings)
+    config.precision = runs.choose_precision(config.precision, policy.config, device)
     folder, config.resume = parallel.first(lambda: resume.run_folder(config))
 
     # ---- Data.
@@ -231,7 +238,7 @@ def main(config: TrainConfig) -> dict:
     seconds = {"demonstrations": time.perf_counter() - begin}
 
     # ---- What learns. One step is tried before anything is replaced; a run that is resumed goes on where it stopped.
-    learner = Learner(policy, config.lr, config.weight_decay, config.grad_clip)
+    learner = Learner(policy, config.lr, config.weight_decay, config.grad_clip, config.precision)
     loss_function = parallel.share(policy, torch.compile(policy.loss) if config.compile else policy.loss)
     resume.try_once(policy, loss_function, windows, config)
     loss_function = parallel.exchange(loss_function)
@@ -252,7 +259,7 @@ def main(config: TrainConfig) -> dict:
     bar = progress(
         steps, initial=log.start, total=config.steps, unit="step", desc="training", disable=not parallel.is_first()
     )
-    for step in interrupt.steps(bar, save, parallel.agree):  # Ctrl-C is answered between two steps
+    for step in interrupt.steps(bar, partial(save, interrupted=True), parallel.agree):  # Ctrl-C waits for it
         observation, task, actions = windows.sample(config.batch_size)
         noise = draw_noise(policy, actions)
         rate = learning_rate(config, step)

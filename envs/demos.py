@@ -79,7 +79,12 @@ def demonstrations(
     ours, dataset_id = dataset_id in draws, drawn(draw) if dataset_id in draws else dataset_id
     try:
         data_dir = data_dir.resolve()  # Minari loses its way with relative folders
-        data_dir.mkdir(parents=True, exist_ok=True)
+        if ours and not data_dir.exists():
+            _check_experts(tasks)
+        if ours:
+            data_dir.mkdir(parents=True, exist_ok=True)
+        elif not data_dir.is_dir():
+            raise BadInput(f"--data-dir {data_dir} does not exist, and --dataset-id names what should be in it")
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise BadInput(f"cannot use --data-dir {data_dir}: {getattr(error, 'strerror', None) or error}") from error
     if any((data_dir / name).exists() for name in ("config.json", *CHECKPOINTS)):
@@ -119,13 +124,17 @@ def _is_ours(dataset: datasets.Dataset) -> bool:
     return isinstance(authors, list) and AUTHOR in authors
 
 
+def _check_experts(tasks: list[str]) -> None:
+    if without := [task for task in tasks if not spaces(task).expert]:
+        raise BadInput(f"environment '{without[0]}' has no expert_action(): name a dataset with --dataset-id")
+
+
 def collect(tasks: list[str], count: int, data_dir: Path, draw: int = 0) -> None:
     """Make a dataset of `count` successful expert episodes for each task; replaces one of ours.
 
     Raises BadInput when an expert fails so often that it is no teacher.
     """
-    if without := [task for task in tasks if not spaces(task).expert]:
-        raise BadInput(f"environment '{without[0]}' has no expert_action(): name a dataset with --dataset-id")
+    _check_experts(tasks)
     say(f"collecting {count} demonstrations for {', '.join(tasks)} in {data_dir}")
     with Roller() as roller, progress(total=count * len(tasks), unit="demo", desc="demonstrations") as bar:
         for task in tasks:  # stored one by one: what comes after may be interrupted

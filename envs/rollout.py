@@ -11,6 +11,7 @@ What a worker does with a message is in envs/worker.py.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -220,9 +221,15 @@ class Roller:
             # An environment of one's own is found there as it was found here.
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         }  # fmt: skip
-        process = subprocess.Popen(
-            command, cwd=ROOT, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
-        )
+        # Ctrl-C reaches all processes of a terminal. A worker never hears it, not even while it imports: the main
+        # process does, and says so, and a worker ends when its pipe is closed.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process = subprocess.Popen(
+                command, cwd=ROOT, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # keep only the worker's copy open, so that its death reads as end-of-file here
         self.workers[ours] = process
 

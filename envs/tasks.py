@@ -86,6 +86,8 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
                        f"is named on the command line: --tasks {task}, if you trust it")  # fmt: skip
     if os.getcwd() not in sys.path:  # Python looks beside train.py, but one's own module lies where one calls it from
         sys.path.append(os.getcwd())  # last, so that no file there can hide one of ours
+    if module and not all(word.isidentifier() for word in module.split(".")):
+        raise BadInput(f"no environment '{task}': '{module}' is not the name of a module")
     try:
         if module:
             importlib.import_module(module)
@@ -128,6 +130,20 @@ def common_spaces(tasks: list[str]) -> Spaces:
             if one != other:
                 raise BadInput(f"tasks '{tasks[0]}' and '{task}' cannot be learned together: {what} {one} and {other}")
     return spaces(tasks[0])
+
+
+def check_fit(config, tasks: list[str], who: str) -> None:
+    """BadInput if a policy with this PolicyConfig, `who` in words, sees other things than these tasks give, or acts
+    beyond what they take: its actions would be clipped, and mean something else."""
+    found, mine = common_spaces(tasks), {name: tuple(shape) for name, shape in config.observation.items()}
+    if found.observation != mine or len(found.action_low) != config.action_dim:
+        raise BadInput(f"{who} sees {mine}, and task '{tasks[0]}' gives {found.observation}")
+    for low, high, least, most in zip(
+        config.action_low, config.action_high, found.action_low, found.action_high, strict=True
+    ):
+        slack = 1e-3 * (most - least)
+        if not least - slack <= low <= high <= most + slack:
+            raise BadInput(f"{who} acts from {low} to {high}, and task '{tasks[0]}' takes {least} to {most}")
 
 
 def name_parts(task: str, observation) -> dict[str, np.ndarray]:

@@ -237,8 +237,6 @@ if __name__ == "__main__":
 
     try:
         worker.serve(Connection(int(sys.argv[1])))
-    except KeyboardInterrupt:
-        pass  # Ctrl-C reaches the whole process group; the main process reports it
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None

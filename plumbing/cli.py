@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,25 +110,28 @@ def say_once(text: str) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file as a whole or not at all: a reader, or a crash, never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def check_output(path: Path, key: str) -> None:
     """Refuse an --out that cannot be written, now and not after minutes of work.
 
-    It replaces only a file of its own kind: a JSON with `key` in it.
+    It replaces only a file of its own kind: a JSON with `key` in it. Nothing is made yet, not even its folder.
     """
-    if path.suffix != ".json" or path.is_dir():
+    there = files.exists(path)
+    if path.suffix != ".json" or (there and path.is_dir()):
         raise BadInput(f"--out must name a file that ends in .json, got {path}")
     try:
-        if path.exists() and key not in files.read_json(path):
-            raise BadInput(f"--out {path} exists and is not such a result: choose another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(path.name + ".tmp")
-        probe.touch()
-        probe.unlink()
-    except (ValueError, TypeError) as error:  # no JSON, or one that is a bare number
-        raise BadInput(f"--out {path} exists and is not such a result: choose another name") from error
+        same = not there or key in files.read_json(path)
+    except (BadInput, TypeError):  # no JSON, or one that is a bare number
+        same = False
+    if not same:
+        raise BadInput(f"--out {path} exists and is not such a result: choose another name")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise BadInput(f"cannot write --out {path}: {error.strerror or error}") from error
 

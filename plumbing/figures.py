@@ -3,6 +3,7 @@
 Each function draws from plain data (log lines, evaluation results) into a file and returns its path.
 """
 
+import io
 import math
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plumbing import files
 from plumbing.cli import say
 
 COLORS = [f"C{k}" for k in range(10)]  # matplotlib's ten default colours
@@ -28,16 +30,19 @@ def pyplot():
 
 
 def save(figure, path: Path) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")
-    os.replace(temporary, path)
+    """As a PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, bbox_inches="tight", format="png")
     pyplot().close(figure)
+    path.parent.mkdir(exist_ok=True)
+    files.write(path, content.getbuffer())
     return path
 
 
 def training(log: list[dict], folder: Path) -> list[Path]:
-    """The pictures of a training run, from the lines of its log.jsonl."""
+    """The pictures of a training run, from the lines of its log.jsonl; none where it has none."""
+    if not log:
+        return []
     paths = [training_curve(log, folder / "training.png")]
     if any("router" in line for line in log):
         paths.append(router_usage([line for line in log if "router" in line], folder / "router-usage.png"))
@@ -46,11 +51,11 @@ def training(log: list[dict], folder: Path) -> list[Path]:
 
 def training_curve(log: list[dict], path: Path) -> Path:
     """The loss (one mean squared error), whatever terms a policy adds to it, and the learning rate over steps."""
-    usual = {"step", "lr", "grad_norm", "seconds", "router"}
+    usual = {"step", "lr", "grad_norm", "seconds", "router", "skipped"}
     figure, axis = pyplot().subplots(figsize=(7, 3.5))
     steps = [line["step"] for line in log]
     for i, name in enumerate([name for name in log[-1] if name not in usual]):
-        axis.plot(steps, [line[name] for line in log], color=COLORS[i], label=name)
+        axis.plot(steps, [line.get(name, math.nan) for line in log], color=COLORS[i], label=name)
     if all(line[name] > 0 for line in log for name in line if name not in usual):
         axis.set_yscale("log")
     axis.set(xlabel="training step", ylabel="mean since the last line")
@@ -194,10 +199,10 @@ def video(episode, weights: np.ndarray, executed: int, path: Path) -> Path:
         pictures.append(canvas.quantize(palette=palette, dither=Image.Dither.NONE))
     # The last frame stays for a second, so that a looping GIF shows how it ended.
     durations = [50] * (len(pictures) - 1) + [1000]
+    content = io.BytesIO()
+    pictures[0].save(content, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-    os.replace(temporary, path)
+    files.write(path, content.getbuffer())
     return path
 
 

@@ -27,6 +27,19 @@ TEMPORARY = ".writing-"  # how names begin of files that are not complete yet
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
+def exists(path: Path) -> bool:
+    """Whether there is anything of this name. BadInput for a name that cannot be: too long, or a circle of links."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return os.path.lexists(path)
+    except NotADirectoryError:
+        return False
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise BadInput(f"cannot use {str(path)[:120]!r}: {getattr(error, 'strerror', None) or error}") from error
+    return True
+
+
 def regular_file(path: Path, most: int = FILE_LIMIT) -> Path:
     """The path, if there is a file of at most `most` bytes. BadInput for anything else: a pipe would be waited for
     forever, a device never ends, links may go in circles."""

@@ -17,26 +17,14 @@ from plumbing.cli import BadInput
 
 CHECKPOINTS = ("model.safetensors", "resume.pt")  # of which a run that is worth keeping has at least one
 REPLACED = "replaced"  # where --overwrite keeps the old run until the new one has something to show
+INNER = (REPLACED, "figures", "videos", "tensorboard")  # folders in a run's folder, into which results are written
 _held: dict[tuple[int, int], int] = {}  # (device, inode) of a folder -> its lock, for as long as this process lives
-
-
-def exists(path: Path) -> bool:
-    """Whether there is anything of this name. BadInput for a name that cannot be: too long, or a circle of links."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return os.path.lexists(path)
-    except NotADirectoryError:
-        return False
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        raise BadInput(f"cannot use {str(path)[:120]!r}: {getattr(error, 'strerror', None) or error}") from error
-    return True
 
 
 def taken(folder: Path) -> bool:
     """Whether anything is there that a new run must leave alone. An empty folder is free, and so are what a killed
     process was writing, and a run that never reached a checkpoint: the same command begins it again."""
-    if not exists(folder):
+    if not files.exists(folder):
         return False
     if not folder.is_dir():
         return True
@@ -105,19 +93,26 @@ def claim(folder: Path, overwrite: bool = False) -> None:
     if not _lock(handle):
         raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
     check_free(folder, overwrite)
+    check_inner(folder)
     for rest in folder.glob(f"{files.TEMPORARY}*"):  # of a process that was killed while it wrote
         rest.unlink()
 
 
+def check_inner(folder: Path) -> None:
+    """BadInput for a link, or a file, where results would be written: a run that somebody else made may have one that
+    leads to things of one's own."""
+    for path in (folder / name for name in INNER):
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise BadInput(f"{path} is {'a link' if path.is_symlink() else 'no folder'}: remove it first")
+
+
 def set_aside(folder: Path, names: list[str]) -> None:
     """Move the run that is replaced into a folder of its own. If there is one already, then what is here now is only
-    the beginning of a run that never reached a checkpoint, and goes.
+    the beginning of a run, which never got as far as to replace that one, and goes.
 
     config.json is moved last: a process that is killed in between leaves one that the next goes on with.
     """
     aside, found = folder / REPLACED, any((folder / name).exists() for name in CHECKPOINTS)
-    if found and (aside / "config.json").exists():  # the run here has a checkpoint, so that one is replaced already
-        shutil.rmtree(aside)
     keep = not (aside / "config.json").exists() and (found or aside.exists())
     for name in sorted(names, key="config.json".__eq__):
         path = folder / name

@@ -3,6 +3,8 @@
 format 1    observation as one vector of MetaWorld's 39 numbers; a normaliser beside the encoder, which also held the
             action range, taken from the data
 format 2    observation as named parts; statistics in the encoder; the action range is the environment's
+
+Flags that came later are added to a run's record with what they would have been.
 """
 
 import re
@@ -42,7 +44,8 @@ def upgrade_config(config: dict, folder: Path) -> dict:
             "differences": pairs,
         }
         config = config | {"format": FORMAT, "policy_config": new | old}
-    return config
+    was = "bf16" if str(config["train"].get("device", "cpu")).startswith("cuda") else "float32"
+    return config | {"train": {"precision": was} | config["train"]}
 
 
 def upgrade_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -28,9 +27,7 @@ class Log:
         if folder:
             path = folder / "log.jsonl"
             kept = [line for line in read_log(path) if line["step"] <= start] if path.exists() else []
-            temporary = path.with_name("log.jsonl.tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            os.replace(temporary, path)
+            files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
             self.file, self.board = path.open("a"), _tensorboard(folder)
         self.device, self.before, self.begin = device, seconds, time.perf_counter()
         self.start, self.count = start, count
@@ -133,15 +130,31 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
 def read_log(path: Path) -> list[dict]:
     """The lines of log.jsonl, up to one that a crash cut short or that is damaged; steps after the checkpoint are made
     again. BadInput if it is no file."""
-    lines = []
+    lines, shape = [], None
     for text in files.read_text(path).splitlines():
         try:
             line = json.loads(text)
-            line["step"] + 0  # a number
-        except (ValueError, RecursionError, TypeError, KeyError):
+            now = _router_shape(line)
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            break
+        if now is not None and now != (shape := shape or now):
             break
         lines.append(line)
     return lines
+
+
+def _router_shape(line: dict) -> dict[str, int] | None:
+    """task -> K of a line of ours, None where no router is in it. An exception for what is no line of ours."""
+    for name in {"step", "loss", "lr", "seconds", *line} - {"router"}:
+        if type(line[name]) not in (int, float):
+            raise TypeError(name)
+    if "router" not in line:
+        return None
+    if not line["router"]:
+        raise ValueError("no task")
+    for of_task in line["router"].values():
+        sum(of_task["usage"], of_task["entropy"])  # numbers
+    return {task: len(of_task["usage"]) for task, of_task in line["router"].items()}
 
 
 def _tensorboard(folder: Path):

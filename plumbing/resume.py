@@ -21,7 +21,8 @@ def check_same_run(folder: Path, config) -> None:
     """Resuming with other flags would make a run that no command describes."""
     runs.read_config(folder)  # raises where there is no run
     if not (folder / "resume.pt").exists():
-        raise BadInput(f"--resume: the run in {folder} has no checkpoint yet; leave out --resume to begin it again")
+        instead = "give --overwrite instead of" if (folder / folders.REPLACED).exists() else "leave out"
+        raise BadInput(f"--resume: the run in {folder} has no checkpoint yet; {instead} --resume to begin it again")
     if other := runs.difference(folder, asdict(config), FREE):
         raise BadInput(f"--resume: the run in {folder} has {other}")
 
@@ -83,17 +84,20 @@ def command(folder: Path) -> str:
     return shlex.join(words if named or script == "adapt.py" else [*words, "--out", str(folder)])
 
 
-def save(folder: Path, learner, log, data: list[float], step: int, weights: bool = True) -> str:
+def save(
+    folder: Path, learner, log, data: list[float], step: int, weights: bool = True, interrupted: bool = False
+) -> str:
     """model.safetensors gets the averaged weights, resume.pt everything that going on bit for bit needs. Returns how to
     go on. BadInput, and the last files stay, if the weights are not finite.
 
-    weights=False leaves out the first, where a folder with weights is one that is finished. Of several processes the
-    first one saves, and the others wait.
+    weights=False leaves out the first, where a folder with weights is one that is finished. The run that this one
+    replaces goes, unless training was interrupted: perhaps before it was any good. Of several processes the first one
+    saves, and the others wait.
     """
-    return parallel.first(lambda: _save(folder, learner, log, data, step, weights))
+    return parallel.first(lambda: _save(folder, learner, log, data, step, weights, interrupted))
 
 
-def _save(folder: Path, learner, log, data: list[float], step: int, weights: bool) -> str:
+def _save(folder: Path, learner, log, data: list[float], step: int, weights: bool, interrupted: bool) -> str:
     learner.check(step)
     state = {
         "step": step, "seconds": log.seconds, "data": data, "sums": log.sums, "count": log.count,
@@ -105,7 +109,8 @@ def _save(folder: Path, learner, log, data: list[float], step: int, weights: boo
     runs.save_resume(folder, state)  # first: weights alone, where the disk is full for more, could not be gone on with
     if weights:
         runs.save_weights(folder, learner.averaged_state(), step, log.seconds)
-    folders.drop_replaced(folder)
+    if not interrupted:
+        folders.drop_replaced(folder)
     return f"saved after step {step}; go on with: {command(folder)}"
 
 
@@ -149,7 +154,7 @@ def try_once(policy, loss_function, windows, config) -> None:
             index = torch.arange(config.batch_size, device=device) % len(windows.actions)
             observation, task, actions = windows.select(index)
             step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with runs.autocast(device, config.precision):
                 loss = loss_function(observation, task, actions, step, torch.randn_like(actions))
                 errors, terms = loss if isinstance(loss, tuple) else (loss, {})
                 sum((c * term for c, term in terms.values()), errors.mean()).backward()

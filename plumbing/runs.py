@@ -122,7 +122,7 @@ def load_resume(folder: Path, device: torch.device) -> dict:
 def read_config(folder: Path) -> dict:
     """config.json of a run. BadInput if the folder is no run (naming those beside it), or the file is damaged."""
     path = folder / "config.json"
-    if not folders.exists(path):
+    if not files.exists(path):
         found = sorted(str(p.parent) for p in folder.parent.glob("*/config.json"))
         more = f", and {len(found) - 20} more" if len(found) > 20 else ""
         raise BadInput(f"no run in {folder} (no config.json); runs beside it: {', '.join(found[:20]) or 'none'}{more}")
@@ -149,7 +149,7 @@ def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict
     """Write config.json in a folder that is claimed. Only now, with nothing left that could be refused, is an old run
     moved aside."""
     # Evaluations of the old weights may have any name.
-    results = [path.name for path in folder.glob("*.json") if b'"mean_success"' in path.read_bytes()]
+    results = [path.name for path in folder.glob("*.json") if path.is_file() and b'"mean_success"' in path.read_bytes()]
     folders.set_aside(folder, [*FILES, *results])
     (folder / "figures").mkdir(exist_ok=True)
     write_json(
@@ -233,3 +233,24 @@ def choose_device(name: str) -> torch.device:
             f"device '{name}' is not available here; try --device cpu ({str(error).splitlines()[0]})"
         ) from error
     return device
+
+
+WIDE = 128  # channels from which products are what a CPU's time goes into; below, rounding to bf16 costs what it saves
+
+
+def choose_precision(name: str, policy_config, device: torch.device) -> str:
+    """'auto' -> 'bf16' or 'float32', in which training multiplies matrices. bf16 has the range of float32 with 8 bits
+    of mantissa; weights, optimiser and average stay float32. It pays on GPUs, and for wide networks on a CPU that has
+    it in hardware (AVX512-BF16, AMX): half the time (LOG.md)."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16"
+    can = torch.cpu.get_capabilities()
+    wide = min(getattr(policy_config, "channels", (0,))) >= WIDE
+    return "bf16" if wide and (can.get("avx512_bf16") or can.get("amx_bf16")) else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a training step computes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

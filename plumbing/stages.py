@@ -18,14 +18,14 @@ import train
 from encoder import StateEncoder, rows
 from envs.demos import DATASET_ID, drawn
 from envs.rollout import block_seeds
-from envs.tasks import common_spaces, resolve_tasks, slug
+from envs.tasks import check_fit, common_spaces, resolve_tasks, slug
 from plumbing import figures, files, folders, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_limits, check_memory
 from plumbing.log import read_log
 
 RANK = 16  # of a stage's correction of the encoder
-FREE = ("run", "out", "device", "data_dir")  # flags that may differ when a command goes on where it was interrupted
+FREE = ("run", "out", "device", "precision", "data_dir")  # may differ when a command goes on after an interruption
 
 
 def check(config) -> list[str]:
@@ -78,10 +78,7 @@ def check_source(config, tasks: list[str], device) -> None:
     variant = policy.variant
     if config.run and (again := [task for task in tasks if task in policy.config.tasks]):
         raise BadInput(f"{origin} knows '{', '.join(again)}' already")
-    spaces = common_spaces(tasks)
-    theirs = {name: tuple(shape) for name, shape in policy.config.observation.items()}
-    if theirs != spaces.observation or len(spaces.action_low) != policy.config.action_dim:
-        raise BadInput(f"{origin} sees {theirs}, and task '{tasks[0]}' gives {spaces.observation}")
+    check_fit(policy.config, tasks, origin)
     common_spaces(policy.config.tasks)  # they are played again, and may not be known here
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"{origin} keeps its stages exactly: go on with --retain exact")

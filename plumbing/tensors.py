@@ -71,6 +71,8 @@ def checksum(content) -> str:
 
     def add(value) -> None:
         if isinstance(value, Tensor):
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError("a tensor repeats its numbers, and would need memory that its file has not")
             flat = value.detach().cpu().contiguous().flatten()
             digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
             digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")

@@ -30,6 +30,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from plumbing import interrupt  # noqa: E402
 from plumbing.cli import ROOT, BadInput, parse, run, say  # noqa: E402
+from plumbing.files import exists  # noqa: E402
 from study.jobs import Job, RayJob, Row  # noqa: E402
 
 
@@ -46,7 +47,7 @@ class GridConfig:
 def read_table(path: Path) -> list[list[Row]]:
     """The steps of a table. BadInput if it is none, or two rows have the same result."""
     known = ", ".join(sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("study/*/table.py")))
-    if not path.is_file():
+    if not (exists(path) and path.is_file()):
         raise BadInput(f"no table {path}; there are {known}")
     try:
         steps = [[(str(result), [shlex.split(text) for text in commands]) for result, *commands in step]

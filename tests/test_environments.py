@@ -240,6 +240,8 @@ for _name, (_kind, _) in BROKEN.items():
     [(f"broken/{name}-v0", message) for name, (_, message) in BROKEN.items()]
     + [
         ("toy:Pont-v0", "no environment 'toy:Pont-v0'.*Pont"),
+        (".:Point-v0", "'.' is not the name of a module"),
+        ("..toy:Point-v0", "'..toy' is not the name of a module"),
         ("broken/Nothing-v0", "no environment 'broken/Nothing-v0'"),
         ("no_such_module:Point-v0", "no environment.*No module named 'no_such_module'"),
         ("toy:Point-v0,toy:FlatPoint-v0", "cannot be learned together: observation"),

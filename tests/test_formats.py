@@ -119,7 +119,7 @@ def test_reading_changes_no_file_and_happens_once():
     runs.load_policy(SHIPPED)
     assert {path.name: path.read_bytes() for path in SHIPPED.iterdir() if path.is_file()} == before
     assert config["format"] == 2 and "observation_dim" not in config["policy_config"]
-    assert config["train"] == json.loads(before["config.json"])["train"]
+    assert config["train"] == {"precision": "float32"} | json.loads(before["config.json"])["train"]
     record = runs.training_record(SHIPPED)
     assert record["steps"] == 12_000 and record["policy_config"] == config["policy_config"]
 

@@ -213,6 +213,21 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been():
     assert learners[1].skipped_in_a_row == 0
 
 
+def test_one_skipped_step_among_many_does_not_spoil_the_picture(tiny, tmp_path, monkeypatch):
+    """It is in one line of the log, and in no other."""
+    real, calls = runs.load_variant("fdp").Policy.loss, []
+
+    def loss(*arguments):
+        calls.append(0)
+        return real(*arguments) * (float("inf") if len(calls) == 19 else 1.0)
+
+    monkeypatch.setattr(runs.load_variant("fdp").Policy, "loss", loss)
+    made = command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0, "--log-every", 5, "--steps", 20)
+    lines = train.read_log(tmp_path / "run" / "log.jsonl")
+    assert ["skipped" in line for line in lines] == [False, False, False, True]
+    assert str(tmp_path / "run" / "figures" / "training.png") in made["wrote"]
+
+
 def test_a_skipped_step_is_counted_and_left_out_of_the_means(tiny, tmp_path, monkeypatch):
     real, calls, seen = runs.load_variant("fdp").Policy.loss, [], []
 

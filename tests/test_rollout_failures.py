@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from multiprocessing import Pipe
 
 import numpy as np
@@ -52,6 +53,17 @@ def calm(seed: int) -> tuple:
         if info["success"]:
             return seed, True, steps, ""
     return seed, False, 60, ""
+
+
+def test_ctrl_c_is_for_the_main_process_alone_even_while_a_simulator_imports():
+    with Roller(1) as roller:
+        (process,) = roller.workers.values()
+        for pause in (0.3, 1.0, 1.0):
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(pause)
+        assert rows(roller.play(expert, [Episode(task("Point"), 5)])) == [calm(5)]
+        assert [*roller.workers.values()] == [process]
+    assert process.returncode == 0 and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def test_an_episode_that_kills_its_process_is_lost_alone():

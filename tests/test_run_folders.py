@@ -11,10 +11,15 @@ import pytest
 from conftest import ROOT, command
 from safetensors.torch import load_file
 
+import adapt
+import evaluate
+import skills
 import train
-from plumbing import folders, runs
+from plumbing import folders, interrupt, runs, tensors
 from plumbing.cli import BadInput
+from study import grid
 
+SHIPPED = ROOT / "study" / "core" / "mt6"
 CLAIM = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -129,7 +134,39 @@ def test_impossible_folders_are_one_line(tiny, tmp_path, monkeypatch, out):
     os.symlink("circle", "circle")
     with pytest.raises(BadInput, match="cannot use"):
         command(train, *tiny, "--out", out)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("played"))
+    for script, *flags in (
+        (evaluate, "--run", SHIPPED, "--out", f"{out}.json"), (evaluate, "--run", SHIPPED, "--out", f"{out}/a.json"),
+        (adapt, "--run", SHIPPED, "--tasks", "push", "--out", out), (adapt, "--run", out, "--tasks", "push"),
+        (evaluate, "--run", out), (skills, "--run", out, "--put", "x"), (skills, "--run", SHIPPED, "--put", out),
+    ):  # fmt: skip
+        with pytest.raises(BadInput):
+            command(script, *flags)
+    with pytest.raises(BadInput):
+        grid.main(grid.GridConfig(out))
     assert os.listdir() == ["circle"]
+
+
+def test_refused_means_untouched(tiny_run, tmp_path, monkeypatch):
+    """Folders too: of results, and of demonstrations that are not ours to make."""
+    monkeypatch.chdir(tmp_path)
+    header = tensors.load(tiny_run / "model.safetensors")[0]
+    shutil.copytree(tiny_run, "run")
+    tensors.save(Path("run/model.safetensors"), header)  # and no word on steps and seconds
+    with pytest.raises(BadInput, match="after how many steps"):
+        command(evaluate, "--run", "run", "--out", "new/a/b.json")
+    for script, flags in ((train, ["--tasks", "reach"]), (adapt, ["--run", tiny_run, "--tasks", "drawer-open"])):
+        with pytest.raises(BadInput, match="--data-dir .*new does not exist"):
+            command(script, *flags, "--dataset-id", "other/{task}", "--data-dir", "new")
+    with pytest.raises(BadInput, match="no expert_action"):
+        command(train, "--tasks", "toy:Alone-v0", "--data-dir", "new")
+    assert os.listdir() == ["run"]
+
+
+def stop_after_one(numbers, save, agree):
+    """As interrupt.steps, where a signal came in the first step."""
+    yield 0
+    raise interrupt.Interrupted(2, save(1))
 
 
 def test_overwriting_keeps_the_old_run_until_the_new_one_has_a_checkpoint(tiny, tiny_run, tmp_path, monkeypatch):
@@ -147,7 +184,13 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_has_a_checkpoint(tiny, 
             runs.load_policy(run)
         with pytest.raises(BadInput, match="exists: choose another"):
             command(train, *tiny, "--out", run)
-    command(train, *tiny, "--out", run, "--overwrite", "--seed", 1, "--eval-episodes", 0)
+    with pytest.raises(BadInput, match="no checkpoint yet; give --overwrite instead of --resume to begin it again"):
+        command(train, *tiny, "--out", run, "--resume", "--seed", 1)
+    with monkeypatch.context() as patch, pytest.raises(interrupt.Interrupted):  # and after one step
+        patch.setattr(train.interrupt, "steps", stop_after_one)
+        command(train, *tiny, "--out", run, "--overwrite", "--seed", 1)
+    assert runs.training_record(run)["steps"] == 1 and runs.training_record(run / folders.REPLACED)["steps"] == 30
+    command(train, *tiny, "--out", run, "--resume", "--seed", 1, "--eval-episodes", 0)
     new = load_file(run / "model.safetensors")
     assert (
         not (run / folders.REPLACED).exists() and not (new["encoder.net.0.weight"] == old["encoder.net.0.weight"]).all()

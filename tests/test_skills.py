@@ -75,6 +75,15 @@ def test_taking_one_off_leaves_the_bits_of_the_others(tiny_run, learned):
     assert two.leans_on == three.leans_on == skills.identity(base)
 
 
+@pytest.mark.parametrize("out", ["x" * 300, "circle", "circle/run", "a\0b"])
+def test_an_impossible_folder_is_one_line(learned, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(BadInput, match="cannot use"):
+        use("--run", learned["drawer-open"], "--take-off", "drawer-open", "--out", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["circle"]
+
+
 def test_mixed_batches_are_served_task_by_task(tiny_run, learned):
     policy = put(load_policy(tiny_run, CPU), *(file(learned[task]) for task in NEW))
     tasks = [*NEW, *OLD] * 3

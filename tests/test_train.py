@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,6 +138,31 @@ def test_the_average_against_its_own_formula(tiny, tmp_path, monkeypatch):
     for (first, average1), (second, average2) in zip(*seen, strict=True):
         assert torch.allclose(average1, first)
         assert torch.allclose(average2, (1 - 2**-0.75) * first + 2**-0.75 * second, atol=1e-7)
+
+
+def test_how_long_and_how_precisely_by_default(monkeypatch):
+    assert [train.default_steps(n) for n in (1, 2, 6, 10, 20, 45, 50)] == [2000, 4000, 12_000, 20_000, *[40_000] * 3]
+    cpu, cuda, choose = torch.device("cpu"), torch.device("cuda"), runs.choose_precision
+    small, base = (SimpleNamespace(**train.SIZES[size]) for size in ("small", "base"))
+    for able in ({}, {"avx512_f": True}, {"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        in_hardware = able.get("avx512_bf16") or able.get("amx_bf16")
+        assert choose("auto", base, cpu) == ("bf16" if in_hardware else "float32")
+        assert choose("auto", small, cpu) == "float32" and choose("auto", small, cuda) == "bf16"
+        assert choose("float32", base, cuda) == "float32" and choose("bf16", small, cpu) == "bf16"
+
+
+def test_precision_is_of_products_alone_and_part_of_a_run(tiny, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    command(train, *tiny, "--out", run, "--eval-episodes", 0, "--precision", "bf16")
+    one, other = (runs.load_resume(folder, torch.device("cpu")) for folder in (run, tiny_run))
+    for name, x in one["policy"].items():
+        assert x.dtype == other["policy"][name].dtype  # weights stay float32
+        assert (x - other["policy"][name]).abs().max() < 0.05
+    assert not torch.equal(one["policy"]["router.net.0.weight"], other["policy"]["router.net.0.weight"])
+    assert [runs.read_config(folder)["train"]["precision"] for folder in (run, tiny_run)] == ["bf16", "float32"]
+    with pytest.raises(BadInput, match="precision = bf16, not float32"):
+        command(train, *tiny, "--out", run, "--resume")
 
 
 def test_learning_rate_at_both_ends():

@@ -113,6 +113,98 @@ def test_demonstrations_stay_in_the_data_folder(run, data_dir, dataset, where):
                 "--demos-per-task", 2, "--data-dir", data_dir, "--out", run.parent / "new")  # fmt: skip
 
 
+# ------------------------------------------------------------------------------------------------ nothing leads away
+
+
+RESULTS = ("log.jsonl", "evaluation.json", "model.safetensors", "resume.pt", "config.json", "figures/training.png",
+           "figures/router-usage.png", "figures/loss-by-step.png", "figures/evaluation-success.png",
+           "figures/evaluation-router.png")  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["precious", "nothing"])
+def test_a_link_in_a_run_is_never_written_through(run, tiny, tmp_path, monkeypatch, where):
+    """Wherever results are written, and under whatever name first: what a link leads to, or would make, is left."""
+    result, shown = evaluate.evaluate(runs.load_policy(run), ["reach"], 1)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: (result, shown))
+    for script, *flags in ((train, *tiny, "--out", run, "--resume"), (evaluate, "--run", run),
+                           (train, *tiny, "--out", run, "--overwrite", "--steps", 1)):  # fmt: skip
+        kept = {}
+        for number, name in enumerate([*RESULTS, *(f"{name}.tmp" for name in RESULTS)]):
+            target = tmp_path / f"{where}-{number}"
+            kept[target] = (run / name).read_bytes() if (run / name).exists() else b'{"mean_success": 1}'
+            if where == "precious":
+                target.write_bytes(kept[target])
+            elif (run / name).exists():  # this one is read
+                continue
+            (run / name).unlink(missing_ok=True)
+            (run / name).symlink_to(target)
+        command(script, *flags, *["--eval-episodes", 0] * (script is train))
+        for target, content in kept.items():
+            assert target.read_bytes() == content if where == "precious" else not target.exists(), target
+        for path in [path for path in run.rglob("*") if path.is_symlink()]:
+            path.unlink()
+
+
+@pytest.mark.parametrize("name", ["figures", "videos", "tensorboard", "replaced"])
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_a_folder_of_results_is_a_folder(run, tiny, tmp_path, monkeypatch, name, what):
+    (tmp_path / "precious").mkdir()
+    shutil.rmtree(run / name, ignore_errors=True)
+    (run / name).symlink_to(tmp_path / "precious") if what == "link" else (run / name).touch()
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("played"))
+    for script, *flags in ((train, *tiny, "--out", run, "--resume"), (train, *tiny, "--out", run, "--overwrite"),
+                           (evaluate, "--run", run)):  # fmt: skip
+        with pytest.raises(BadInput, match=f"{name} is {'a link' if what == 'link' else 'no folder'}: remove it"):
+            command(script, *flags)
+    assert not list((tmp_path / "precious").iterdir()) and (run / "model.safetensors").exists()
+
+
+def test_other_things_that_end_in_json_do_not_stop_a_run_from_being_replaced(run, tiny):
+    os.mkfifo(run / "pipe.json")
+    (run / "folder.json").mkdir()
+    command(train, *tiny, "--out", run, "--overwrite", "--steps", 1, "--eval-episodes", 0)
+    assert (run / "folder.json").is_dir()
+
+
+def test_an_action_range_beyond_the_environments_is_refused(run, monkeypatch):
+    """Its actions would be clipped, and mean something else than what was learned."""
+    monkeypatch.setattr(evaluate, "Roller", lambda *_: pytest.fail("played"))
+    change(run, policy_config__action_high=[1, 1, 1, 9])
+    for script, flags in ((evaluate, ["--episodes", 1]), (adapt, ["--tasks", "drawer-open", "--steps", 1])):
+        with pytest.raises(BadInput, match="acts from -1.0 to 9, and task '.*' takes -1.0 to 1.0"):
+            command(script, "--run", run, *flags)
+
+
+@pytest.mark.parametrize("line", ['{"step": 5}', '{"step": 5, "loss": "x", "lr": 1, "seconds": 1}', "", "[]", "5",
+                                  '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": 5}',
+                                  '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": {"a": {"usage": [1]}}}',
+                                  ])  # fmt: skip
+def test_a_damaged_log_costs_its_pictures_and_nothing_else(run, tiny, line):
+    (run / "log.jsonl").write_text(f"{line}\n")
+    assert read_log(run / "log.jsonl") == []
+    command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)  # of a run that is finished
+    good = '{"step": 5, "loss": 1.0, "lr": 1, "seconds": 1, "extra": NaN}'
+    (run / "log.jsonl").write_text(f"{good}\n{line}\n{good}\n")
+    assert len(read_log(run / "log.jsonl")) == 1
+
+
+def test_lines_of_a_log_whose_routers_differ_are_not_one_log(tmp_path):
+    def line(**usage) -> str:
+        router = {task: {"usage": weights, "entropy": 1.0} for task, weights in usage.items()}
+        return json.dumps({"step": 5, "loss": 1.0, "lr": 1, "seconds": 1} | ({"router": router} if router else {}))
+
+    for other in (line(a=[1, 0]), line(a=[1], b=[1]), line(b=[1])):
+        (tmp_path / "log.jsonl").write_text("\n".join([line(), line(a=[1]), line(), line(a=[2]), other, line()]))
+        assert len(read_log(tmp_path / "log.jsonl")) == 4
+
+
+def test_a_tensor_that_repeats_one_number_is_refused_before_it_takes_memory(run):
+    state = runs.load_resume(run, CPU)
+    torch.save(state | {"average": [torch.zeros(1).expand(10**15)], "sha256": "0" * 64}, run / "resume.pt")
+    with pytest.raises(BadInput, match="resume.pt is damaged: a tensor repeats its numbers"):
+        runs.load_resume(run, CPU)
+
+
 # ------------------------------------------------------------------------------------------------ limits
 
 

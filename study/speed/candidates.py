@@ -37,7 +37,7 @@ def three_policies(components: int, size: str, device: torch.device) -> tuple[Po
 def training_step(policy: Policy, batch: int, loss_function: Callable | None = None) -> Callable[[], None]:
     """One step of train.py, noise drawn, weights averaged; only the windows stay the same. loss_function: the policy's
     loss, compiled perhaps."""
-    learner, device = Learner(policy), policy.device
+    learner, device = Learner(policy, precision="bf16" if policy.device.type == "cuda" else "float32"), policy.device
     observation = {part: torch.randn(batch, *shape, device=device) for part, shape in policy.config.observation.items()}
     actions = torch.rand(batch, policy.config.horizon, policy.config.action_dim, device=device) * 2 - 1
     windows = (observation, torch.zeros(batch, dtype=torch.long, device=device), actions)
