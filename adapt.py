@@ -258,8 +258,8 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
 # ---------------------------------------------------------------------------------------------- one stage
 
 
-def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> None:
-    """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too."""
+def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, roller=None) -> None:
+    """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too. roller: simulators."""
     device = runs.choose_device(config.device)
     policy, earlier = runs.load_policy(origin, device), []
     if config.lean_on == "base":
@@ -276,7 +276,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path) -> 
     going_on, transfer = (folder / "resume.pt").exists(), {}  # an interrupted stage has all this behind it
     if config.sequence and config.eval_episodes and not going_on:
         named = grow(policy.variant, policy, tasks, 0, [], newest_rank(policy))
-        transfer = stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed)
+        transfer = stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed, roller)
     found = {"copied": copied, "precision": runs.choose_precision("auto", grown.config, device), **transfer}
     about = stages.begin(config, origin, folder, variant, grown, parts, windows, found)
 

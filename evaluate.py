@@ -159,7 +159,7 @@ def evaluate(
             "router_weights": spread,
         }
     result["mean_success"] = mean_success(result)
-    result["latency_ms_batch_1"] = _latency(policy, tasks[0], sampler, steps)
+    result["latency_ms_batch_1"] = latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
     kept = [e for e in played if (every or e.seed == seeds[0]) and not e.lost]
@@ -204,7 +204,7 @@ def _count(episodes: list[Episode]) -> dict:
     }
 
 
-def _latency(policy, task: str, sampler: str, steps: int) -> float:
+def latency(policy, task: str, sampler: str, steps: int) -> float:
     """Median milliseconds for one action chunk of one robot, after warm-up."""
     observation = {name: np.zeros((1, *shape)) for name, shape in policy.config.observation.items()}
     times = []

@@ -6,6 +6,8 @@ Everything is measured by the one `evaluate()`; here results are only found agai
 are the same bits as before a stage has the same success too, and is not played again.
 """
 
+import time
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import skills
 import train
 from encoder import StateEncoder, rows
 from envs.demos import DATASET_ID, drawn
-from envs.rollout import block_seeds
+from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, common_spaces, resolve_tasks, slug
 from plumbing import figures, files, folders, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
@@ -233,12 +235,21 @@ def main(config, learn) -> dict:
     stages = [[task] for task in tasks] if config.sequence else [tasks]
     config.steps = config.steps or 2000 * len(stages[0])
     out = run_folder(config, stages)
+    with (
+        Roller() if config.eval_episodes else nullcontext() as roller
+    ):  # one for all: starting simulators takes seconds
+        return learn_all(config, learn, stages, out, device, roller)
+
+
+def learn_all(config, learn, stages: list[list[str]], out: Path, device, roller) -> dict:
+    """Each stage, into folders in `out`, and what is to be evaluated. -> as `main`. roller: simulators, or None."""
     origin = Path(config.run) if config.run else None
     success, history, experts, lost, before = [], [], {}, 0, None
 
     def measure(run: Path, into: Path) -> None:
         nonlocal lost, before
-        result = evaluated(run, into / "evaluation.json", config.eval_episodes, config.eval_seed, device, before)
+        asked = (config.eval_episodes, config.eval_seed, device)
+        result = evaluated(run, into / "evaluation.json", *asked, before, roller)
         say(evaluate.table(result))
         played = {task: r for task, r in result["tasks"].items() if not r.get("same_bits")}
         lost += evaluate.lost({"tasks": played}).get("lost", 0)
@@ -248,13 +259,15 @@ def main(config, learn) -> dict:
 
     for i, new in enumerate(stages, 1):
         folder = stage_folder(config, out, i, new)
+        if len(stages) > 1:
+            say(f"stage {i} of {len(stages)}: {', '.join(new)}")
         if origin is None:
             train_first(config, new[0], folder)
             seconds = runs.training_record(folder)["seconds"]
             stage = {"tasks": new, "mode": "fresh", "seconds": round(seconds, 1), "bytes_added": size(folder)}
         else:
             if unfinished(config, origin, folder):
-                learn(config, origin, new, folder)
+                learn(config, origin, new, folder, roller)
             stage = runs.read_config(folder)["adapted"][-1] | {"bytes_added": size(folder) - size(origin)}
         if config.eval_episodes and i == 1 and config.run and config.mode != "scratch":
             measure(origin, out / "before")  # the same then and now: origin is only read
@@ -262,7 +275,12 @@ def main(config, learn) -> dict:
             measure(folder, folder)
             note_success(folder, new)
             same = [task for task, r in before[1]["tasks"].items() if r.get("same_bits")]
-            stage |= {"same_bits": same}  # as before this stage, and therefore not played again
+            # As before this stage, and therefore not played again; and what it costs beside training.
+            stage |= {
+                "same_bits": same,
+                "evaluation_seconds": before[1]["seconds"],
+                "latency_ms": chunk_ms(folder, new),
+            }
         history.append(stage | {"run": str(folder)})
         origin = folder
     written = [stage["run"] for stage in history]
@@ -296,7 +314,14 @@ def datasets(config: dict) -> dict[str, str]:
     return dict.fromkeys(config["policy_config"]["tasks"], usual) | (config.get("datasets") or {})
 
 
-def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: int = 0) -> dict[str, dict]:
+def chunk_ms(run: Path, tasks: list[str]) -> float:
+    """Milliseconds for one action chunk, B = 1, of the first of these tasks, on one thread."""
+    policy = runs.load_policy(run)
+    with evaluate.one_thread():
+        return evaluate.latency(policy, tasks[0], *policy.choose_sampler())
+
+
+def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: int = 0, roller=None) -> dict:
     """What forward transfer compares: new tasks' success with a policy that knows their names only, and untrained.
 
     named: the old policy, with the new names at the mean of the known ones. The untrained one sees through the same
@@ -305,11 +330,11 @@ def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: 
     untrained = runs.build_policy(variant, asdict(named.config)).to(named.device)
     for mine, theirs in zip(untrained.encoder.buffers(), named.encoder.buffers(), strict=True):
         mine.copy_(theirs)
-    measured = {}
+    measured, begin = {}, time.perf_counter()
     for name, candidate in (("success_before_learning", named), ("success_untrained", untrained)):
-        result, _ = evaluate.evaluate(candidate.eval(), tasks, episodes, seed)
+        result, _ = evaluate.evaluate(candidate.eval(), tasks, episodes, seed, roller=roller)
         measured[name] = {task: result["tasks"][task]["success"] for task in tasks}
-    return measured
+    return measured | {"before_learning_seconds": round(time.perf_counter() - begin, 1)}
 
 
 def unchanged(old, new) -> list[str]:
@@ -326,7 +351,9 @@ def unchanged(old, new) -> list[str]:
     return [task for task, whole in zip(old.config.tasks, same, strict=True) if whole]
 
 
-def evaluated(run: Path, path: Path, episodes: int, seed: int, device, before: tuple | None = None) -> dict:
+def evaluated(
+    run: Path, path: Path, episodes: int, seed: int, device, before: tuple | None = None, roller=None
+) -> dict:
     """A run's evaluation on the first episodes of a block: read where it was made before, made into `path` otherwise.
 
     (Never into the run that we start from.) before: the run that it was learned from, and that one's evaluation, from
@@ -350,7 +377,8 @@ def evaluated(run: Path, path: Path, episodes: int, seed: int, device, before: t
     if before and policy.variant == "staged":
         kept = before[1]["tasks"]
         same = [t for t in unchanged(runs.load_policy(before[0], device), policy) if kept[t]["n"] == episodes]
-    result, traces = evaluate.evaluate(policy, [t for t in policy.config.tasks if t not in same], episodes, seed)
+    todo = [task for task in policy.config.tasks if task not in same]
+    result, traces = evaluate.evaluate(policy, todo, episodes, seed, roller=roller)
     if same:
         found = result["tasks"] | {task: {"same_bits": str(before[0])} | kept[task] for task in same}
         result["tasks"] = {task: found[task] for task in policy.config.tasks}

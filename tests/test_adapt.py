@@ -314,6 +314,7 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(trained_run, f
     assert matrix["forgetting"] == 0 and result["forgetting"] == 0  # exact is the default
     assert all(measured.items() <= stage.items() for stage in matrix["stages"])
     assert [stage["same_bits"] for stage in matrix["stages"]] == [list(row) for row in matrix["success"][:2]]
+    assert all(stage["latency_ms"] > 0 and stage["evaluation_seconds"] > 0 for stage in matrix["stages"])
     assert fingerprint(trained_run) == before
 
     first, second = (tmp_path / "s" / name for name in ("1-drawer-close", "2-push"))
@@ -339,11 +340,12 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(trained_run, f
 def test_tasks_that_are_done_to_the_same_bits_are_not_played_again(tiny_run, flags, tmp_path, monkeypatch):
     asked = []
 
-    def play(policy, tasks, episodes, seed):
+    def play(policy, tasks, episodes, seed, roller):
         asked.append(list(tasks))
         of_task = {"success": 0.5, "successes": 1, "n": 2, "interval": [0, 1], "expert": {"success": 1.0, "lost": {}},
                    "lost": {}, "simulation_seconds": 1.0, "seeds": [0, 1]}  # fmt: skip
-        return {"tasks": {task: {**of_task, "asked": len(asked)} for task in tasks}, "mean_success": 0.5}, []
+        tasks = {task: {**of_task, "asked": len(asked)} for task in tasks}
+        return {"tasks": tasks, "mean_success": 0.5, "seconds": 3.0}, []
 
     monkeypatch.setattr(stages.evaluate, "evaluate", play)
     monkeypatch.setattr(
@@ -433,15 +435,18 @@ def test_forward_transfer_compares_one_that_knows_the_name_only_with_an_untraine
         command(adapt, "--run", tiny_run, "--sequence", "drawer-open", *flags, "--eval-episodes", 3, "--eval-seed", 2,
                 "--out", tmp_path / "run")  # fmt: skip
 
-    def evaluated(policy, tasks, episodes, seed):
-        assert (tasks, episodes, seed) == (["drawer-open"], 3, 2)
+    def evaluated(policy, tasks, episodes, seed, roller):
+        assert (tasks, episodes, seed) == (["drawer-open"], 3, 2) and roller is given[-1]
         asked.append(policy)
         return {"tasks": {"drawer-open": {"success": len(asked) / 4}}}, {}
 
     monkeypatch.setattr(stages.evaluate, "evaluate", evaluated)
     policy = load_policy(tiny_run, CPU)
     measured = stages.before_learning(*given)
-    assert measured == {"success_before_learning": {"drawer-open": 0.25}, "success_untrained": {"drawer-open": 0.5}}
+    assert measured.pop("before_learning_seconds") >= 0 and measured == {
+        "success_before_learning": {"drawer-open": 0.25},
+        "success_untrained": {"drawer-open": 0.5},
+    }
     known, untrained = asked
     old, named = chunks(policy, ["reach", "push"])[0], chunks(known, ["reach", "push"])[0]
     assert np.array_equal(old, named) and known.config.tasks[-1] == untrained.config.tasks[-1] == "drawer-open"
@@ -568,8 +573,8 @@ def test_scratch_knows_the_new_task_alone_and_is_evaluated(tiny_run, flags, tmp_
 def test_an_evaluation_of_other_weights_or_steps_is_not_taken_for_this_one(tiny_run, tmp_path, monkeypatch):
     play, played = stages.evaluate.evaluate, []
 
-    def once(*arguments):  # what comes out is the same each time; how often it is asked is what matters here
-        played.append(played[0] if played else play(*arguments))
+    def once(*arguments, **named):  # what comes out is the same each time; how often it is asked is what matters here
+        played.append(played[0] if played else play(*arguments, **named))
         return copy.deepcopy(played[0])
 
     monkeypatch.setattr(stages.evaluate, "evaluate", once)

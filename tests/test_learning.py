@@ -77,6 +77,7 @@ def test_adapting_saves_the_average_of_the_weights_by_its_formula(adapted):
 
 def test_the_learners_average_step_by_step():
     class One(torch.nn.Module):
+        config = None
         device = torch.device("cpu")
 
         def __init__(self):
@@ -93,6 +94,7 @@ def test_the_learners_average_step_by_step():
 
 def test_a_long_gradient_is_cut_to_the_limit_and_a_short_one_is_left():
     class Two(torch.nn.Module):
+        config = None
         device = torch.device("cpu")
 
         def __init__(self):
@@ -123,7 +125,7 @@ def test_a_stage_is_measured_on_the_block_that_was_asked_for(adapted, tmp_path, 
     class Asked(Exception):
         pass
 
-    def evaluate(policy, tasks, episodes=50, seed=0):
+    def evaluate(policy, tasks, episodes=50, seed=0, roller=None):
         raise Asked(tasks, episodes, seed)
 
     monkeypatch.setattr(stages.evaluate, "evaluate", evaluate)

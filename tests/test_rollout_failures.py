@@ -241,7 +241,7 @@ def test_padded_batches_make_the_bits_of_an_episode_its_own(monkeypatch):
         return actions, weights
 
     monkeypatch.setattr(Policy, "act", act)
-    monkeypatch.setattr(evaluate, "_latency", lambda *_: 0.0)
+    monkeypatch.setattr(evaluate, "latency", lambda *_: 0.0)
     outcomes = []
     for tasks in (["toy:Point-v0", "toy:OtherPoint-v0"], ["toy:OtherPoint-v0"]):
         seen.clear()
