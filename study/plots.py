@@ -109,8 +109,36 @@ def budget(study: Path, path: Path) -> Path:
     return figures.save(figure, path)
 
 
+def in_turn(study: Path, path: Path) -> Path:
+    """The success matrices of the first seed of a group of study/sequences, which the picture is named after."""
+    found = report.in_turn(study, path.stem)
+    if not found:
+        raise report.NotMeasured(f"`study/sequences/{path.stem}-*.json`")
+    return figures.success_matrix({report.IN_TURN[way]: results[0] for way, (results, _) in found.items()}, path)
+
+
+def curves(study: Path, path: Path) -> Path:
+    """Success over seconds of training, of both policies, for each group of tasks."""
+    found = report.read(study, "mt50/curve-*.json")
+    groups = sorted({result["flags"]["tasks"] for result in found.values()})
+    figure, axes = figures.pyplot().subplots(1, len(groups), figsize=(5.5 * len(groups), 3.6), squeeze=False)
+    for axis, group in zip(axes[0], groups, strict=True):
+        mine = [result for result in found.values() if result["flags"]["tasks"] == group]
+        for i, result in enumerate(mine):
+            seconds, success = zip(*((row["seconds"], row["success"]) for row in result["checkpoints"]), strict=True)
+            axis.plot(seconds, success, "o-", markersize=3, color=figures.COLORS[i], label=result["flags"]["policy"])
+        tasks = mine[0]["checkpoints"][-1]["tasks"].values()
+        axis.axhline(sum(theirs for _, _, theirs in tasks) / sum(n for _, n, _ in tasks), **EXPERT)
+        axis.set(xlabel="seconds of training", title=group)
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("success, block 400")
+    axes[0][0].legend(fontsize=8, loc="lower right")
+    return figures.save(figure, path)
+
+
 PICTURES = {"core/mt6.png": mt6, "adapt/one-task.png": one_task, "adapt/sequences.png": sequences,
-            "adapt/budget.png": budget}  # fmt: skip
+            "adapt/budget.png": budget, "sequences/cw10.png": in_turn, "sequences/mt50.png": in_turn,
+            "mt50/curves.png": curves}  # fmt: skip
 
 
 def main(study: Path = report.STUDY, out: Path | None = None) -> list[Path]:

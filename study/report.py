@@ -555,6 +555,74 @@ def together(study: Path) -> list[str]:
     ]  # fmt: skip
 
 
+LIMIT = 200  # steps, in published tables of these sequences
+IN_TURN = {  # way of study/sequences/table.py -> what it is
+    "exact": "exact, a stage leans on all before it",
+    "base": "exact, `--lean-on base`",
+    "replay": "replay",
+    "full": "full fine-tuning",
+}
+GROUPS = {"cw10": "Continual World's ten", "mt50": "all fifty"}
+
+
+def in_turn(study: Path, group: str) -> dict[str, tuple[list[dict], list[dict]]]:
+    """way -> (what adapt.py wrote, its last evaluation of all tasks), one of each for every seed. Empty if there is
+    none: the groups are measured one after the other."""
+    found: dict[str, tuple[list[dict], list[dict]]] = {}
+    for path in sorted(study.glob(f"sequences/{group}-*-s[0-9].json")):
+        last = path.with_name(f"{path.stem}-evaluation.json")
+        mine = found.setdefault(path.stem.split("-")[1], ([], []))
+        for kept, file in zip(mine, (path, last), strict=True):
+            kept.append(json.loads(file.read_text()))
+    return {way: found[way] for way in IN_TURN if way in found}
+
+
+def within(evaluations: list[dict], limit: int = LIMIT) -> float:
+    """Mean success over tasks and seeds if an episode had this many steps."""
+    return float(np.mean([sum(steps <= limit for steps in entry["steps_to_success"]) / entry["n"]
+                          for result in evaluations for entry in result["tasks"].values()]))  # fmt: skip
+
+
+def from_nothing(study: Path) -> list[str]:
+    found = {group: in_turn(study, group) for group in GROUPS}
+    if not any(found.values()):
+        raise NotMeasured("`study/sequences/*.json`")
+    lines = text(
+        "Commands: `study/sequences/table.py`. The first task trains a fresh policy. 50 demonstrations and 2000 steps "
+        "for each task. Average success is over all tasks after the last stage, from the episodes of the last "
+        f"evaluation; beside it the same with a limit of {LIMIT} steps instead of 500. Tasks whose actions a stage did "
+        "not change by a bit are not played again."
+    )
+    for group, mine in found.items():
+        rows = []
+        for way, (results, last) in mine.items():
+            N, stages = len(last[0]["tasks"]), results[0]["stages"]
+            each = [", ".join(number(r[key]) for r in results) for key in ("forgetting", "forward_transfer")]
+            usual = ", ".join(number(-r["backward_transfer"] * (N - 1) / N) for r in results)
+            cost = [(f"{stages[1][key]:,.0f}", f"{stages[-1][key]:,.0f}")
+                    for key in ("trained_parameters", "bytes_added", "seconds")]  # fmt: skip
+            chunk = [f"{stages[i]['latency_ms']:.1f}" for i in (0, -1)]
+            rows.append([IN_TURN[way], len(results), rate(by_task(last)).share, number(within(last)), each[0], usual,
+                         each[1], *(" to ".join(dict.fromkeys(ends)) for ends in (*cost, chunk))])  # fmt: skip
+        if rows:
+            last = next(iter(mine.values()))[1]
+            successes, n = expert(last)
+            rows.append(["scripted expert", "", number(successes / n)])
+            header = [f"{GROUPS[group]}, in turn", "seeds", "average success, 95 % interval", f"within {LIMIT} steps",
+                      "forgetting", "forgetting (Continual World)", "forward transfer", "trained parameters, second to "
+                      "last stage", "bytes added", "seconds", "ms for a chunk, first to last task"]  # fmt: skip
+            lines += [*text(played_on(last)), *table(header, rows)]
+            if (study / f"sequences/{group}.png").exists():
+                lines += [f"![{GROUPS[group]}: success of every task after every stage](sequences/{group}.png)", ""]
+    return [*lines, *text(DAGGER), *text(
+        "Continual World (arXiv 2105.10919) counts forgetting from right after a task was learned, over all tasks, the "
+        "last one too. Published for a diffusion policy that sees the same 39 numbers, on the ten tasks, with 2,500 "
+        f"demonstrations of each, 100 rollouts and {LIMIT} steps (arXiv 2602.02417): fine-tuning 0.179 (forgetting "
+        "0.730), generative replay 0.853 (0.082), Trust Region 0.883 (0.044). Other demonstrations, another network: "
+        "beside ours, not a comparison.",
+    )]  # fmt: skip
+
+
 def budget(study: Path) -> list[str]:
     found = {varied: budget_runs(study, varied) for varied in BUDGETS}
     usual = ways(study)
@@ -723,6 +791,7 @@ def speed_run(study: Path) -> list[str]:
               "Demonstrations and evaluation come on top. Block 400, the one for choices: the first of many that "
               "reached a number is a choice, not an estimate. A forked training loop that is faster is a line more."),
         *table(header, rows),
+        *(["![Success over seconds of training](mt50/curves.png)", ""] if (study / "mt50/curves.png").exists() else []),
     ]  # fmt: skip
 
 
@@ -927,7 +996,11 @@ def commands(study: Path) -> list[str]:
 def sources(study: Path) -> list[str]:
     """Which revisions of the code and which machines the files come from."""
     rows = []
-    for pattern in ("core/*-s[0-9]*.json", "adapt/*-s[0-9]*.json", "adapt/budget/*.json", "speed/[cl]*.json"):
+    for pattern in ("core/*-s[0-9]*.json", "adapt/*-s[0-9]*.json", "adapt/budget/*.json", "ml45/*-s[0-9].json",
+                    "ml45/*/*-draw[0-9]-s[0-9].json", "mt50/*-s[0-9].json", "sequences/*-s[0-9].json",
+                    "router/wake/*.json", "speed/[cl]*.json"):  # fmt: skip
+        if rows and not any(study.glob(pattern)):
+            continue  # not measured yet, as its own section says
         results = read(study, pattern).values()
         revisions = sorted(Counter(r["revision"] for r in results).items())
         rows.append([f"`study/{pattern}`", ", ".join(f"{name} ({n})" for name, n in revisions),
@@ -972,6 +1045,7 @@ SECTIONS = {
     "Fewer demonstrations, fewer steps": budget,
     "Why the paper's retention forgets": why_paper,
     "A new task from one demonstration": one_demonstration,
+    "Learning in turn, beginning with nothing": from_nothing,
     "One policy for fifty tasks": fifty,
     "Seconds to a success": speed_run,
     "Forks": fork_table,

@@ -296,6 +296,38 @@ def test_tasks_learned_together_and_in_turn_on_two_blocks(tmp_path):
     assert "0.40 on door-close (untrained 0.10)" in " ".join(report.sequences(study))
 
 
+def test_tasks_learned_in_turn_from_nothing(tmp_path):
+    """Two tasks, ten episodes of each, two seeds; the first task loses two of its successes with the second."""
+    (tmp_path / "sequences").mkdir()
+    stage = {"trained_parameters": 100, "bytes_added": 2000, "seconds": 60.0, "latency_ms": 5.0, "same_bits": []}
+    for seed in (0, 1):
+        result = {
+            "success": [{"reach": 1.0}, {"reach": 0.8, "push": 0.9}],
+            "expert": {"reach": 1.0, "push": 1.0},
+            "stages": [stage | {"tasks": ["reach"], "mode": "fresh"}, stage | {"tasks": ["push"], "seconds": 70}],
+            "average_success": 0.85,
+            "forgetting": 0.2,
+            "backward_transfer": -0.2,
+            "forward_transfer": 0.1,
+        }
+        del result["stages"][0]["trained_parameters"]  # of a fresh policy nothing is frozen
+        expert = {"successes": 10, "n": 10}
+        last = {"tasks": {"reach": entry(failed=[1, 2]) | {"steps_to_success": [50] * 7 + [300], "expert": expert},
+                          "push": entry(failed=[3]) | {"steps_to_success": [200] * 9, "expert": expert}}}  # fmt: skip
+        for name, content in ((f"cw10-base-s{seed}", result), (f"cw10-base-s{seed}-evaluation", last)):
+            (tmp_path / f"sequences/{name}.json").write_text(json.dumps(content))
+    lines = report.from_nothing(tmp_path)
+    (row,) = [line.split(" | ") for line in lines if line.startswith("| exact")]
+    between = intervals.rate(intervals.by_task([last, last])).interval
+    assert row[:4] == ["| exact, `--lean-on base`", "2", f"0.850, {between}", "0.800"]
+    assert row[4:7] == ["0.200, 0.200", "0.100, 0.100", "0.100, 0.100"]  # of one task of two; of both; transfer
+    assert row[7:] == ["100", "2,000", "70", "5.0 |"]
+    assert any(line.startswith("| scripted expert |  | 1.000 |") for line in lines)
+    assert plots.in_turn(tmp_path, tmp_path / "cw10.png").exists()
+    with pytest.raises(report.NotMeasured, match="mt50"):
+        plots.in_turn(tmp_path, tmp_path / "mt50.png")
+
+
 def test_both_averages_over_fifty_tasks():
     """A policy that fails at one of the five hardest tasks alone loses a fiftieth, or a fifth of a quarter."""
     assert [28, *(len(names) for d, names in report.DIFFICULTY.items() if d != "easy")] == [28, 11, 6, 5]
@@ -314,6 +346,7 @@ def test_the_first_checkpoint_that_reached_a_success(tmp_path):
         "checkpoints": curve, "flags": {"tasks": "mt50", "policy": "fdp"}, "hardware": "2 cores", "revision": "abc",
         "command": "python curve.py --tasks mt50"}))  # fmt: skip
     assert "| mt50 | fdp | 20 | - | 0.940 (40 s) |" in "\n".join(report.speed_run(tmp_path))
+    assert plots.curves(tmp_path, tmp_path / "curves.png").exists()
 
 
 def test_the_page_is_readable_and_its_links_lead_somewhere():

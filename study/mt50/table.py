@@ -1,4 +1,4 @@
-"""One policy for all 50 tasks, and one network of the same size: some five hours on 2 cores.
+"""One policy for all 50 tasks, and one network of the same size: some five hours on 2 cores. Steps are train.py's own.
 
     python study/grid.py study/mt50/table.py && python study/report.py && python study/plots.py
 
@@ -10,10 +10,10 @@ POLICIES = ("fdp", "monolithic")
 
 
 def trained(policy: str, seed: int) -> tuple[str, ...]:
-    """All 50 tasks in 40,000 steps, then evaluated. The first seed is the one whose curve is drawn."""
+    """All 50 tasks, then evaluated. The first seed is the one whose curve is drawn."""
     name = f"{policy}-s{seed}"
     run = f"runs/curve/curve-{name}/run" if seed == 0 else f"runs/mt50/{name}"
-    flags = f"--tasks mt50 --policy {policy} --steps 40000"
+    flags = f"--tasks mt50 --policy {policy}"
     train = f"python train.py {flags} --components 4 --seed {seed} --eval-episodes 0 --overwrite --out {run}"
     if seed == 0:
         train = f"python study/curve.py {flags} --out study/mt50/curve-{name}.json"
