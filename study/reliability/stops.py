@@ -2,10 +2,10 @@
 
     python study/reliability/stops.py [--times 15] [--data-dir data]
 
-Training and adapting are stopped by kill -9, Ctrl-C and SIGTERM, at a moment drawn between the start of the process and
-a little after its usual end; and the disk gets full at a file of random size. Then the command is given again as its
-user would. Survived: the exit code and the last line were as promised, whatever was there could be loaded, nothing was
-left behind, and the weights at the end are those of the run that nobody stopped, bit for bit.
+Training, adapting and learning in turn are stopped by kill -9, Ctrl-C and SIGTERM, at a moment drawn between the start
+of the process and a little after its usual end; and the disk gets full at a file of random size. Then the command is
+given again as its user would. Survived: the exit code and the last line were as promised, whatever was there could be
+loaded, nothing was left behind, and the weights at the end are those of the run that nobody stopped, bit for bit.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from study.reliability.table import row, write  # noqa: E402
 
 TRAIN = "train.py --tasks reach,push --steps 400 --batch-size 8 --demos-per-task 3 --save-every 50 --eval-episodes 0"
 ADAPT = "adapt.py --tasks drawer-open --steps 1100 --batch-size 8 --demos-per-task 3 --eval-episodes 0"
+SEQUENCE = "adapt.py --sequence reach,drawer-open --steps 250 --batch-size 8 --demos-per-task 3 --eval-episodes 0"
 PROMISE = "loads afterwards; the command given again ends with the same weights"
 
 
@@ -39,7 +40,13 @@ def start(words: list[str], **more) -> subprocess.Popen:
 
 
 def same(one: Path, other: Path) -> bool:
-    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+    """Every run in one folder has the weights of that in the other."""
+    names = [sorted(path.relative_to(folder) for path in folder.rglob("model.safetensors")) for folder in (one, other)]
+    return names[0] == names[1] != [] and all(same_weights(one / name, other / name) for name in names[0])
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = load_file(one), load_file(other)
     return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
 
 
@@ -72,8 +79,8 @@ def try_stopping(words: list[str], reference: Path, folder: Path, how: int, mome
         return f"last line: {last}"
     if how != signal.SIGKILL and leftovers(folder):
         return f"left behind: {leftovers(folder)}"
-    if (folder / "model.safetensors").exists():
-        runs.load_policy(folder)
+    for weights in folder.rglob("model.safetensors"):
+        runs.load_policy(weights.parent)
     if process.returncode:
         going_on = start(again(words, folder, last))
         _, said = going_on.communicate(timeout=120)
@@ -91,8 +98,8 @@ def try_full_disk(words: list[str], reference: Path, folder: Path, room: int) ->
         return f"exit code {process.returncode}: {said.strip().splitlines()[-1]}"
     if leftovers(folder):
         return f"left behind: {leftovers(folder)}"
-    if (folder / "model.safetensors").exists():
-        runs.load_policy(folder)
+    for weights in folder.rglob("model.safetensors"):
+        runs.load_policy(weights.parent)
     going_on = start(again(words, folder, ""))
     _, said = going_on.communicate(timeout=120)
     if going_on.returncode:
@@ -110,21 +117,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run, data = folder / "run", ["--data-dir", str(Path(flags.data_dir).resolve()), "--device", "cpu"]
-        train, adapt = [*shlex.split(TRAIN), *data], [*shlex.split(ADAPT), "--run", str(run), *data]
+        commands = {
+            "train.py": ([*shlex.split(TRAIN), *data], run),
+            "adapt.py": ([*shlex.split(ADAPT), "--run", str(run), *data], folder / "adapted"),
+            "adapt.py --sequence": ([*shlex.split(SEQUENCE), *data], folder / "sequence"),
+        }
         lasts = {}
-        for words, out in ((train, run), (adapt, folder / "adapted")):
+        for title, (words, out) in commands.items():
             for _ in range(2):  # the first time demonstrations may have to be made
                 shutil.rmtree(out, ignore_errors=True)
                 begin = time.perf_counter()
                 subprocess.run([sys.executable, *words, "--out", str(out)], cwd=ROOT, check=True, capture_output=True)
-                lasts[words[0]] = time.perf_counter() - begin
-        for words, reference in ((train, run), (adapt, folder / "adapted")):
-            tries, longest = {}, 1.1 * lasts[words[0]]
+                lasts[title] = time.perf_counter() - begin
+        for title, (words, reference) in commands.items():
+            tries, longest = {}, 1.1 * lasts[title]
             for how in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
-                tries[f"{words[0]}: {how.name}"] = [(try_stopping, how, draw.uniform(0.1, longest))
+                tries[f"{title}: {how.name}"] = [(try_stopping, how, draw.uniform(0.1, longest))
                                                     for _ in range(flags.times)]  # fmt: skip
-            largest = max(path.stat().st_size for path in reference.iterdir())
-            tries[f"{words[0]}: disk full"] = [(try_full_disk, draw.randrange(20_000, 9 * largest // 10))
+            largest = max(path.stat().st_size for path in reference.rglob("*"))
+            tries[f"{title}: disk full"] = [(try_full_disk, draw.randrange(20_000, 9 * largest // 10))
                                                for _ in range(flags.times)]  # fmt: skip
             for what, each in tries.items():
                 wrong = []
