@@ -24,9 +24,12 @@ import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import adapt  # noqa: E402
 import evaluate  # noqa: E402
+from plumbing import stages  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
-from plumbing.runs import choose_device, load_policy  # noqa: E402
+from plumbing.runs import choose_device, load_policy, read_config  # noqa: E402
+from study.ml45.table import NEW  # noqa: E402
 from study.speed.benchmark import acting_rows, scaling_rows, training_rows  # noqa: E402
 from study.speed.candidates import make_policy, training_step  # noqa: E402
 from study.speed.timing import Peer, matrix_peak, take_turns, timer, wait  # noqa: E402
@@ -41,11 +44,11 @@ class SectionConfig:
     """Measure one thing on a GPU."""
 
     name: tyro.conf.Positional[
-        Literal["tests", "speed", "mt6-base", "mt6-small", "mt50-small", "mt50-base", "components"]
+        Literal["tests", "speed", "mt6-base", "mt6-small", "mt50-small", "mt50-base", "one-demonstration", "components"]
     ]
     device: str = "auto"  # auto | cuda; cpu goes with --tiny only
     peer: str = ""  # python of an environment with LeRobot, for speed; study/speed/lerobot_peer.py says how to make it
-    steps: int | None = None  # of training, for mt6-* and mt50-*; default that of train.py
+    steps: int | None = None  # of training, for mt6-*, mt50-* and the base of one-demonstration
     tiny: bool = False  # the same code at a size for tests
     out: str = ""  # folder of the JSON files; default study/gpu, with --tiny runs/gpu/tiny
     runs: str = "runs/gpu"  # folder of checkpoints and demonstrations, for mt6-* and mt50-*
@@ -185,6 +188,40 @@ def from_nothing(config: SectionConfig, device: torch.device) -> dict:
     }  # fmt: skip
 
 
+def one_demonstration(config: SectionConfig, device: torch.device) -> dict:
+    """A base of 45 tasks, and each of the five others from one demonstration, with a new component: study/ml45 at this
+    size. A task that there is no time for is left out, and named."""
+    home, begin = Path(config.runs).resolve() / config.name, time.perf_counter()
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    flags = {"--tasks": "ml45-train", "--size": "base", "--demos-per-task": 25, "--steps": config.steps or 24_000}
+    tasks, steps, episodes = NEW.split(","), 2000, 50
+    if config.tiny:
+        flags |= {"--tasks": "reach,push", "--size": "small", "--components": 1, "--steps": 2, "--demos-per-task": 2}
+        tasks, steps, episodes = tasks[1:2], 2, 1
+    flags |= {"--eval-episodes": 0, "--device": device, "--data-dir": home / "data", "--out": home / "run"}
+    command = ["train.py", *(str(word) for flag in flags.items() for word in flag)]
+    checkpoints, summary = watch(command, home, begin)
+    trained, found, left_out = time.perf_counter() - begin, {}, []
+    origin = home / f"step-{checkpoints[-1]['step']}"
+    for task in tasks:
+        if time.perf_counter() - begin > EVALUATING_ENDS:
+            left_out.append(task)
+            continue
+        folder = home / task
+        asked = {"demos_per_task": 1, "demo_draw": 1, "steps": steps, "eval_episodes": 0, "device": str(device)}
+        asked |= {"run": str(origin), "tasks": task, "data_dir": str(home / "data"), "out": str(folder)}
+        stages.main(adapt.AdaptConfig(**asked), adapt.learn)
+        result, _ = evaluate.evaluate(load_policy(folder, device), [task], episodes, 9)
+        about = {"seconds_of_training": read_config(folder)["adapted"][-1]["seconds"]}
+        found[task] = result["tasks"][task] | about
+        say(json.dumps({"task": task, "success": found[task]["success"]} | about))
+    return {
+        "base": checkpoints[-1], "tasks": found, "left_out": left_out, "train": command,
+        "seconds": {"until trained": trained}, "training_finished": summary is not None,
+    }  # fmt: skip
+
+
 def watch(command: list[str], home: Path, begin: float) -> tuple[list[dict], dict | None]:
     """Run train.py, and copy each checkpoint as it appears. -> what and when they were, and what train.py's last line
     says; None if it was stopped because its time was up."""
@@ -228,7 +265,7 @@ def keep(home: Path) -> int | None:
 
 # ---------------------------------------------------------------------------------------------- all of it
 
-SECTIONS = {"tests": tests, "speed": speed, "components": components,
+SECTIONS = {"tests": tests, "speed": speed, "components": components, "one-demonstration": one_demonstration,
             **dict.fromkeys(("mt6-base", "mt6-small", "mt50-small", "mt50-base"), from_nothing)}  # fmt: skip
 
 
