@@ -328,6 +328,37 @@ def test_tasks_learned_in_turn_from_nothing(tmp_path):
         plots.in_turn(tmp_path, tmp_path / "mt50.png")
 
 
+def test_what_routes_and_what_was_not_measured_is_named(tmp_path):
+    """Of four made-up ways one fulfils the whole rule; the others each miss one part of it."""
+
+    def change(mean, high):
+        return {"success": 0.5, "difference": {"mean": mean, "low": mean - 5, "high": high}}
+
+    def told(above, low):
+        return {"above": above, "interval": [low, above + 0.1], "most": 1.39}
+
+    def way(above=0.5, low=0.4, untrained=0.1, mean=-20.0, high=-10.0) -> dict:
+        changed = {what: change(-50.0, -40.0) for what in ("1/K", "mean over tasks", "top two")}
+        return {"played": {"hammer": entry(failed=[1])}, "expert": {"hammer": {"successes": 10, "n": 10}},
+                "changed": changed | {"another task's": change(mean, high)}, "contrast": 7.0, "parameters": 1234,
+                "tells": {label: told(above, low) for label in ("task", "flags", "step")},
+                "untrained": {"task": [0.0, untrained]},
+                "similarity": {"signed": [[1, 0], [0, 1]], "effective_rank": 2.0}}  # fmt: skip
+
+    (tmp_path / "router" / "wake").mkdir(parents=True)
+    ways = {"softmax": way(), "noise": way(above=0.19), "clean": way(untrained=0.4), "affine": way(mean=-9.0),
+            "raw": way(high=0.1)}  # fmt: skip
+    for name, content in ways.items():
+        (tmp_path / f"router/wake/{name}.json").write_text(json.dumps(content))
+    lines = report.waking(tmp_path)
+    rows = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
+    assert [rows[name][14] for name in ways] == ["yes", "no", "no", "no", "no"]
+    assert rows["softmax"][4:6] == ["0.500 (-50.0 [-55.0, -40.0])", "0.500 (-20.0 [-25.0, -10.0])"]
+    assert rows["clean"][8] == "0.50 [0.40, 0.60]" and rows["clean"][11] == "0.40"
+    assert rows["noise"][-1] == f"{report.PREDICTIONS['noise']} |"
+    assert "Not measured yet: own-encoder, fast," in " ".join(lines[:5])
+
+
 def test_both_averages_over_fifty_tasks():
     """A policy that fails at one of the five hardest tasks alone loses a fiftieth, or a fifth of a quarter."""
     assert [28, *(len(names) for d, names in report.DIFFICULTY.items() if d != "easy")] == [28, 11, 6, 5]

@@ -3,15 +3,18 @@
     python study/router/measure.py --run study/core/mt6 --out study/router/mt6.json      # JSON, and four pictures
 
 It plays the same episodes again and again: as the policy is; with the router's weights replaced, by each task's mean
-weights, by their mean over tasks, by 1/K, by the two largest; and with each component left out. If replacing the
-weights changes nothing, the router does nothing. What the first playing saw says the rest: how sure the router is, what
-a component tells about task, situation and time (study/router/routing.py), beside a router with random weights that saw
-the same, and how alike the components' predictions are at every denoising step.
+weights, by their mean over tasks, by 1/K, by the two largest, by weights that it gave in another task; and with each
+component left out. If replacing the weights changes nothing, the router does nothing. Components that never acted
+together may not bear 1/K, whoever chose among them; another task's weights are of the kind that they know. What the
+first playing saw says the rest: how sure the router is, what a component tells about task, situation and time
+(study/router/routing.py), beside five routers that have learned nothing, saw the same and weigh in the policy's own way
+(the best two of eight random logits tell a lot about the task), and how alike the components' predictions are.
 
 Success is played by the project's one `evaluate()`. Labels are what the environment reports (near_object,
-grasp_success); no phases are written by hand. Differences and intervals are paired by episode.
+grasp_success; at success the episode ends); no phases are written by hand. Differences are paired by episode.
 """
 
+import copy
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -29,11 +32,11 @@ from evaluate import evaluate  # noqa: E402
 from fdp import Policy  # noqa: E402
 from plumbing import runs  # noqa: E402
 from plumbing.cli import BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
-from router import Router  # noqa: E402
 from study import intervals  # noqa: E402
 from study.router import pictures, routing  # noqa: E402
 
 STEPS_PER_LABEL, STEP_LABELS = 20, 10  # the time in an episode, as a label: 0-19, 20-39, ..., 180 and later
+UNTRAINED = 5  # routers that have learned nothing
 BINS = 20  # of an episode, from its beginning to its end, in the picture of weights over time
 
 
@@ -69,16 +72,25 @@ def weighed(policy: Policy, change: Callable[[np.ndarray, list[str]], np.ndarray
         del policy.act, policy.weigh
 
 
+def untrained(policy: Policy, seed: int) -> Policy:
+    """The policy with a router that has learned nothing: it sees the same, and weighs in the policy's own way."""
+    other = copy.deepcopy(policy)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        other.router = type(policy)(policy.config).router.to(policy.device)
+    return other.eval()
+
+
 @contextmanager
-def watched(policy: Policy, other: Router, similarity: routing.Similarity):
-    """The policy as it is, while its components' predictions are compared, and while another router sees the same: its
+def watched(policy: Policy, others: list[Policy], similarity: routing.Similarity):
+    """The policy as it is, while its components' predictions are compared, and while other routers see the same: their
     weights are returned to the right of the policy's own."""
     sample, compose, units_of_noise = policy.sample, policy.compose, type(policy).sample is Policy.sample
     counted = []
 
     def both(condition, *rest):
         clean, weights = sample(condition, *rest)
-        return clean, torch.cat([weights, other(condition[:, -other.net[0].in_features :])], -1)
+        return clean, torch.cat([weights, *(other.weigh(condition) for other in others)], -1)
 
     def listen(noisy, step, condition, weights):
         counted[:] = [weights.double().cpu().numpy()]
@@ -138,8 +150,7 @@ def measure(policy, tasks: list[str], episodes: int, block: int) -> dict:
     """Everything, as it goes into the JSON."""
     c, K = policy.config, components(policy)
     similarity = routing.Similarity(K)
-    torch.manual_seed(0)
-    other = Router(c.condition_dim, K, c.router).to(policy.device)
+    others = [untrained(policy, seed) for seed in range(UNTRAINED)]
     with Roller() as roller, torch.no_grad():
 
         def play(what: str, every: bool = False) -> tuple[dict, list]:
@@ -147,17 +158,23 @@ def measure(policy, tasks: list[str], episodes: int, block: int) -> dict:
             say(f"{what}: {result['mean_success']:.3f}")
             return result, traces
 
-        with watched(policy, other, similarity):
+        with watched(policy, others, similarity):
             result, traces = play("as it is", every=True)
         told = describe(traces, K, c.executed)
         task_mean = {task: np.array(entry["mean"]) for task, entry in told["tasks"].items()}
         overall = np.mean(list(task_mean.values()), 0)
         total = overall.sum()  # 1, but for raw routers
+        random, given = np.random.default_rng(0), {t: [] for t in tasks}  # task -> weights that it was played with
+        for episode, weights in traces:
+            given[episode.task].append(weights[:, :K])
+        given = {task: np.concatenate(x) for task, x in given.items()}
+        swapped = dict(zip(tasks, [*tasks[1:], tasks[0]], strict=True))
         changes = {
             "the task's mean": lambda w, playing: np.stack([task_mean[task] for task in playing]),
             "mean over tasks": lambda w, playing: np.broadcast_to(overall, w.shape),
             "1/K": lambda w, playing: np.full_like(w, total / K),
             "top two": lambda w, playing: routing.top(w, 2),
+            "another task's": lambda w, playing: np.stack([random.choice(given[swapped[task]]) for task in playing]),
             **{f"without {k}": lambda w, playing, k=k: routing.without(w, k) for k in range(K)},
         }
         played = {}
@@ -176,17 +193,17 @@ def measure(policy, tasks: list[str], episodes: int, block: int) -> dict:
 
 
 def describe(traces: list, K: int, executed: int) -> dict:
-    """Everything that weights tell. traces: (episode, weights (N, 2K): the policy's, and another router's)."""
+    """Everything that weights tell. traces: (episode, weights (N, (1 + R) K): the policy's, and R other routers')."""
     names = [episode.task for episode, _ in traces]
     order = list(dict.fromkeys(names))
-    own, other = ([routing.as_probabilities(w[:, side].astype(np.float64)) for _, w in traces]
-                  for side in (slice(0, K), slice(K, None)))  # fmt: skip
+    own, *others = ([routing.as_probabilities(w[:, i : i + K].astype(np.float64)) for _, w in traces]
+                    for i in range(0, traces[0][1].shape[1], K))  # fmt: skip
     steps = [np.arange(len(w)) * executed for w in own]
     flags = [flags_at(np.array(episode.phases), at) for (episode, _), at in zip(traces, steps, strict=True)]
     labels = {
-        "task": ([np.full(len(w), order.index(name)) for name, w in zip(names, own, strict=True)], False),
-        "flags": ([flag[:, 0] + 2 * flag[:, 1] for flag in flags], True),  # 0 .. 3: near the object, grasped, both
-        "step": ([np.minimum(at // STEPS_PER_LABEL, STEP_LABELS - 1) for at in steps], True),
+        "task": ([np.full(len(w), order.index(name)) for name, w in zip(names, own, strict=True)], "episodes"),
+        "flags": ([flag[:, 0] + 2 * flag[:, 1] for flag in flags], "courses"),  # 0 .. 3: near, grasped, both
+        "step": ([np.minimum(at // STEPS_PER_LABEL, STEP_LABELS - 1) for at in steps], "chunks"),
     }
     per_task = {}
     for task in order:
@@ -196,9 +213,10 @@ def describe(traces: list, K: int, executed: int) -> dict:
         per_task[task] = {"mean": raw.mean(0).round(6).tolist(), "std": raw.std(0).round(6).tolist(),
                           "entropy": float(routing.entropy(p).mean()),
                           "over_time": over_time([own[i] for i in mine], [flags[i] for i in mine])}  # fmt: skip
-    tells = {who: {name: routing.tells(weights, label, names, within) for name, (label, within) in labels.items()}
-             for who, weights in (("router", own), ("random router", other))}  # fmt: skip
-    return {"tasks": per_task, "tells": tells}
+    tells, *chance = ({name: routing.tells(weights, label, names, how) for name, (label, how) in labels.items()}
+                      for weights in (own, *others))  # fmt: skip
+    untold = {name: [told[name]["above"] for told in chance] for name in labels}
+    return {"tasks": per_task, "tells": tells, "untrained": untold}
 
 
 def main(config: MeasureConfig) -> dict:
@@ -210,7 +228,9 @@ def main(config: MeasureConfig) -> dict:
     policy = runs.load_policy(folder, device)
     tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
     found = measure(policy, tasks, config.episodes, config.seed)
-    about = {"flags": asdict(config), "policy": runs.read_config(folder)["train"].get("policy", "fdp")}
+    trained = runs.training_record(folder) | {"demo_draw": runs.read_config(folder)["train"].get("demo_draw", 0)}
+    about = {"flags": asdict(config), "policy": policy.variant, "training": trained,
+             "parameters": sum(p.numel() for p in policy.parameters())}  # fmt: skip
     write_json(path, found | about | provenance(config.seed, str(device)))
     drawn = pictures.draw(found, path.with_suffix(""))
     return {"mean_success": found["success"], "1/K": found["changed"]["1/K"]["success"],

@@ -13,7 +13,7 @@ Axis legend: E episodes, N chunks of an episode, L labels, K components, M momen
 
 import numpy as np
 
-RESAMPLES, SHUFFLES = 1000, 10
+RESAMPLES, SHUFFLES = 1000, 50
 
 
 # ------------------------------------------------------------------------------------------ weights and situations
@@ -42,16 +42,34 @@ def information(table: np.ndarray) -> np.ndarray:
     return entropy(joint.sum(-1)) + entropy(joint.sum(-2)) - entropy(joint.reshape(*joint.shape[:-2], -1))
 
 
-def shuffled(labels: list[np.ndarray], within: bool, random: np.random.Generator) -> list[np.ndarray]:
-    """Labels that have lost their meaning: handed around between episodes, or between the chunks of each episode.
+def shuffled(labels: list[np.ndarray], how: str, tasks: list[str], random: np.random.Generator) -> list[np.ndarray]:
+    """Labels that have lost their meaning, and keep everything else.
 
-    Within an episode for what changes during it: then whatever the task and the episode alone explain is still there,
-    and is not mistaken for a router that follows the situation. Between episodes for what is the same throughout.
+    "episodes": what is the same throughout an episode (the task) is handed around between episodes. "chunks": what
+    changes (the time) is handed around within each. "courses": an episode gets the whole course of a label from another
+    one of its task, at the same times (its last value from where that one ended). For what happens once in every
+    episode: a flag that is set when the hand has arrived is known from the clock alone, and nearly so from the task.
+    What a component tells beyond this control it can only have from the situation.
     """
-    if within:
+    if how == "chunks":
         return [random.permutation(label) for label in labels]
-    order = random.permutation(len(labels))
-    return [np.full(len(label), labels[i][0]) for label, i in zip(labels, order, strict=True)]
+    if how == "episodes":
+        order = random.permutation(len(labels))
+        return [np.full(len(label), labels[i][0]) for label, i in zip(labels, order, strict=True)]
+    other = np.arange(len(labels))
+    for task in set(tasks):
+        mine = np.flatnonzero(np.array(tasks) == task)
+        other[mine] = _nobodys_own(mine, random)
+    return [labels[i][np.minimum(np.arange(len(label)), len(labels[i]) - 1)]
+            for label, i in zip(labels, other, strict=True)]  # fmt: skip
+
+
+def _nobodys_own(mine: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """(n,) -> (n,): the same in another order, in which nothing stands where it stood."""
+    order = random.permutation(len(mine))
+    given = np.empty_like(mine)
+    given[order] = mine[np.roll(order, 1)]
+    return given
 
 
 def draw_episodes(tasks: list[str], random: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
@@ -63,17 +81,18 @@ def draw_episodes(tasks: list[str], random: np.random.Generator, resamples: int 
     return counts
 
 
-def tells(weights: list[np.ndarray], labels: list[np.ndarray], tasks: list[str], within: bool, seed: int = 0) -> dict:
+def tells(weights: list[np.ndarray], labels: list[np.ndarray], tasks: list[str], how: str, seed: int = 0) -> dict:
     """What the component tells about a label, beside what it seems to tell about shuffled ones.
 
     weights: E arrays (N, K); labels: E arrays (N,) of whole numbers from 0; tasks: the task of each episode, in which
-    episodes are drawn anew for the interval. -> {"nats", "shuffled", "above", "interval" (95 %, of `above`), "most":
-    what a perfect router would have}.
+    episodes are drawn anew for the interval; how: of `shuffled`. -> {"nats", "shuffled", "above", "interval" (95 %, of
+    `above`), "most": what a perfect router would have}. `above` is a little low: shuffled labels tell something of
+    whatever the weights are sure of, by chance.
     """
     random, L = np.random.default_rng(seed), 1 + max(int(label.max()) for label in labels)
     counts = draw_episodes(tasks, random)
     told = tables(weights, labels, L)
-    empty = [tables(weights, shuffled(labels, within, random), L) for _ in range(SHUFFLES)]
+    empty = [tables(weights, shuffled(labels, how, tasks, random), L) for _ in range(SHUFFLES)]
 
     def drawn(table: np.ndarray) -> np.ndarray:
         return information(np.einsum("re,elk->rlk", counts, table))

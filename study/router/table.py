@@ -5,11 +5,12 @@
 25 demonstrations, 6,000 steps, then study/router/measure.py: success as it is, with the weights replaced by 1/K and by
 the two largest, with each component left out, and what a component tells. 20 episodes of each task on block 400.
 
-PREDICTIONS was written before any of it was run; LOG.md says what became of it. The rule, written at the same time: a
-way *routes* if a component tells at least 0.2 nats about the task above shuffled labels, and 1/K in the place of its
-weights costs at least 10 points with an interval below zero. Of the ways that route, the three with the highest success
-go to 50 tasks (10,000 steps, three seeds, block 13). A way becomes train.py's default if it routes there too, and its
-success is not below today's: the interval of the difference on block 13 includes zero or lies above.
+PREDICTIONS was written before any of it was run; LOG.md says what became of it. The rule, also written before: a way
+*routes* if a component tells at least 0.2 nats about the task above shuffled labels, with an interval above what five
+routers tell that have learned nothing and weigh in the same way, and if another task's weights in the place of its own
+cost at least 10 points, with an interval below zero. Of the ways that route, the three with the highest success go to
+50 tasks (10,000 steps, three seeds, block 13). A way becomes train.py's default if it routes there too, and its success
+is not below today's: the interval of the difference on block 13 includes zero or lies above.
 """
 
 TRAIN = "--tasks mt6 --components {K} --demos-per-task 25 --steps 6000 --eval-episodes 0 --device cpu --overwrite"
