@@ -131,14 +131,14 @@ class Upsample(nn.Module):
 
 
 def sinusoidal_embedding(step: Tensor, dim: int) -> Tensor:
-    """Diffusion step (B,) -> (B, dim): sines and cosines from wavelength 2*pi to 10000*2*pi steps.
+    """Diffusion step (B,), or of any shape, -> (B, dim): sines and cosines from wavelength 2*pi to 10000*2*pi steps.
 
     A single number t in 0..99 is a poor input for a network: neighbouring steps would be indistinguishable
     next to the whole range. Many wavelengths make both visible (Vaswani et al. 2017, section 3.5).
     """
     half = dim // 2
     frequency = torch.exp(-math.log(10_000) * torch.arange(half, device=step.device) / (half - 1))
-    angle = step[:, None].float() * frequency
+    angle = step[..., None].float() * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
@@ -205,13 +205,16 @@ class UNet(nn.Module):
         return [block for block, _ in self.down] + list(self.middle) + [block for _, block in self.up]
 
     def forward(self, noisy_actions: Tensor, step: Tensor, condition: Tensor) -> Tensor:
-        """noisy_actions (B, H, A), step (B,), condition (B, C) -> predictions of all components (K, B, H, A)."""
+        """noisy_actions (B, H, A), step (B,), condition (B, C) -> predictions of all components (K, B, H, A).
+
+        With a K axis in front of all three, (K, R, H, A), (K, R), (K, R, C), each component gets rows of its own.
+        """
         K = len(self.head.weight)
         context = torch.cat([sinusoidal_embedding(step, self.step_dim).to(condition.dtype), condition], dim=-1)
         film = self.film_out(F.silu(self.film_in(context)))  # (K, B, sum of all blocks)
         film = iter(film.unsqueeze(1).split(self.film_sizes, dim=-1))  # one (K, 1, B, 2 * channels) per block
 
-        x = noisy_actions.transpose(0, 1).expand(K, -1, -1, -1)  # (K, H, B, A): time before batch, see Conv
+        x = noisy_actions.transpose(-3, -2).expand(K, -1, -1, -1)  # (K, H, B, A): time before batch, see Conv
         skips = []
         for block, downsample in self.down:
             x = block(x, next(film))

@@ -1,6 +1,7 @@
 """What is tried to wake a router: informed.py, decorrelated.py, waking.py, each against what it has to be by hand."""
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from test_forks import act, batch, make, same
 
 import train
+from fdp import Policy as FactorizedPolicy
 from plumbing import runs
-from variants import decorrelated, waking
+from variants import decorrelated, informed, waking
 
 # ------------------------------------------------------------------------------------------ a bonus for information
 
@@ -57,6 +59,71 @@ def test_only_the_best_count_and_the_others_get_no_gradient():
     used = (kept > 0).any(0)
     moved = torch.stack([x.grad.flatten(1).abs().sum(1) for x in policy.components.parameters()]).sum(0) > 0
     assert torch.equal(moved, used) and not used.all()
+
+
+def spread(policy) -> None:
+    """A router that is sure of itself, and sends different observations to different components."""
+    with torch.no_grad():
+        policy.router.net[-1].weight.mul_(40)
+
+
+@pytest.mark.parametrize("top,K", [(1, 4), (2, 4), (2, 8), (3, 8)])
+def test_what_is_computed_for_the_chosen_rows_is_what_all_of_it_would_give(top, K):
+    """Errors and every gradient, and actions: beside fdp.py's own sum over all components."""
+    policy = make("informed", components=K, top=top)
+    spread(policy)
+    dense, inputs = copy.deepcopy(policy), batch(make(), n=20)
+    dense.compose = functools.partial(FactorizedPolicy.compose, dense)
+    results = []
+    for one in (policy, dense):
+        errors, _ = one.loss(*inputs)
+        errors.mean().backward()
+        results.append((errors, {name: x.grad for name, x in one.named_parameters() if x.grad is not None}, act(one)))
+    (errors, gradients, (actions, weights)), (wanted, theirs, (their_actions, _)) = results
+    assert len((weights != 0).any(0).nonzero()[0]) > 1
+    torch.testing.assert_close(errors, wanted)
+    np.testing.assert_allclose(actions, their_actions, atol=1e-5)
+    for name, x in theirs.items():
+        mine = gradients.get(name, torch.zeros_like(x))
+        torch.testing.assert_close(mine, x, atol=1e-6, rtol=1e-4, msg=name)
+    copy.deepcopy(policy)  # nothing of a step is left in it
+
+
+def test_a_component_that_nobody_chose_is_not_touched():
+    policy = make("informed", components=4, top=2)
+    with torch.no_grad():
+        policy.router.net[-1].weight.zero_()
+        policy.router.net[-1].bias.copy_(torch.tensor([1.0, -50.0, 2.0, -60.0]))
+        before = act(policy)
+        for x in policy.components.parameters():
+            x[[1, 3]] = math.nan
+    assert same(act(policy), before)
+    assert policy.loss(*batch(make()))[0].isfinite().all()
+    with torch.no_grad():  # another's weights, such as 1/K, are those of all
+        condition = torch.randn(3, policy.config.condition_dim)
+        everyone = policy(torch.randn(3, 8, 4), torch.zeros(3).long(), condition, torch.full((3, 4), 0.25))
+    assert everyone.isnan().all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_chosen_pair_has_one_place(seed):
+    torch.manual_seed(seed)
+    weights = torch.randn(30, 8).softmax(-1)
+    kept = torch.zeros_like(weights).scatter(1, weights.topk(3).indices, 1.0)
+    kept[:, 5] = 0  # which leaves rows with fewer
+    rows = informed.gather(kept * weights, 3)
+    found = torch.zeros(30, 8)
+    for place, slot, row, column in zip(rows.place, rows.slot, rows.row, rows.column, strict=True):
+        assert rows.components[place] == column and rows.index[place, slot] == row
+        found[row, column] += 1
+    assert (found <= 1).all() and (found >= (kept * weights != 0)).all() and found.sum() == 90
+    assert informed.gather(weights, 3) is None
+
+
+def test_one_task_alone_is_paid_nothing_where_a_policy_knows_several():
+    policy, (observation, task, *rest) = make("informed"), batch(make())
+    assert policy.loss(observation, task, *rest)[1]["information"][1] != 0
+    assert policy.loss(observation, torch.zeros_like(task), *rest)[1]["information"][1] == 0
 
 
 def test_all_of_them_is_the_usual_policy():

@@ -12,14 +12,48 @@ The first term is large if all components are used, the second small if each sit
 first, one component would take everything; without the second, all would stay at 1/K. (As in clustering by regularised
 information maximisation, Krause et al. 2010, NeurIPS 23; Mod-Squad, arXiv 2212.08066, does so between experts and
 tasks.) With `top`, the others have weight zero in training as in acting: what acts sparsely has to train sparsely.
+
+And what has weight zero need not be computed. Weights do not change while a chunk is denoised, so each component gets
+the rows of the batch that chose it, and nothing else is touched: top 2 of 8 computes little more than two components.
+
+Axis legend: B batch, K components, R rows of the component that has most, N = B * top chosen (row, component) pairs
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
+from variants.staged import some
+
+
+class Rows(NamedTuple):
+    """Who computes what. Components that nobody chose are left out: K is the number of the others here."""
+
+    components: list[int]  # which ones, of all
+    index: Tensor  # (K, R): their rows of the batch; row 0 again and again where a component has fewer than R
+    place: Tensor  # (N,): of every chosen pair, which component, as numbered here,
+    slot: Tensor  # (N,): which of its rows,
+    row: Tensor  # (N,): which row of the batch,
+    column: Tensor  # (N,): and which component, as numbered in the policy
+
+
+def gather(weights: Tensor, top: int) -> Rows | None:
+    """Weights (B, K) -> Rows, if no row has more than `top` weights that are not zero. Reads numbers from the device:
+    how many rows there are decides on shapes."""
+    if (weights != 0).sum(-1).max() > top:
+        return None  # not ours: 1/K, say
+    column, order = weights.topk(top).indices.flatten().sort(stable=True)
+    counts = torch.bincount(column, minlength=weights.shape[1])
+    slot = torch.arange(len(column), device=column.device) - (counts.cumsum(0) - counts)[column]
+    components = counts.nonzero()[:, 0]
+    place = torch.searchsorted(components, column)
+    index = torch.zeros(len(components), int(counts.max()), dtype=torch.long, device=column.device)
+    index[place, slot] = order // top
+    return Rows(components.tolist(), index, place, slot, order // top, column)
 
 
 @dataclass
@@ -34,6 +68,8 @@ def entropy(p):
 
 
 class Policy(FactorizedPolicy):
+    gathers = True  # False: all components are computed, for whoever wants to look at them
+
     def build(self):
         c = self.config
         if not 0 <= c.top <= c.components:
@@ -54,10 +90,30 @@ class Policy(FactorizedPolicy):
         best, which = p.topk(self.config.top)
         return torch.zeros_like(p).scatter(1, which, best / best.sum(-1, keepdim=True))
 
+    def compose(self, noisy_actions, step, condition, weights):
+        """As in fdp.py, without the components whose weight is zero."""
+        c = self.config
+        if c.top in (0, c.components) or not self.gathers:
+            return super().compose(noisy_actions, step, condition, weights)
+        known, rows, chosen = self.__dict__.get("gathered", (None,) * 3)
+        if known is not weights or torch.is_grad_enabled():
+            rows = gather(weights, c.top)
+            chosen = some(self.components, rows.components, c.components) if rows else None
+        if not torch.is_grad_enabled():  # once per chunk: the weights stay while it is denoised
+            self.__dict__["gathered"] = weights, rows, chosen
+        if not rows:
+            return super().compose(noisy_actions, step, condition, weights)
+        said = chosen(noisy_actions[rows.index], step[rows.index], condition[rows.index])  # (K, R, H, A)
+        said = said[rows.place, rows.slot] * weights[rows.row, rows.column][:, None, None]  # (N, H, A)
+        return torch.zeros_like(noisy_actions).index_add(0, rows.row, said.to(noisy_actions.dtype))
+
     def loss(self, observation, task, actions, step, noise):
-        """fdp.py's errors (B,), and minus the information, in nats."""
+        """fdp.py's errors (B,), and minus the information, in nats; of one task alone none, because a policy that
+        learns a new task must not be paid for switching within it."""
         condition = self.encode(observation, task)
         p = self.router(condition).float()
-        information = entropy(p.mean(0)) - entropy(p).mean()
+        information = (entropy(p.mean(0)) - entropy(p).mean()) * (
+            len(self.config.tasks) == 1 or (task != task[0]).any()
+        )
         errors = self.errors(condition, self.sparse(p), actions, step, noise)
         return errors, {"information": (-self.config.bonus, information)}

@@ -69,7 +69,7 @@ def on_top_of(base: str):
             )
             if len(mine) < c.components:
                 modules["components"] = self.made_of(
-                    ("components", *mine), (components,), lambda: _some(components, mine, c.components)
+                    ("components", *mine), (components,), lambda: some(components, mine, c.components)
                 )
             return _share(self, module.Policy, _modules=modules, config=replace(c, components=len(mine)))
 
@@ -172,13 +172,13 @@ def _replaced(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
     return _share(module, type(module), _modules=inner, _parameters=own)
 
 
-def _some(module: nn.Module, mine: list[int], K: int) -> nn.Module:
+def some(module: nn.Module, mine: list[int], K: int) -> nn.Module:
     """Some of K components: of every tensor that has the K axis these rows, the first ones as a view."""
     which = slice(len(mine)) if mine == list(range(len(mine))) else mine
 
     def cut(tensors: dict) -> dict:
         return {name: t[which] if t is not None and t.ndim and len(t) == K else t for name, t in tensors.items()}
 
-    inner = {name: _some(part, mine, K) for name, part in module._modules.items()}
+    inner = {name: some(part, mine, K) for name, part in module._modules.items()}
     return _share(module, type(module), _modules=inner, _parameters=cut(module._parameters),
                   _buffers=cut(module._buffers))  # fmt: skip

@@ -148,6 +148,7 @@ def kept(result: dict) -> dict:
 
 def measure(policy, tasks: list[str], episodes: int, block: int) -> dict:
     """Everything, as it goes into the JSON."""
+    policy.gathers = False  # variants/informed.py leaves out those that are not chosen
     c, K = policy.config, components(policy)
     similarity = routing.Similarity(K)
     others = [untrained(policy, seed) for seed in range(UNTRAINED)]
