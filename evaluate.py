@@ -38,6 +38,7 @@ class EvaluateConfig:
     sampler: str = ""  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M); default: the policy's own, dpm
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
     seed: int = 0  # which block of 10,000 evaluation episodes
+    even: bool = False  # replace the router's weights by 1/K: what success loses is what the router is worth
     video: bool = False  # also render the first episode of each task
     out: str = ""  # the JSON file; default: evaluation.json in the run folder
     device: str = "auto"  # auto | cpu | cuda
@@ -166,6 +167,16 @@ def evaluate(
     return result, [(e, weights[e.task, e.seed]) for e in kept]
 
 
+def even(weigh):
+    """A policy's `weigh`, but each row's K weights share their sum equally."""
+
+    def weigh_evenly(condition, step=None):
+        weights = weigh(condition, step)
+        return weights.mean(-1, keepdim=True).expand_as(weights)
+
+    return weigh_evenly
+
+
 def _refuse_infinite(_module, _inputs, prediction) -> None:
     """Samplers clip to [-1, 1]: an infinite prediction would become a finite action."""
     if not torch.isfinite(prediction).all():
@@ -265,12 +276,14 @@ def main(config: EvaluateConfig) -> dict:
     tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
     check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
     source = {**provenance(config.seed, str(device)), "training": training_record(folder)}
-    path = Path(config.out) if config.out else folder / "evaluation.json"
+    path = Path(config.out) if config.out else folder / f"evaluation{'-even' * config.even}.json"
     check_output(path, "mean_success")
     check_inner(path.parent)
     if config.video and (blind := [task for task in tasks if not spaces(task).pictures]):
         say(f"no video of {', '.join(blind)}: without 'rgb_array' among its render modes")
     video = config.video and figures.find_opengl()
+    if config.even:
+        policy.weigh = even(policy.weigh)
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps, video)
     result.update(source)
     written = write_evaluation(path, policy, result, traces, video)

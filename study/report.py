@@ -739,6 +739,12 @@ def groups(played: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: success({t: x for t, x in played.items() if of.get(t, "easy") == name}) for name in DIFFICULTY}
 
 
+def evenly(study: Path, pattern: str, results: list[dict]) -> str:
+    """What success changes by, in points, where 1/K stood in for the router's weights. Empty if that was not played."""
+    found = [json.loads(path.read_text()) for path in sorted(study.glob(pattern))][: len(results)]
+    return str(compare(found, results[: len(found)])) if found else ""
+
+
 def fifty(study: Path) -> list[str]:
     found = {policy: list(read(study, f"mt50/{policy}-s[0-9].json").values()) for policy in ("fdp", "monolithic")}
     seeds = min(map(len, found.values()))  # what is compared has to be of the same seeds
@@ -751,13 +757,15 @@ def fifty(study: Path) -> list[str]:
         mine, short = groups(x), [t for t in x if np.nanmean(x[t]) < experts[t].mean() - 0.1]
         training = [r["training"]["seconds"] / 60 for r in found[policy]]
         rows.append([policy, seeds, words(number(r["mean_success"]) for r in found[policy]), rate(x),
-                     "" if policy == "fdp" else difference(x, played["fdp"]), *map(number, mine.values()),
+                     "" if policy == "fdp" else difference(x, played["fdp"]),
+                     evenly(study, f"mt50/{policy}-s[0-9]-even.json", found[policy]), *map(number, mine.values()),
                      number(float(np.mean(list(mine.values())))), words(short) if short else "none",
                      number(float(np.median(training)), 0)])  # fmt: skip
     mine = groups(experts)
     rows.append(["scripted expert", "", "", number(success(experts)), "", *map(number, mine.values()),
                  number(float(np.mean(list(mine.values()))))])  # fmt: skip
-    header = ["policy", "seeds", "success, each seed", "over tasks, 95 % interval", "minus fdp, points", *DIFFICULTY,
+    header = ["policy", "seeds", "success, each seed", "over tasks, 95 % interval", "minus fdp, points",
+              "weights 1/K: points", *DIFFICULTY,
               "over these four", "tasks below the expert minus 10 points", "minutes of training"]  # fmt: skip
     weakest = sorted(played["fdp"], key=lambda task: np.nanmean(played["fdp"][task]))[:5]
     weak = [[task, *(count({task: x[task]}) for x in played.values()), "/".join(map(str, expert(found["fdp"], [task])))]

@@ -13,9 +13,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, script
 
+import adapt
+import evaluate
+import train
 from plumbing import interrupt
-from plumbing.cli import BadInput
+from plumbing.cli import BadInput, parse
+from plumbing.runs import parse_with_own_fields
 from study import grid, jobs
+from study.adapt.one_task import OneTaskConfig
+from study.curve import CurveConfig
+from study.router.measure import MeasureConfig
 
 
 @pytest.fixture
@@ -219,6 +226,25 @@ def test_results_of_the_studies_were_made_by_the_commands_of_their_tables(study,
         if len(commands) == 2:
             assert commands[0] == made["training"]["command"]
     assert compared == count
+
+
+TABLES = [path.relative_to(ROOT) for path in sorted(ROOT.glob("study/*/*.py")) if "\nTABLE = [" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", TABLES, ids=str)
+def test_every_command_of_a_table_is_one_that_its_script_understands(path):
+    """Hours later would be too late."""
+    configs = {"evaluate.py": evaluate.EvaluateConfig, "adapt.py": adapt.AdaptConfig, "study/curve.py": CurveConfig,
+               "study/adapt/one_task.py": OneTaskConfig, "study/router/measure.py": MeasureConfig}  # fmt: skip
+    understood = 0
+    for row in [row for step in grid.read_table(ROOT / path) for row in step]:
+        for _, name, *words in row.commands:
+            if name == "train.py":
+                train.check(parse_with_own_fields(train.TrainConfig, words))
+            elif name in configs:
+                parse(configs[name], words)
+            understood += name == "train.py" or name in configs
+    assert understood
 
 
 def test_a_ray_cluster_does_the_same(tmp_path):

@@ -53,6 +53,20 @@ def test_evaluating_again_gives_the_same_numbers(tiny_run, tmp_path):
     assert str(tmp_path / "again.json") in again["wrote"]
 
 
+def test_evaluating_with_even_weights(trained_run, tmp_path):
+    """The same episodes, with every component counting the same; the run's own evaluation stays."""
+    before = {path.name for path in trained_run.iterdir()}
+    command(evaluate, "--run", trained_run, "--episodes", 1, "--tasks", "reach", "--even")
+    (made,) = {path.name for path in trained_run.iterdir() if path.is_file()} - before
+    result = json.loads((trained_run / made).read_text())
+    (trained_run / made).unlink()
+    assert made == "evaluation-even.json" and "--even" not in runs.read_config(trained_run)["train"]
+    weights = result["tasks"]["reach"]["router_weights"]
+    assert weights["mean"] == [0.25] * 4 and weights["std"] == [0] * 4
+    raw = evaluate.even(lambda condition, step: torch.tensor([[3.0, -1.0], [0.0, 1.0]]))
+    assert raw(None).tolist() == [[1.0, 1.0], [0.5, 0.5]]
+
+
 def test_only_the_executed_actions_of_a_chunk_are_carried_out(tiny_run):
     """Counted by the questions: the policy is asked again after 4 steps, with 4 of its 8 actions unused."""
     policy = runs.load_policy(tiny_run)

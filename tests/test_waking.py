@@ -218,12 +218,13 @@ def test_components_that_are_dropped_out():
     assert (weights < 1e-4).float().mean().item() == pytest.approx(waking.LEFT_OUT, abs=0.03)
 
 
-def test_narrow_components():
-    wide, narrow = (sum(p.numel() for p in make(*how).components.parameters())
-                    for how in (("fdp",), ("waking",)))  # fmt: skip
-    policy = make("waking", how="narrow", components=8)
-    assert sum(p.numel() for p in policy.components.parameters()) < 1.5 * wide == 1.5 * narrow
-    assert act(policy)[1].shape == (4, 8)
+@pytest.mark.parametrize("K", [1, 2, 8, 16])
+def test_narrow_components_are_together_as_large_as_four(K):
+    usual = {"channels": (32, 64), "kernel": 3, "condition_dim": 128}
+    few, many = (sum(p.numel() for p in policy.components.parameters())
+                 for policy in (make(**usual), make("waking", how="narrow", **usual | {"components": K})))  # fmt: skip
+    assert many == pytest.approx(few, rel=0.02)
+    assert act(make("waking", how="narrow", components=K))[1].shape == (4, K)
 
 
 @pytest.mark.parametrize("how", ["own-encoder", "fast", "cooling", "dropout", "narrow"])

@@ -19,23 +19,30 @@ def size(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def unet(config, components: int, widen: float = 1.0) -> UNet:
+    """U-Nets as fdp.py's, but so many times as wide."""
+    channels = tuple(round(widen * width) for width in config.channels)
+    return UNet(components, config.action_dim, config.condition_dim, config.horizon, channels, config.kernel)
+
+
+def of_size(config, components: int, target: int) -> UNet:
+    """So many components, of a width at which they have `target` parameters together; within 2 %, tests check."""
+    with torch.device("meta"):  # shapes without memory: size is all we want of these
+        narrow, wide = 2 / min(config.channels), 32.0  # parameters grow with width: halve the interval
+        while wide - narrow > 1 / (4 * config.channels[0]):
+            middle = (narrow + wide) / 2
+            narrow, wide = (middle, wide) if size(unet(config, components, middle)) < target else (narrow, middle)
+        best = min((narrow, wide), key=lambda widen: abs(size(unet(config, components, widen)) - target))
+    return unet(config, components, best)
+
+
 class Policy(FactorizedPolicy):
     def build(self) -> None:
-        """One U-Net, widened until it is as large as K components and their router; within 2 %, tests check."""
+        """One U-Net, widened until it is as large as K components and their router."""
         c = self.config
-
-        def unet(components: int, widen: float) -> UNet:
-            channels = tuple(round(widen * width) for width in c.channels)
-            return UNet(components, c.action_dim, c.condition_dim, c.horizon, channels, c.kernel)
-
-        with torch.device("meta"):  # shapes without memory: size is all we want of these
-            target = size(unet(c.components, 1.0)) + size(Router(c.condition_dim, c.components))
-            narrow, wide = 1.0, c.components + 0.5  # parameters grow with width: halve the interval
-            while wide - narrow > 1 / (4 * c.channels[0]):
-                middle = (narrow + wide) / 2
-                narrow, wide = (middle, wide) if size(unet(1, middle)) < target else (narrow, middle)
-            best = min((narrow, wide), key=lambda widen: abs(size(unet(1, widen)) - target))
-        self.components = unet(1, best)
+        with torch.device("meta"):
+            target = size(unet(c, c.components)) + size(Router(c.condition_dim, c.components))
+        self.components = of_size(c, 1, target)
 
     def weigh(self, condition: torch.Tensor, step: torch.Tensor | None = None) -> torch.Tensor:
         """(B, C) -> (B, 1), always 1: with a single component the composition is a plain diffusion policy."""

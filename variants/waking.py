@@ -6,7 +6,7 @@ own-encoder: the router reads the observation with an encoder of its own; the sh
 fast: its last layer learns ten times as fast, so that it can take sides before the components have become alike.
 cooling: its logits are divided by a temperature that falls from 5 to 0.2 while training: all learn first, then choose.
 dropout: in training each component is left out of a sample with probability 0.25: it cannot count on the others.
-narrow: components of half the width, of which there is room for more: `--components 8` or 16.
+narrow: so narrow that all K together are as large as four of the usual: more of them, `--components 8`, or fewer.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ import torch.nn as nn
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
-from unet import UNet
+from variants.monolithic import of_size, size, unet
 
-FASTER, HOT, COLD, LEFT_OUT = 10, 5.0, 0.2, 0.25
+FASTER, HOT, COLD, LEFT_OUT, USUAL = 10, 5.0, 0.2, 0.25, 4
 
 
 @dataclass
@@ -54,8 +54,9 @@ class Policy(FactorizedPolicy):
         if c.how == "own-encoder":
             self.router_embedding = nn.Embedding(len(c.tasks), c.condition_dim)
         if c.how == "narrow":
-            channels = tuple(width // 2 for width in c.channels)
-            self.components = UNet(c.components, c.action_dim, c.condition_dim, c.horizon, channels, c.kernel)
+            with torch.device("meta"):
+                target = size(unet(c, USUAL))
+            self.components = of_size(c, c.components, target)
         if c.how == "fast":  # Adam's steps have one size, however small a weight is: a small one changes sooner
             with torch.no_grad():
                 for x in self.router.net[-1].parameters():

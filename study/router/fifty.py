@@ -1,0 +1,49 @@
+"""Do the ways that route on mt6 route on 50 tasks, and at what price? Some four hours on 2 cores.
+
+    python study/grid.py study/router/fifty.py      # after study/router/table.py, whose results decide what is in it
+
+25 demonstrations, 10,000 steps, three seeds; 20 episodes of each task on block 13, as they are and with weights of 1/K;
+of the first seed what study/router/measure.py says, on block 400. Beside them today's default, and one network of the
+same total size, and one as large as the two components that are active (`monolithic --components 2`).
+"""
+
+from study import report
+from study.router.table import WAYS
+
+
+def best() -> list[str]:
+    """Of the ways that route, the three with the highest success: the rule of study/router/table.py. None where that
+    has not been measured."""
+    try:
+        found = report.read(report.STUDY, "router/wake/*.json")
+    except report.NotMeasured:
+        return []
+    routing = [name for name in WAYS if name in found and report.routes(found[name])]
+    return sorted(routing, key=lambda name: -found[name]["success"])[:3]
+
+
+def row(name: str, K: int, flags: str, seed: int) -> tuple[str, ...]:
+    """Train; play as it is and, where there is a router, with 1/K; of the first seed, look at the router."""
+    folder, result = (f"{top}/router/fifty/{name}-s{seed}" for top in ("runs", "study"))
+    play = f"python evaluate.py --run {folder} --episodes 20 --seed 13 --out {result}"
+    look = f"python study/router/measure.py --run {folder} --episodes 4 --out {result}-router.json"
+    return (
+        f"{result}.json",
+        f"python train.py --tasks mt50 --components {K} --demos-per-task 25 --steps 10000 --eval-episodes 0 "
+        f"--seed {seed} {flags} --out {folder} --overwrite".replace("  ", " "),
+        *[f"{play}-even.json --even"] * (not name.startswith("monolithic")),
+        *[look] * (seed == 0 and not name.startswith("monolithic")),
+        f"{play}.json",
+    )
+
+
+RUNS = {name: WAYS[name] for name in ("softmax", *best())} | {
+    "monolithic": (4, "--policy monolithic"), "monolithic-2": (2, "--policy monolithic"),
+}  # fmt: skip
+
+TABLE = [
+    [("runs/router/fifty/demonstrations/model.safetensors",  # once, before they are asked for side by side
+      "python train.py --tasks mt50 --demos-per-task 25 --steps 1 --eval-episodes 0 --overwrite "
+      "--out runs/router/fifty/demonstrations")],
+    [row(name, K, flags, seed) for seed in range(3) for name, (K, flags) in RUNS.items()],
+]  # fmt: skip
