@@ -16,7 +16,7 @@ def trained(policy: str, seed: int) -> tuple[str, ...]:
     flags = f"--tasks mt50 --policy {policy}"
     train = f"python train.py {flags} --components 4 --seed {seed} --eval-episodes 0 --overwrite --out {run}"
     if seed == 0:
-        train = f"python study/curve.py {flags} --out study/mt50/curve-{name}.json"
+        train = f"python study/curve.py {flags} --save-every 4000 --out study/mt50/curve-{name}.json"
     play = f"python evaluate.py --run {run} --episodes 50 --seed 11 --out study/mt50/{name}"
     # With one network there is nothing to replace by 1/K.
     even = [f"{play}-even.json --even"] * (policy == "fdp")
