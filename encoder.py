@@ -1,6 +1,7 @@
 """What a policy sees: the named parts of an observation, on one scale, and the network that turns them into one vector.
 
     {"proprioception": (B, 2, 4), "objects": (B, 2, 14), "goal": (B, 3)}   --StateEncoder-->   condition (B, C)
+    {"corner": (B, 3, h, w), "wrist": ..., "proprioception": (B, 2, 4)}    --PixelsEncoder-->  condition (B, C)
 
 An observation is a dictionary from the simulator to the network, and nothing in between looks inside: recording,
 training windows, rollouts and adaptation carry whatever parts there are. Only two places know names. The environment
@@ -11,14 +12,16 @@ An encoder is any module with these two methods; fdp.py makes it in `Policy.buil
 
     fit(observation)        take statistics from all training observations, {part: (N, *shape)}; called once
     forward(observation)    {part: (B, *shape)} -> condition (B, C), for the router and for all components
+    augment(observation)    what it is trained on instead; an encoder may do without
 
 A task that is learned later sees through the same encoder, which is frozen, and a `Residual` of its own.
 
-Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, r rank
+Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, r rank, h and w of pictures
 """
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 Observation = dict[str, Tensor]  # part -> (B, *shape)
@@ -35,6 +38,20 @@ def join(observations: list[Observation]) -> Observation:
 def rows(observation: Observation, index) -> Observation:
     """Some rows of {part: (N, *shape)}."""
     return {name: x[index] for name, x in observation.items()}
+
+
+def make_encoder(parts: dict, condition_dim: int, differences: tuple[Difference, ...], eye: str) -> nn.Module:
+    """The encoder for these parts, name -> shape: one with eyes if there are pictures."""
+    parts = {name: tuple(shape) for name, shape in parts.items()}
+    if any(len(shape) == 3 for shape in parts.values()):
+        return PixelsEncoder(parts, condition_dim, eye)
+    return StateEncoder(parts, condition_dim, differences)
+
+
+def augmented(encoder: nn.Module, observation: Observation) -> Observation:
+    """What the encoder is trained on in the place of an observation. (The policy asks in training mode; a frozen
+    encoder is not in it, and the correction that learns to see through it needs the same.)"""
+    return encoder.augment(observation) if hasattr(encoder, "augment") else observation
 
 
 class StateEncoder(nn.Module):
@@ -97,6 +114,127 @@ class StateEncoder(nn.Module):
         now = {name: x[:, 0] if x.ndim == 3 else x for name, x in zip(self.parts, read, strict=True)}
         apart = [now[a][:, i : i + 3] - now[b][:, j : j + 3] for a, i, b, j in self.differences]
         return torch.cat([*frames, *still, *apart], dim=-1)
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+class SpatialSoftmax(nn.Module):
+    """(B, channels, h, w) -> (B, 2 channels): where each channel's feature is, in [-1, 1] from side to side (Levine et
+    al. 2016, arXiv 1504.00702, section 5.1).
+
+    A policy has to know where things are. Pooling forgets it, and flattening makes every place a number of its own, to
+    be learned one by one; the mean position under a softmax is two numbers that move as the thing does.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        share = features.flatten(2).float().softmax(-1)  # (B, channels, h w)
+        y, x = (torch.linspace(-1, 1, n, device=share.device) for n in features.shape[2:])
+        places = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))], -1)  # (h w, 2)
+        return (share @ places).flatten(1)
+
+
+def small_eye() -> nn.Sequential:
+    """(B, 3, h, w) -> (B, 128). On a CPU the first layers decide: large steps leave little to compute, and no
+    normalisation, which would read everything twice. At 64 pixels a picture takes a quarter of a millisecond."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), SpatialSoftmax(),
+    )  # fmt: skip
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions and what they are added to (He et al. 2015, arXiv 1512.03385, figure 5, left)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), groups(outputs)
+        self.conv2, self.norm2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), groups(outputs)
+        same = inputs == outputs and stride == 1
+        project = (nn.Conv2d(inputs, outputs, 1, stride, bias=False), groups(outputs))
+        self.skip = nn.Identity() if same else nn.Sequential(*project)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(h)) + self.skip(x))
+
+
+def groups(channels: int) -> nn.GroupNorm:
+    """GroupNorm in the place of BatchNorm, as Diffusion Policy has it: an average of weights has no use for statistics
+    that belong to other weights, and a batch of one robot has none."""
+    return nn.GroupNorm(channels // 16, channels)
+
+
+def resnet_eye() -> nn.Sequential:
+    """(B, 3, h, w) -> (B, 128): ResNet-18 from nothing, without its last pooling and layer, for one GPU."""
+    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), groups(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    for inputs, outputs in ((64, 64), (64, 128), (128, 256), (256, 512)):
+        layers += [BasicBlock(inputs, outputs, 1 if inputs == outputs else 2), BasicBlock(outputs, outputs, 1)]
+    return nn.Sequential(*layers, nn.Conv2d(512, 64, 1), SpatialSoftmax())
+
+
+EYES = {"small": small_eye, "resnet18": resnet_eye}
+
+
+class PixelsEncoder(nn.Module):
+    """Pictures, each by a network of its own, and numbers beside them: two layers make one vector of all.
+
+    Args:
+        parts: name -> shape of what it reads; (3, h, w) are pictures in 0 .. 255, all else goes to a StateEncoder.
+        condition_dim: C.
+        eye: of EYES.
+
+    Raises ValueError for an eye that is not known, or a picture of another shape.
+    """
+
+    SHIFT = 1 / 16  # of a picture's size: how far augmentation moves it at most, 4 of 64 pixels
+
+    def __init__(self, parts: dict[str, tuple[int, ...]], condition_dim: int, eye: str = "small"):
+        super().__init__()
+        if eye not in EYES:
+            raise ValueError(f"unknown eye '{eye}': choose from {', '.join(EYES)}")
+        self.cameras = [name for name, shape in parts.items() if len(shape) == 3]
+        for name in self.cameras:
+            if parts[name][0] != 3 or min(parts[name]) < 3 or min(parts[name][1:]) < 32:
+                raise ValueError(f"pictures must be (3, h, w) of at least 32 x 32, and '{name}' has {parts[name]}")
+        self.eyes = nn.ModuleList([EYES[eye]() for _ in self.cameras]).to(memory_format=torch.channels_last)
+        numbers = {name: shape for name, shape in parts.items() if name not in self.cameras}
+        self.numbers = StateEncoder(numbers, 64) if numbers else None
+        size = 128 * len(self.cameras) + 64 * bool(numbers)
+        self.net = nn.Sequential(nn.Linear(size, 256), nn.SiLU(), nn.Linear(256, condition_dim))
+
+    def fit(self, observation: Observation) -> None:
+        """Mean and scale of the numbers; pictures have a scale of their own."""
+        if self.numbers:
+            self.numbers.fit(observation)
+
+    def forward(self, observation: Observation) -> Tensor:
+        """{part: (B, *shape)} -> condition (B, C)."""
+        seen = []
+        for camera, eye in zip(self.cameras, self.eyes, strict=True):
+            picture = observation[camera].to(self.net[0].weight.dtype) / 127.5 - 1
+            seen.append(eye(picture.contiguous(memory_format=torch.channels_last)))
+        return self.net(torch.cat([*seen, *([self.numbers(observation)] if self.numbers else [])], -1))
+
+    def augment(self, observation: Observation) -> Observation:
+        """Pictures moved at random, by a few pixels, each by its own; edges are repeated (Kostrikov et al. 2020, arXiv
+        2004.13649, section 3.1). From 25 demonstrations a network learns pixels by heart; this keeps it from it."""
+        return observation | {camera: self.shifted(observation[camera]) for camera in self.cameras}
+
+    def shifted(self, pictures: Tensor) -> Tensor:
+        """(B, 3, h, w) -> the same shape."""
+        B, channels, *sizes = pictures.shape
+        at = []
+        for n in sizes:
+            most = round(self.SHIFT * n)
+            by = torch.randint(-most, most + 1, (B, 1), device=pictures.device)
+            at.append((torch.arange(n, device=pictures.device) + by).clamp(0, n - 1))  # (B, n)
+        rows, columns = at[0][:, None, :, None], at[1][:, None, None, :]
+        batch, channel = (torch.arange(n, device=pictures.device) for n in (B, channels))
+        return pictures[batch[:, None, None, None], channel[None, :, None, None], rows, columns]
+
+
+# ---------------------------------------------------------------------------------------------- what a new task adds
 
 
 class Residual(nn.Module):

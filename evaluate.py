@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from envs.experts import forget_records, play_experts
+from envs.pixels import as_seen_by
 from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, resolve_tasks, slug, spaces
 from envs.worker import Episode
@@ -273,7 +274,8 @@ def main(config: EvaluateConfig) -> dict:
         raise BadInput("--run: name a run folder, or look at this installation with --check")
     folder = Path(config.run)
     policy = load_policy(folder, device)
-    tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
+    known = policy.config.tasks
+    tasks = as_seen_by(known, resolve_tasks(config.tasks)) if config.tasks else known
     check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
     source = {**provenance(config.seed, str(device)), "training": training_record(folder)}
     path = Path(config.out) if config.out else folder / f"evaluation{'-even' * config.even}.json"

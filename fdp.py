@@ -24,7 +24,7 @@ import torch.nn as nn
 from torch import Tensor
 
 import sampler
-from encoder import Difference, Observation, StateEncoder
+from encoder import Difference, Observation, augmented, make_encoder
 from router import Router
 from unet import UNet
 
@@ -42,6 +42,7 @@ class PolicyConfig:
     executed: int = 4  # actions carried out before looking again; the paper predicts 16 and executes 8
     channels: tuple[int, ...] = (32, 64)
     kernel: int = 3
+    eye: str = "small"  # the network that looks at pictures, where there are any
     condition_dim: int = 128  # C
     router: str = "softmax"
     target: str = "velocity"
@@ -78,8 +79,7 @@ class Policy(nn.Module):
             self.task_embedding = nn.Embedding(len(config.tasks), config.condition_dim)
         self.build()
         if not 1 <= config.executed <= config.horizon:
-            limit = f"between 1 and the horizon {config.horizon}"
-            raise ValueError(f"executed actions must be {limit}, got {config.executed}")
+            raise ValueError(f"executed must be between 1 and the horizon {config.horizon}, got {config.executed}")
         # float64 on the CPU for the samplers' scalar arithmetic, float32 on the device for training.
         self.alpha_bar = sampler.squared_cosine_schedule(config.diffusion_steps)
         self.register_buffer("alpha_bar_32", self.alpha_bar.float(), persistent=False)
@@ -90,7 +90,7 @@ class Policy(nn.Module):
     def build_encoder(self) -> nn.Module:
         """What turns an observation into a condition; encoder.py says what it has to be able to do."""
         c = self.config
-        return StateEncoder({name: tuple(s) for name, s in c.observation.items()}, c.condition_dim, c.differences)
+        return make_encoder(c.observation, c.condition_dim, c.differences, c.eye)
 
     def build(self) -> None:
         """Make the components and the router."""
@@ -134,7 +134,7 @@ class Policy(nn.Module):
 
         `task_conditioning="none"` is the paper's setting: which task it is must be read from the observation.
         """
-        condition = self.encoder(observation)
+        condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
         if self.config.task_conditioning == "name":
             condition = condition + self.task_embedding(task)
         return condition
@@ -169,8 +169,8 @@ class Policy(nn.Module):
         Raises ValueError for an unknown task or sampler, or a step count the schedule does not have.
         """
         chosen, shape = self.choose_sampler(sampler_name, sampling_steps), (self.config.horizon, self.config.action_dim)
-        seen = {name: torch.as_tensor(np.asarray(x), dtype=torch.float32, device=self.device)
-                for name, x in observation.items()}  # fmt: skip
+        seen = {name: torch.as_tensor(np.asarray(observation[name]), dtype=torch.float32, device=self.device)
+                for name in self.config.observation}  # fmt: skip
         if noise is None:
             noise = torch.randn((len(tasks), *shape), generator=generator, device=self.device)
         condition = self.encode(seen, self.task_index(tasks).to(self.device))

@@ -20,6 +20,7 @@ import torch
 import evaluate
 from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
+from envs.pixels import seen_as, seen_by
 from envs.tasks import common_spaces, resolve_tasks
 from plumbing import figures, parallel, resume, runs, torchrun
 from plumbing.cli import BadInput, progress, provenance, run, say
@@ -30,7 +31,8 @@ MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak bat
 SIZES = {
     # Widths of the U-Net's levels, and its kernel. small: 0.15 M parameters per component, 25 s per 1000 steps.
     "small": {"channels": (32, 64), "kernel": 3},
-    "base": {"channels": (128, 256, 512), "kernel": 5},  # the U-Net option of the FDP authors' released code
+    # The U-Net option of the FDP authors' released code, and its eye.
+    "base": {"channels": (128, 256, 512), "kernel": 5, "eye": "resnet18"},
 }
 
 
@@ -42,6 +44,9 @@ class TrainConfig:
     components: int = 4  # K; the paper's choice. 1 is a plain diffusion policy
     policy: str = "fdp"  # fdp, or a file in variants/ such as monolithic
     size: Literal["small", "base"] = "small"  # small for a CPU, base (the paper's widths) for one GPU
+    observation: Literal["state", "pixels"] = "state"  # pixels: cameras and the hand's own position, as in the paper
+    cameras: str = "corner,wrist"  # what it sees, with --observation pixels
+    image_size: Literal[64, 96, 128] = 64  # of a picture, height and width
     task_conditioning: Literal["name", "none"] = "name"  # none (the paper): read the task from the observation
     router: Literal["softmax", "affine", "raw"] = "softmax"  # how logits become weights; router.py has the table
     target: Literal["noise", "clean", "velocity"] = "velocity"  # what is predicted; noise is the paper's objective
@@ -92,7 +97,7 @@ class Windows:
         counts = torch.tensor([len(actions) for _, actions in made])
         self.tasks, self.horizon = tasks, policy.config.horizon
         observations = join([observation for observation, _ in made])
-        self.observations = {name: x.to(device) for name, x in observations.items()}
+        self.observations = {name: observations[name].to(device) for name in policy.config.observation}
         self.actions = torch.cat([actions for _, actions in made]).to(device)
         self.task_ids = policy.task_index(tasks).repeat_interleave(counts).to(device)
         self.of_task = torch.arange(len(tasks)).repeat_interleave(counts).to(device)
@@ -137,7 +142,7 @@ def split(loss) -> tuple[torch.Tensor, dict]:
 
 
 def default_steps(tasks: int) -> int:
-    """Optimiser steps for so many tasks. What they share is learned once: fifty do not need 25 times what two do."""
+    """Optimiser steps for so many tasks: what they share is learned once."""
     return min(2000 * tasks, 40_000)
 
 
@@ -213,7 +218,7 @@ class Learner:
 def main(config: TrainConfig) -> dict:
     """Train, then evaluate. Returns what the command's last line says: the run folder, success, seconds, paths."""
     check(config)
-    tasks = resolve_tasks(config.tasks)
+    tasks = seen_as(config.observation, resolve_tasks(config.tasks), config.image_size)
     config.steps = config.steps or default_steps(len(tasks))
     parallel.begin(config.device, config.batch_size)  # under torchrun; from here on several processes do all of this
     device = runs.choose_device(config.device)
@@ -302,9 +307,10 @@ def main(config: TrainConfig) -> dict:
 def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
     """The flags and the environment -> the fields of a PolicyConfig, a fork's own among them."""
     spaces = common_spaces(tasks)
+    seen = seen_by(config.cameras, spaces.observation) if config.observation == "pixels" else spaces.observation
     own = {field.name: getattr(config, field.name) for field in runs.own_fields(config.policy)}
     return {
-        "observation": spaces.observation, "action_low": spaces.action_low, "action_high": spaces.action_high,
+        "observation": seen, "action_low": spaces.action_low, "action_high": spaces.action_high,
         "differences": spaces.differences, "tasks": tasks, "components": config.components, "router": config.router,
         "target": config.target, "task_conditioning": config.task_conditioning, "horizon": config.horizon,
         "executed": config.executed, **SIZES[config.size], **own,

@@ -103,7 +103,8 @@ def _shapes(metadata: dict, key: str, where: str) -> dict[str, tuple[int, ...]]:
 def read(dataset: Dataset, count: int) -> list[dict]:
     """The first `count` episodes: [{"observations": {part: (L+1, *shape)} or (L+1, *shape), "actions": (L, A)}].
 
-    float32. BadInput for too few, for arrays that are not what the metadata say, or that would take too much memory.
+    float32, or uint8 for pictures (3, h, w). BadInput for too few, for arrays that are not what the metadata say, or
+    that would take too much memory.
     """
     where, episodes = dataset.where, dataset.metadata["total_episodes"]
     if count > min(episodes, MOST_EPISODES):
@@ -162,8 +163,9 @@ def _check(array: h5py.Dataset, shapes: dict) -> None:
 
 def _bytes(array: h5py.Dataset, shape: tuple[int, ...]) -> int:
     """What reading it takes. A block is unpacked as a whole, also where the array has little of it."""
-    stored = max(math.prod(array.shape), math.prod(array.chunks or ())) * max(array.dtype.itemsize, 4)
-    return max(stored, 4 * array.shape[0] * math.prod(shape))
+    each = 1 if array.dtype == np.uint8 and len(shape) == 3 else 4  # pictures stay bytes
+    stored = max(math.prod(array.shape), math.prod(array.chunks or ())) * max(array.dtype.itemsize, each)
+    return max(stored, each * array.shape[0] * math.prod(shape))
 
 
 def _is_jpeg(array: h5py.Dataset) -> bool:
@@ -175,9 +177,13 @@ def _is_jpeg(array: h5py.Dataset) -> bool:
 def _numbers(episode: dict, lone: bool) -> dict:
     """The arrays of an episode, read."""
     with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused later
-        values = {part: _rows(array, shape).astype(np.float32) for part, (array, shape) in episode.items()}
+        values = {part: _as_read(_rows(array, shape), shape) for part, (array, shape) in episode.items()}
     actions = values.pop(None)
     return {"observations": values[""] if lone else values, "actions": actions}
+
+
+def _as_read(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return rows if rows.dtype == np.uint8 and len(shape) == 3 else rows.astype(np.float32)
 
 
 def _rows(array: h5py.Dataset, shape: tuple[int, ...]) -> np.ndarray:

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 
 import envs  # noqa: F401  (registers the ids that datasets refer to)
 from encoder import join
-from envs import datasets
+from envs import datasets, pixels
 from envs.metaworld import TASKS
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
 from envs.tasks import make, name_parts, slug, spaces
@@ -182,7 +183,7 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, dr
         for i, episode in enumerate(episodes)
     ]
     # Other environments may be ones that no text describes (registered with a class, say).
-    spec = gymnasium.spec(f"fdp/{task}-v3") if task in TASKS else None
+    spec = gymnasium.spec(f"fdp/{task}-v3" if task in TASKS else task) if task in (*TASKS, *pixels.IDS) else None
     with _lock(data_dir, fcntl.LOCK_EX), tempfile.TemporaryDirectory(dir=data_dir, prefix=COLLECTING) as temporary:
         if not _must_collect(task, len(episodes), data_dir, draw):
             return  # another process has been faster, and has as many or more
@@ -192,6 +193,8 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, dr
         # In memory first: where HDF5 finds the disk full, it takes the whole process down with it.
         storage._file_path = content = io.BytesIO()
         storage.update_episodes(buffers)
+        if task in pixels.IDS:
+            storage._file_path = content = _packed(content)
         storage.update_metadata({
             "dataset_id": name,
             "algorithm_name": "scripted expert",
@@ -199,7 +202,7 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, dr
             "description": f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} "
             "on the executed actions (not the gripper), the expert's clean action as label, goal and objects drawn "
             "anew from the episode's seed.",
-            "requirements": ["metaworld==3.1.1"] if task in TASKS else [],
+            "requirements": ["metaworld==3.1.1"] if spec else [],
             "minari_version": minari.__version__,
             "dataset_size": round(content.getbuffer().nbytes / 1e6, 1),
             "expert_attempts": attempts,
@@ -249,6 +252,25 @@ def _stack(observations: list):
     if isinstance(observations[0], dict):
         return {name: np.stack([o[name] for o in observations]) for name in observations[0]}
     return np.stack(observations)
+
+
+def _packed(content: io.BytesIO) -> io.BytesIO:
+    """The same HDF5 file with its pictures compressed, without loss: a quarter of the size."""
+    packed = io.BytesIO()
+
+    def take(name: str, item) -> None:
+        if isinstance(item, h5py.Group):
+            new = file.require_group(name)
+        else:
+            pictures = item.dtype == np.uint8 and item.ndim == 4
+            how = {"chunks": (min(len(item), 16), *item.shape[1:]), "compression": "gzip", "compression_opts": 1}
+            new = file.create_dataset(name, data=item[()], **how if pictures else {})
+        new.attrs.update(item.attrs)
+
+    with h5py.File(content, "r") as plain, h5py.File(packed, "w") as file:
+        file.attrs.update(plain.attrs)
+        plain.visititems(take)
+    return packed
 
 
 def _with_first(rows: list) -> np.ndarray:

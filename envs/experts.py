@@ -34,7 +34,7 @@ def play_experts(roller: Roller, todo: list[Episode], bar) -> list[Episode]:
     for key in todo:
         if key in _played:
             on_done(_played[key])
-    new = [Episode(*key, expert=True) for key in todo if key not in _played]
+    new = [Episode(*key, expert=True, recorded=False) for key in todo if key not in _played]
     played = {(e.task, e.seed): e for e in roller.play_expert(new, on_done=on_done)}
     _played.update({key: e for key, e in played.items() if not e.lost})
     return [played.get(key) or _played[key] for key in todo]

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 
-from envs import metaworld
+from envs import metaworld, pixels
 from envs.metaworld import GROUPS, TASKS
+from plumbing import opengl
 from plumbing.cli import BadInput
 
 
@@ -80,6 +81,8 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
     """The environment of a task. BadInput for an id that Gymnasium does not know, or cannot make."""
     if task in TASKS:
         return metaworld.MetaWorldEnv(task, render_mode)
+    if task in pixels.IDS:
+        return pixels.PixelsEnv(*pixels.IDS[task], render_mode)
     module, _, name = task.rpartition(":")
     if module and module not in _named and module not in sys.modules:
         raise BadInput(f"task '{task}' comes from a file, and its module '{module}' is only imported when a task of it "
@@ -103,6 +106,11 @@ def spaces(task: str) -> Spaces:
     if task in TASKS:  # known without building a simulator
         ones = (1.0,) * metaworld.ACTION_DIM
         return Spaces(metaworld.PARTS, tuple(-x for x in ones), ones, metaworld.DIFFERENCES)
+    if task in pixels.IDS:
+        opengl.need()
+        picture = (3, *[pixels.IDS[task][1]] * 2)
+        parts = {**dict.fromkeys(pixels.CAMERAS, picture), "proprioception": metaworld.PARTS["proprioception"]}
+        return Spaces(parts, *((sign,) * metaworld.ACTION_DIM for sign in (-1.0, 1.0)))
     env = make(task)
     seen, action = env.observation_space, env.action_space
     parts = seen.spaces if isinstance(seen, gymnasium.spaces.Dict) else {"state": seen}
@@ -136,7 +144,7 @@ def check_fit(config, tasks: list[str], who: str) -> None:
     """BadInput if a policy with this PolicyConfig, `who` in words, sees other things than these tasks give, or acts
     beyond what they take: its actions would be clipped, and mean something else."""
     found, mine = common_spaces(tasks), {name: tuple(shape) for name, shape in config.observation.items()}
-    if found.observation != mine or len(found.action_low) != config.action_dim:
+    if {part: found.observation.get(part) for part in mine} != mine or len(found.action_low) != config.action_dim:
         raise BadInput(f"{who} sees {mine}, and task '{tasks[0]}' gives {found.observation}")
     for low, high, least, most in zip(
         config.action_low, config.action_high, found.action_low, found.action_high, strict=True
@@ -147,9 +155,12 @@ def check_fit(config, tasks: list[str], who: str) -> None:
 
 
 def name_parts(task: str, observation) -> dict[str, np.ndarray]:
-    """An observation as parts, float32: a plain array is the part 'state', or MetaWorld's 39 numbers."""
+    """An observation as parts, float32: a plain array is the part 'state', or MetaWorld's 39 numbers. Pictures stay
+    bytes: as float32 those of 150 demonstrations would take 1.5 GB.
+    """
     if not isinstance(observation, dict):
         state = np.asarray(observation)
         theirs = task in TASKS and state.shape[-1:] == (metaworld.STATE_DIM,)
         observation = metaworld.split_state(state) if theirs else {"state": state}
-    return {name: np.asarray(x, dtype=np.float32) for name, x in observation.items()}
+    arrays = {name: np.asarray(x) for name, x in observation.items()}
+    return {name: x if x.dtype == np.uint8 and x.ndim >= 3 else x.astype(np.float32) for name, x in arrays.items()}

@@ -24,7 +24,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from envs.metaworld import TASKS
+from envs.metaworld import MetaWorldEnv
 from envs.tasks import make, name_parts, trust
 
 
@@ -39,6 +39,7 @@ class Episode:
     action_noise: float = 0.0  # expert only, in half action ranges: disturbs what is executed, not what is recorded
     steps_after_success: int = 0  # expert only: keep recording for a while
     render_every: int = 0  # keep a picture of every n-th step; 0 renders nothing
+    recorded: bool = True  # expert only: whether anybody wants to know what it saw
     success: bool = False
     steps: int = 0  # until the first success, or until the end
     seconds: float = 0.0  # of simulation, resetting included: processor time, so waiting for a busy core is not in it
@@ -54,7 +55,7 @@ class Episode:
 
     def fresh(self) -> "Episode":
         """The same, not played yet."""
-        asked = ("task", "seed", "expert", "action_noise", "steps_after_success", "render_every")
+        asked = ("task", "seed", "expert", "action_noise", "steps_after_success", "render_every", "recorded")
         return Episode(**{name: getattr(self, name) for name in asked})
 
 
@@ -76,7 +77,7 @@ class Worker:
         key = (episode.task, bool(episode.render_every))
         if self.free[key]:
             return self.free[key].pop()
-        if key in self.first and episode.task in TASKS and not episode.render_every:
+        if isinstance(self.first.get(key), MetaWorldEnv) and not episode.render_every:
             return self.first[key].clone()
         trust([episode.task])  # the process that sent it has asked already
         env = make(episode.task, "rgb_array" if episode.render_every else None)
@@ -102,6 +103,7 @@ class Worker:
                 self.alive()
                 if new_episode is not None:
                     self.running[index] = (episode, self.take(episode))
+                    look(self.running[index][1], True)
                     observation, finished = reset(*self.running[index]), False
                 else:
                     observation, finished = self.advance(*self.running[index], actions)
@@ -115,8 +117,9 @@ class Worker:
 
     def advance(self, episode: Episode, env: gymnasium.Env, actions: np.ndarray) -> tuple:
         """One chunk of one episode. -> the last observation, whether it is over."""
-        for action in actions:
+        for action, is_last in zip(actions, [*[False] * (len(actions) - 1), True], strict=True):
             self.alive()
+            look(env, is_last)
             observation, over = step(episode, env, action)
             if over or episode.success:
                 break
@@ -142,6 +145,7 @@ class Worker:
     def play_expert(self, episode: Episode) -> Episode:
         env = self.take(episode)
         policy, space = env.unwrapped, env.action_space
+        look(env, episode.recorded)
         half_range = (space.high - space.low) / 2
         disturbed = list(getattr(policy, "disturbed", range(len(space.low))))  # which actions may be shaken
         random, noise = np.random.default_rng(episode.seed), np.zeros(len(space.low), np.float32)
@@ -161,6 +165,12 @@ class Worker:
             remaining -= episode.success
         self.give_back(episode, env)
         return episode
+
+
+def look(env: gymnasium.Env, at_it: bool) -> None:
+    """Say whether anybody will look at what the next steps return: envs/pixels.py makes pictures only then."""
+    if hasattr(env.unwrapped, "drawing"):
+        env.unwrapped.drawing = at_it
 
 
 def reset(episode: Episode, env: gymnasium.Env):

@@ -5,14 +5,11 @@ Each function draws from plain data (log lines, evaluation results) into a file 
 
 import io
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from plumbing import files
+from plumbing import files, opengl
 from plumbing.cli import say
 
 COLORS = [f"C{k}" for k in range(10)]  # matplotlib's ten default colours
@@ -271,16 +268,8 @@ def speed(rows: list[dict], path: Path) -> Path:
 
 
 def find_opengl() -> bool:
-    """Find an OpenGL platform that MuJoCo can render with, and choose it for this process and its workers.
-
-    Tried in processes of their own: a missing driver may end the process instead of raising.
-    """
-    asked = os.environ.get("MUJOCO_GL")
-    for name in [asked] if asked else ["glfw"] if sys.platform == "darwin" else ["egl", "osmesa"]:
-        probe = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
-        environment = {**os.environ, "MUJOCO_GL": name}
-        if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0:
-            os.environ["MUJOCO_GL"] = name
-            return True
-    say("no video: MuJoCo finds no OpenGL; on Debian or Ubuntu: apt-get install libosmesa6")
-    return False
+    """Whether videos can be made; a word where not."""
+    found = opengl.find()
+    if not found:
+        say(f"no video: MuJoCo finds no OpenGL; {opengl.MEND}")
+    return found

@@ -29,7 +29,7 @@ def check_same_run(folder: Path, config) -> None:
 
 def fingerprint(observations: dict[str, torch.Tensor], actions: torch.Tensor) -> list[float]:
     """What training data are recognised by: their number, and a sum."""
-    return [len(actions), float(sum(x.double().sum() for x in [*observations.values(), actions]))]
+    return [len(actions), float(sum(x.sum(dtype=torch.float64) for x in [*observations.values(), actions]))]
 
 
 def run_folder(config) -> tuple[Path, bool]:

@@ -240,14 +240,15 @@ WIDE = 128  # channels from which products are what a CPU's time goes into; belo
 
 def choose_precision(name: str, policy_config, device: torch.device) -> str:
     """'auto' -> 'bf16' or 'float32', in which training multiplies matrices. bf16 has the range of float32 with 8 bits
-    of mantissa; weights, optimiser and average stay float32. It pays on GPUs, and for wide networks on a CPU that has
-    it in hardware (AVX512-BF16, AMX): half the time (LOG.md)."""
+    of mantissa; weights, optimiser and average stay float32. It pays on GPUs, and for wide networks and pictures on a
+    CPU that has it in hardware (AVX512-BF16, AMX): half the time (LOG.md)."""
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16"
     can = torch.cpu.get_capabilities()
-    wide = min(getattr(policy_config, "channels", (0,))) >= WIDE
+    pictures = any(len(shape) == 3 for shape in getattr(policy_config, "observation", {}).values())
+    wide = pictures or min(getattr(policy_config, "channels", (0,))) >= WIDE
     return "bf16" if wide and (can.get("avx512_bf16") or can.get("amx_bf16")) else "float32"
 
 

@@ -19,6 +19,7 @@ import skills
 import train
 from encoder import StateEncoder, rows
 from envs.demos import DATASET_ID, drawn
+from envs.pixels import as_seen_by
 from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, common_spaces, resolve_tasks, slug
 from plumbing import figures, files, folders, resume, runs
@@ -64,6 +65,8 @@ def check(config) -> list[str]:
     if again := sorted({task for task in named if named.count(task) > 1}):
         raise BadInput(f"--sequence names '{', '.join(again)}' twice")
     tasks = resolve_tasks(config.tasks or config.sequence)
+    if config.run:
+        tasks = as_seen_by(runs.read_config(Path(config.run))["policy_config"]["tasks"], tasks)
     if not config.run and len(tasks) < 2:
         raise BadInput("--sequence without --run begins with a fresh policy for the first task: name more than one")
     return tasks

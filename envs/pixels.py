@@ -1,0 +1,149 @@
+"""The same tasks, seen through two cameras: what a policy gets where nobody tells it the state.
+
+    python train.py --tasks mt6 --observation pixels           # fdp/door-open-pixels-v3, ...; -pixels96-, -pixels128-
+
+    corner          (3, size, size) uint8    a camera that stands behind the table and sees all of it
+    wrist           (3, size, size) uint8    one that looks past the gripper, and moves with the hand
+    proprioception  (2, 4)                   hand position and gripper opening, now and one step ago
+
+Objects and goal are in the pictures or nowhere. The state stays with the simulator, where the scripted expert reads it:
+the same seed and the same actions are the same episode as without cameras, to the last bit.
+
+Rendering decides what this costs. With MuJoCo's own settings a picture takes 160 ms on a CPU, without shadows,
+reflections, sky and multisampling 4 to 9 ms. And of a chunk of actions only the last step is looked at: until then
+`drawing` is off, and the pictures stay as they were.
+"""
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from envs.metaworld import PARTS, TASKS, MetaWorldEnv, split_state
+from plumbing.cli import BadInput
+
+SIZES = (64, 96, 128)
+CAMERAS = {"corner": "corner2", "wrist": "gripperPOV"}  # ours -> MetaWorld's
+CORNER = (0.75, 0.075, 0.7)  # metres; MetaWorld's corner2 stands far off, from here the table fills the picture
+UPSIDE_DOWN = ("corner",)
+OFF = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX,
+       mujoco.mjtRndFlag.mjRND_HAZE)  # fmt: skip
+MOST_GEOMS = 1000  # in a scene; ours have 50
+
+
+def task_id(task: str, size: int) -> str:
+    """The Gymnasium id of a task seen through cameras."""
+    return f"fdp/{task}-pixels{'' if size == SIZES[0] else size}-v3"
+
+
+IDS = {task_id(task, size): (task, size) for task in TASKS for size in SIZES}
+
+
+def seen_as(observation: str, tasks: list[str], size: int) -> list[str]:
+    """Tasks as `--observation` has them: as they are ("state"), or MetaWorld's with cameras ("pixels"). BadInput for
+    others, which have pictures of their own or none."""
+    if observation == "state":
+        return tasks
+    if others := [task for task in tasks if task not in TASKS and task not in IDS]:
+        raise BadInput(f"--observation pixels is for MetaWorld's tasks, and '{others[0]}' is none: leave it out")
+    return [task_id(IDS.get(task, (task,))[0], size) for task in tasks]
+
+
+def as_seen_by(policy_tasks: list[str], tasks: list[str]) -> list[str]:
+    """Tasks as a policy that knows `policy_tasks` would see them: through cameras of its size, or as they are."""
+    sizes = [IDS[task][1] for task in policy_tasks if task in IDS]
+    return seen_as("pixels", tasks, sizes[0]) if sizes else tasks
+
+
+def seen_by(cameras: str, parts: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Of all parts, name -> shape, those that a policy with some cameras ("corner,wrist") sees. BadInput for a camera
+    that there is not, or for none."""
+    names = [name.strip() for name in cameras.split(",") if name.strip()]
+    if not names or not set(names) <= set(CAMERAS):
+        raise BadInput(f"--cameras must be one or more of {', '.join(CAMERAS)}, got '{cameras}'")
+    return {name: shape for name, shape in parts.items() if name in names or name not in CAMERAS}
+
+
+class Renderer:
+    """Pictures of the models of this process, in one OpenGL context that is made at the first one.
+
+    What a model looks like (meshes, textures) is loaded once for each task and size; where things are comes from the
+    environment that is drawn, so that no picture depends on what was drawn before.
+    """
+
+    def __init__(self):
+        self.gl, self.loaded = None, {}
+        self.options, self.nothing = mujoco.MjvOption(), mujoco.MjvPerturb()
+
+    def draw(self, env: "PixelsEnv", camera: str) -> np.ndarray:
+        """(3, size, size) uint8."""
+        model, data, size = env.sim.model, env.sim.data, env.size
+        if self.gl is None:
+            self.gl = mujoco.GLContext(SIZES[-1], SIZES[-1])
+        self.gl.make_current()  # a video may have made another one current
+        if (env.task, size) not in self.loaded:
+            self.loaded[env.task, size] = self.load(model, size)
+        context, scene = self.loaded[env.task, size]
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)
+        eye = mujoco.MjvCamera()
+        eye.type, eye.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(CAMERAS[camera]).id
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(model, data, self.options, self.nothing, eye, everything, scene)
+        picture, frame = np.empty((size, size, 3), np.uint8), mujoco.MjrRect(0, 0, size, size)
+        mujoco.mjr_render(frame, scene, context)
+        mujoco.mjr_readPixels(picture, None, frame, context)  # from the bottom up
+        picture = picture[:, ::-1] if camera in UPSIDE_DOWN else picture[::-1]
+        return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+    @staticmethod
+    def load(model, size: int) -> tuple:
+        """What drawing this model needs, without all that costs time and tells nothing."""
+        model.vis.global_.offwidth = model.vis.global_.offheight = size
+        model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
+        context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        scene = mujoco.MjvScene(model, maxgeom=MOST_GEOMS)
+        for flag in OFF:
+            scene.flags[flag.value] = 0
+        return context, scene
+
+
+_renderer = Renderer()
+
+
+class PixelsEnv(MetaWorldEnv):
+    """One of MetaWorld's tasks; an observation has pictures and proprioception, and nothing else."""
+
+    drawing = True  # False: nobody looks at what the next steps return, and pictures are not made anew
+
+    def __init__(self, task: str, size: int = SIZES[0], render_mode: str | None = None):
+        super().__init__(task, render_mode)
+        self.size, self.pictures = size, {}
+        self.sim.model.cam_pos[self.sim.model.camera(CAMERAS["corner"]).id] = CORNER
+        box = gymnasium.spaces.Box
+        parts = {camera: box(0, 255, (3, size, size), np.uint8) for camera in CAMERAS}
+        parts["proprioception"] = box(-np.inf, np.inf, PARTS["proprioception"], np.float64)
+        self.observation_space = gymnasium.spaces.Dict(parts)
+        self.differences = ()
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        _, info = super().reset(seed=seed, options=options)
+        self.pictures = {}
+        return self.observe(), info
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        return self.observe(), *rest
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """What the policy gets."""
+        if self.drawing or not self.pictures:
+            # MetaWorld's reset moves things and does not compute where they are then; what this computes, the next step
+            # of the simulation computes again.
+            mujoco.mj_kinematics(self.sim.model, self.sim.data)
+            mujoco.mj_camlight(self.sim.model, self.sim.data)
+            self.pictures = {camera: _renderer.draw(self, camera) for camera in CAMERAS}
+        return self.pictures | {"proprioception": split_state(self.state)["proprioception"]}
+
+
+def register_all() -> None:
+    for name, (task, size) in IDS.items():
+        gymnasium.register(name, entry_point="envs.pixels:PixelsEnv", kwargs={"task": task, "size": size})
