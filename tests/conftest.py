@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-import adapt
-import evaluate
-import skills
-import train
-from plumbing import runs, stages
-from plumbing.cli import parse
+from plumbing import opengl
+
+opengl.find()  # before MuJoCo is imported, which asks once how to draw
+
+import adapt  # noqa: E402
+import evaluate  # noqa: E402
+import skills  # noqa: E402
+import train  # noqa: E402
+from plumbing import runs, stages  # noqa: E402
+from plumbing.cli import parse  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,0 +1,345 @@
+"""Cameras: the same episodes as without, pictures that depend on nothing else, and a policy that gets nothing more."""
+
+import json
+import os
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+import safetensors
+import torch
+from conftest import ROOT, command
+from gymnasium.utils.env_checker import check_env
+
+import adapt
+import encoder
+import evaluate
+import train
+from envs import demos, pixels
+from envs.metaworld import GROUPS, TASKS, MetaWorldEnv
+from envs.pixels import CAMERAS, IDS, PixelsEnv
+from envs.tasks import make, name_parts, resolve_tasks, spaces
+from envs.worker import Episode, Worker
+from plumbing import opengl, stages
+from plumbing.cli import BadInput
+from plumbing.runs import build_policy, load_policy
+
+pytestmark = pytest.mark.skipif(not opengl.find(), reason=f"no OpenGL here; {opengl.MEND}")
+CPU = torch.device("cpu")
+
+
+def together(task: str, seed: int, steps: int = 25, size: int = 64):
+    """An environment with cameras and one without, after the same actions. -> both, and the last observation."""
+    seen, blind = PixelsEnv(task, size), MetaWorldEnv(task)
+    observation, _ = seen.reset(seed=seed)
+    blind.reset(seed=seed)
+    for _ in range(steps):
+        action = blind.expert_action()
+        assert np.array_equal(action, seen.expert_action())
+        one, other = seen.step(action), blind.step(action)
+        assert np.array_equal(seen.state, blind.state) and one[1:] == other[1:]
+        observation = one[0]
+    return seen, blind, observation
+
+
+# ------------------------------------------------------------------------------------------------ environment
+
+
+def test_ids_and_spaces():
+    assert IDS["fdp/push-pixels-v3"] == ("push", 64) and IDS["fdp/push-pixels128-v3"] == ("push", 128)
+    assert len(IDS) == 3 * len(TASKS) and all(name in gymnasium.registry for name in IDS)
+    env = gymnasium.make("fdp/push-pixels96-v3").unwrapped
+    assert {part: space.shape for part, space in env.observation_space.items()} == spaces(
+        "fdp/push-pixels96-v3"
+    ).observation
+    assert spaces("fdp/push-pixels96-v3").observation["corner"] == (3, 96, 96)
+    check_env(env, skip_render_check=True)
+    assert isinstance(make("fdp/push-pixels-v3"), PixelsEnv)  # not wrapped: simulators clone it
+
+
+@pytest.mark.parametrize("task", ["hammer", "door-open", "window-close"])
+def test_an_episode_is_the_same_with_and_without_cameras(task):
+    seen, blind, observation = together(task, seed=3)
+    for _ in range(5):  # looking changes nothing either
+        seen.observe()
+    assert np.array_equal(seen.step(np.zeros(4))[0]["proprioception"], blind.step(np.zeros(4))[0]["proprioception"])
+    assert set(observation) == {"corner", "wrist", "proprioception"}
+    assert all(observation[c].dtype == np.uint8 and observation[c].std() > 10 for c in CAMERAS)
+
+
+def test_what_is_hidden_is_in_the_pictures_or_nowhere():
+    """Objects and goal are put elsewhere, behind the policy's back: what it gets changes in the pictures alone."""
+    env, _, before = together("push", seed=1, steps=3)
+    env.sim.data.qpos[9:11] += (0.05, -0.05)  # the puck
+    env.sim.model.site("goal").pos[:2] += 0.1
+    env.state = env.state.copy()
+    env.state[4:18] += 1.0
+    env.state[36:] += 1.0
+    after = env.observe()
+    assert np.array_equal(before["proprioception"], after["proprioception"])
+    assert (before["corner"] != after["corner"]).any()
+
+
+# Where the goal is a place of its own, no object tells it: a policy can only see it.
+FREE_GOALS = ("reach", "reach-wall", "push", "push-wall", "push-back", "pick-place", "pick-place-wall", "soccer",
+              "sweep-into", "hand-insert", "pick-out-of-hole", "coffee-push", "coffee-pull", "shelf-place",
+              "plate-slide", "stick-pull", "stick-push")  # fmt: skip
+
+
+@pytest.mark.parametrize("task", FREE_GOALS)
+def test_the_goal_can_be_seen(task):
+    env = PixelsEnv(task)
+    before = env.reset(seed=1)[0]["corner"].astype(int)
+    for i in range(env.sim.model.nsite):
+        if "goal" in env.sim.model.site(i).name:
+            env.sim.model.site(i).pos[:2] += (0.1, -0.1)
+    assert np.abs(env.observe()["corner"].astype(int) - before).max() > 30
+
+
+def test_pictures_depend_on_the_seed_and_on_nothing_that_was_drawn_before():
+    first = {task: PixelsEnv(task).reset(seed=5)[0] for task in ("hammer", "push")}
+    other, _, _ = together("window-close", seed=2, steps=5, size=96)
+    again = PixelsEnv("hammer")
+    again.reset(seed=9)
+    again.step(np.ones(4))
+    for env in (PixelsEnv("hammer"), again, again.clone(), other.clone() and PixelsEnv("hammer").clone()):
+        seen, _ = env.reset(seed=5)
+        assert all(np.array_equal(seen[part], x) for part, x in first["hammer"].items())
+    assert (PixelsEnv("hammer").reset(seed=6)[0]["corner"] != first["hammer"]["corner"]).any()
+
+
+def test_only_what_somebody_looks_at_is_drawn(monkeypatch):
+    drawn, draw = [], pixels.Renderer.draw
+    monkeypatch.setattr(pixels.Renderer, "draw", lambda self, env, c: drawn.append(c) or draw(self, env, c))
+    worker, task = Worker(), "fdp/push-pixels-v3"
+    ((_, first, _),) = worker.chunk([(0, Episode(task, 1), None)])
+    assert drawn == [*CAMERAS] and first["corner"].dtype == np.uint8
+    ((_, last, _),) = worker.chunk([(0, None, np.tile([1.0, 0, 0, 0], (4, 1)))])
+    assert drawn == [*CAMERAS] * 2 and (last["corner"] != first["corner"]).any()  # of four steps the last one
+    _, env = worker.running[0]
+    assert np.array_equal(last["wrist"], env.observe()["wrist"])
+    drawn.clear()
+    worker.expert(Episode(task, 2, expert=True, recorded=False))
+    assert len(drawn) <= 2 and worker.expert(Episode(task, 2, expert=True)).observations
+    assert len(drawn) > 40
+
+
+def test_without_opengl_it_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(opengl, "_works", lambda name: False)
+    spaces.cache_clear()
+    with pytest.raises(BadInput, match="MuJoCo finds no OpenGL here; on Debian or Ubuntu: apt-get install libosmesa6"):
+        command(train, "--tasks", "push", "--observation", "pixels", "--out", tmp_path / "run", "--data-dir", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags,message", [
+    (["--cameras", "corner,side"], "--cameras must be one or more of corner, wrist, got 'corner,side'"),
+    (["--cameras", ""], "--cameras must be one or more"),
+    (["--tasks", "CartPole-v1:x"], "is not the name of a module"),
+    (["--tasks", "toy:Point-v0"], "--observation pixels is for MetaWorld's tasks, and 'toy:Point-v0' is none"),
+    (["--image-size", 65], "image-size"),
+])  # fmt: skip
+def test_what_cannot_be_seen_is_refused(tmp_path, flags, message):
+    line = ["--observation", "pixels", "--out", tmp_path / "run", "--data-dir", tmp_path, *flags]
+    with pytest.raises(BadInput, match=message):
+        command(train, *([] if "--tasks" in flags else ["--tasks", "push"]), *line)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ encoder
+
+
+def test_a_spatial_softmax_says_where_a_feature_is():
+    features = torch.full((1, 3, 5, 9), -100.0)
+    features[0, 0, 0, 0] = features[0, 1, 4, 8] = features[0, 2, 2, 4] = 100.0  # two corners, and the middle
+    x = encoder.SpatialSoftmax()(features)
+    assert torch.allclose(x, torch.tensor([[-1.0, -1, 1, 1, 0, 0]]), atol=1e-6)
+    assert torch.allclose(encoder.SpatialSoftmax()(torch.zeros(2, 1, 4, 4)), torch.zeros(2, 2), atol=1e-6)
+
+
+def test_resnet_18_is_the_published_one():
+    """11,689,512 parameters, 513,000 of them in the last layer; GroupNorm has as many as BatchNorm. Ours adds a 1x1."""
+    *layers, head, _ = encoder.resnet_eye()
+    assert sum(p.numel() for layer in layers for p in layer.parameters()) == 11_689_512 - 513_000
+    x, shapes = torch.zeros(1, 3, 128, 128), []
+    for layer in layers:
+        x = layer(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes[3] == (64, 32, 32) and shapes[-1] == (512, 4, 4) and head(x).shape[1] == 64
+    assert encoder.resnet_eye()(torch.zeros(2, 3, 128, 128)).shape == (2, 128)
+
+
+def seen(n: int, size: int = 64, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    pictures = {c: torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator) for c in CAMERAS}
+    return pictures | {"proprioception": torch.randn(n, 2, 4, generator=generator)}
+
+
+PARTS = {"corner": (3, 64, 64), "wrist": (3, 64, 64), "proprioception": (2, 4)}
+
+
+@pytest.mark.parametrize("eye,size", [("small", 64), ("small", 96), ("resnet18", 128)])
+def test_every_part_reaches_the_condition_and_learns(eye, size):
+    torch.manual_seed(0)
+    parts = {name: (3, size, size) if len(shape) == 3 else shape for name, shape in PARTS.items()}
+    made, observation = encoder.PixelsEncoder(parts, 16, eye), seen(3, size)
+    made.fit(observation)
+    before = made(observation)
+    assert before.shape == (3, 16)
+    before.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in made.parameters())
+    for part, x in observation.items():
+        other = made(observation | {part: x.flip(0)})
+        assert not torch.allclose(other, before) and torch.allclose(other[1], before[1], atol=1e-5)
+    assert torch.allclose(made({name: x.float() for name, x in observation.items()}), before)  # as acting gives them
+
+
+def test_augmentation_moves_pictures_by_up_to_a_sixteenth_and_nothing_else():
+    torch.manual_seed(0)
+    made, observation = encoder.PixelsEncoder(PARTS, 16), seen(400)
+    moved = made.augment(observation)
+    assert torch.equal(moved["proprioception"], observation["proprioception"])
+    found = {camera: [] for camera in CAMERAS}
+    for camera in CAMERAS:
+        for old, new in zip(observation[camera][:, 0].numpy(), moved[camera][:, 0].numpy(), strict=True):
+            (by,) = [(dy, dx) for dy in range(-4, 5) for dx in range(-4, 5)
+                     if np.array_equal(new[8:-8, 8:-8], old[8 + dy : 56 + dy, 8 + dx : 56 + dx])]  # fmt: skip
+            found[camera].append(by)
+    for shifts in map(np.array, found.values()):
+        assert (shifts.min(), shifts.max()) == (-4, 4) and np.abs(shifts.mean(0)).max() < 0.5
+        assert np.abs(np.bincount(shifts[:, 0] + 4) / len(shifts) - 1 / 9).max() < 0.06
+    assert found["corner"] != found["wrist"]  # each camera by its own
+
+
+def test_augmentation_is_for_training_only_also_where_the_encoder_is_frozen():
+    policy = small_policy()
+    observation, task = seen(4), torch.zeros(4, dtype=torch.long)
+    policy.eval()
+    assert torch.equal(policy.encode(observation, task), policy.encode(observation, task))
+    policy.train()
+    policy.encoder.eval().requires_grad_(False)
+    assert not torch.allclose(policy.encode(observation, task), policy.encode(observation, task))
+
+
+@pytest.mark.parametrize("parts,eye,message", [
+    ({"corner": (64, 64, 3)}, "small", r"pictures must be \(3, h, w\)"), ({"corner": (3, 16, 16)}, "small", "32 x 32"),
+    (PARTS, "third", "unknown eye 'third': choose from small, resnet18"),
+])  # fmt: skip
+def test_what_no_eye_can_see_is_refused(parts, eye, message):
+    with pytest.raises(ValueError, match=message):
+        encoder.PixelsEncoder(parts, 16, eye)
+
+
+def small_policy(**changes):
+    torch.manual_seed(0)
+    return build_policy("fdp", {"observation": PARTS, "action_low": (-1.0,) * 4, "action_high": (1.0,) * 4,
+                                "tasks": ["a", "b"], "components": 2, "channels": (8, 16), **changes})  # fmt: skip
+
+
+def test_a_policy_with_one_camera_gets_nothing_of_the_other():
+    policy = small_policy(observation={part: PARTS[part] for part in ("wrist", "proprioception")}).eval()
+    noise, observation = torch.randn(2, 8, 4), {name: x.numpy() for name, x in seen(2).items()}
+    before = policy.act(observation, ["a", "b"], noise=noise)[0]
+    for part, changes in (("corner", False), ("wrist", True), ("proprioception", True)):
+        other = policy.act(observation | {part: observation[part][::-1].copy()}, ["a", "b"], noise=noise)[0]
+        assert np.array_equal(other, before) != changes
+
+
+# ------------------------------------------------------------------------------------------------ all of it
+
+
+@pytest.fixture(scope="module")
+def usual(data_dir) -> list:
+    return ["--batch-size", 8, "--demos-per-task", 2, "--data-dir", data_dir, "--eval-episodes", 0, "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def tiny(usual) -> list:
+    """Two tasks, seconds of training."""
+    return [*usual, "--tasks", "reach,drawer-open", "--observation", "pixels", "--steps", 6, "--components", 2,
+            "--precision", "float32"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pixels") / "run"
+    command(train, *tiny, "--out", folder)
+    return folder
+
+
+def test_demonstrations_are_those_without_cameras_and_their_pictures(run, data_dir):
+    with_cameras = demos.demonstrations(["fdp/reach-pixels-v3"], 2, data_dir)["fdp/reach-pixels-v3"]
+    without = demos.demonstrations(["reach"], 2, data_dir)["reach"]
+    for one, other in zip(with_cameras, without, strict=True):
+        assert np.array_equal(one["actions"], other["actions"])
+        assert np.array_equal(one["observations"]["proprioception"], other["observations"]["proprioception"])
+        pictures = one["observations"]["corner"]
+        assert pictures.dtype == np.uint8 and pictures.shape == (len(one["actions"]) + 1, 3, 64, 64)
+    env = PixelsEnv("reach")  # what was stored is what is drawn now, without loss
+    assert np.array_equal(with_cameras[0]["observations"]["wrist"][0], env.reset(seed=0)[0]["wrist"])
+    path = data_dir / "fdp" / "fdp-reach-pixels-v3" / "expert-v0" / "data" / "main_data.hdf5"
+    with h5py.File(path) as file:
+        stored = file["episode_0/observations/corner"]
+        assert stored.compression == "gzip" and stored.id.get_storage_size() < 0.5 * stored.size
+
+
+def test_a_dataset_of_another_size_is_refused(run, data_dir, tmp_path):
+    line = ["--tasks", "reach", "--observation", "pixels", "--image-size", 96, "--data-dir", data_dir, "--steps", 1,
+            "--demos-per-task", 2, "--dataset-id", "fdp/fdp-reach-pixels-v3/expert-v0{task}"]  # fmt: skip
+    (data_dir / "fdp/fdp-reach-pixels-v3/expert-v0fdp-reach-pixels96-v3").symlink_to("expert-v0")
+    try:
+        with pytest.raises(
+            BadInput, match=r"observations '\w+' have shape \(\d+, 3, 64, 64\), expected \(steps, 3, 96"
+        ):
+            command(train, *line, "--out", tmp_path / "run")
+    finally:
+        (data_dir / "fdp/fdp-reach-pixels-v3/expert-v0fdp-reach-pixels96-v3").unlink()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_knows_what_it_sees_and_is_played_by_the_tasks_usual_names(run, tmp_path):
+    policy = load_policy(run, CPU)
+    assert policy.config.tasks == ["fdp/reach-pixels-v3", "fdp/drawer-open-pixels-v3"]
+    assert {part: tuple(shape) for part, shape in policy.config.observation.items()} == PARTS
+    command(evaluate, "--run", run, "--tasks", "reach", "--episodes", 1, "--out", tmp_path / "e.json")
+    result = json.loads((tmp_path / "e.json").read_text())["tasks"]
+    assert list(result) == ["fdp/reach-pixels-v3"] and result["fdp/reach-pixels-v3"]["expert"]["successes"] == 1
+
+
+def test_a_new_task_leaves_what_old_ones_do_to_the_bit(run, usual, tmp_path):
+    """With a correction of the eyes, which learns while the eyes of the old tasks stay as they are."""
+    command(adapt, "--run", run, "--tasks", "push", "--steps", 4, *usual, "--out", tmp_path / "new")
+    old, new = load_policy(run, CPU), load_policy(tmp_path / "new", CPU)
+    assert new.config.tasks == [*old.config.tasks, "fdp/push-pixels-v3"]
+    assert stages.unchanged(old, new) == old.config.tasks
+    layers = [name for name, _ in encoder.Residual.layers(new.encoder)]
+    moved = [name for name, A in zip(layers, new.residual[-1].A, strict=True) if A.any()]
+    assert moved == layers and sum(name.startswith("eyes") for name in layers) == 8
+    command(adapt, "--run", run, "--tasks", "push", "--retain", "replay", "--steps", 2, *usual, "--out", tmp_path / "r")
+    with safetensors.safe_open(tmp_path / "r" / "replay.safetensors", "pt") as file:
+        assert file.get_tensor("fdp/reach-pixels-v3/corner").dtype == torch.uint8  # bytes in the memory, too
+
+
+def test_going_on_gives_the_same_weights(run, tiny, tmp_path):
+    real, steps = train.Learner.step, []
+
+    def stop(*arguments):
+        steps.append(0)
+        if len(steps) == 5:
+            raise MemoryError
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(train.Learner, "step", stop)
+        command(train, *tiny, "--save-every", 3, "--out", tmp_path / "run")
+    command(train, *tiny, "--save-every", 3, "--out", tmp_path / "run", "--resume")
+    one, other = load_policy(run, CPU).state_dict(), load_policy(tmp_path / "run", CPU).state_dict()
+    assert all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+def test_pictures_stay_bytes_and_numbers_do_not():
+    parts = name_parts("x", {"a": np.zeros((3, 4, 4), np.uint8), "b": np.zeros(3, np.uint8), "c": np.zeros(2)})
+    assert {name: x.dtype for name, x in parts.items()} == {"a": np.uint8, "b": np.float32, "c": np.float32}
+    assert resolve_tasks("mt6") == GROUPS["mt6"] and pixels.as_seen_by(["reach"], ["push"]) == ["push"]
+    assert (ROOT / ".ci" / "run").read_text().count("libosmesa6") and "MUJOCO_GL" in os.environ
