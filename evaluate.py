@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from envs.experts import forget_records, play_experts
-from envs.pixels import as_seen_by
+from envs.pixels import as_seen_by, check_shift
 from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, resolve_tasks, slug, spaces
 from envs.worker import Episode
@@ -40,6 +40,7 @@ class EvaluateConfig:
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
     seed: int = 0  # which block of 10,000 evaluation episodes
     even: bool = False  # replace the router's weights by 1/K: what success loses is what the router is worth
+    shift: str = ""  # of a policy with cameras: camera | light | table | object | corner-off | wrist-off look otherwise
     video: bool = False  # also render the first episode of each task
     out: str = ""  # the JSON file; default: evaluation.json in the run folder
     device: str = "auto"  # auto | cpu | cuda
@@ -95,13 +96,14 @@ def evaluate(
     padded=False,
     roller=None,
     every=False,
+    shift="",
 ):
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
 
     Every number that this project reports comes from here. steps: network calls per chunk; workers: processes; padded:
     always a full batch, in which no rounding depends on how many other episodes run: the same bits in pieces as whole;
     roller: simulators that another evaluation used before (starting new ones takes seconds); every: return all episodes
-    with their weights, not only the first ones.
+    with their weights, not only the first ones; shift: what looks otherwise than in training, of envs/pixels.py.
     Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
     policy or the scripted expert is so broken that its failures would say nothing.
     """
@@ -110,7 +112,8 @@ def evaluate(
     # All tasks at the same time, not one after the other: simulators are used again instead of built again, and the
     # tasks that take long do not all end last.
     filmed = {t for t in tasks if video and spaces(t).pictures}
-    todo = [Episode(t, s, render_every=4 if t in filmed and s == seeds[0] else 0) for s in seeds for t in tasks]
+    film = {(t, seeds[0]): 4 for t in filmed}
+    todo = [Episode(t, s, render_every=film.get((t, s), 0), shift=shift) for s in seeds for t in tasks]
     generator = torch.Generator(device=policy.device).manual_seed(seed)  # used by stochastic samplers only
     weights: dict[tuple[str, int], list[np.ndarray]] = {}
     policy_seconds, started = 0.0, time.perf_counter()
@@ -278,7 +281,9 @@ def main(config: EvaluateConfig) -> dict:
     tasks = as_seen_by(known, resolve_tasks(config.tasks)) if config.tasks else known
     check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
     source = {**provenance(config.seed, str(device)), "training": training_record(folder)}
-    path = Path(config.out) if config.out else folder / f"evaluation{'-even' * config.even}.json"
+    check_shift(config.shift, tasks)
+    other = "-even" * config.even + f"-{config.shift}" * bool(config.shift)
+    path = Path(config.out) if config.out else folder / f"evaluation{other}.json"
     check_output(path, "mean_success")
     check_inner(path.parent)
     if config.video and (blind := [task for task in tasks if not spaces(task).pictures]):
@@ -286,7 +291,8 @@ def main(config: EvaluateConfig) -> dict:
     video = config.video and figures.find_opengl()
     if config.even:
         policy.weigh = even(policy.weigh)
-    result, traces = evaluate(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps, video)
+    how = (config.sampler, config.sampling_steps, video)
+    result, traces = evaluate(policy, tasks, config.episodes, config.seed, *how, shift=config.shift)
     result.update(source)
     written = write_evaluation(path, policy, result, traces, video)
     say(table(result))

@@ -28,6 +28,15 @@ UPSIDE_DOWN = ("corner",)
 OFF = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX,
        mujoco.mjtRndFlag.mjRND_HAZE)  # fmt: skip
 MOST_GEOMS = 1000  # in a scene; ours have 50
+SHIFTS = {  # what may be other than in training (evaluate.py --shift), and never is there
+    "camera": "the corner camera stands 2 cm farther right and is turned by 2 degrees",
+    "light": "half of the light",
+    "table": "a table of another colour",
+    "object": "a yellow box lies on the table, where nothing needs to go",
+    "corner-off": "the corner camera is black",
+    "wrist-off": "the wrist camera is black",
+}
+BOX = ((-0.22, 0.52, 0.03), (0.03, 0.03, 0.03), (0.9, 0.8, 0.1, 1.0))  # where (metres), half sizes, colour
 
 
 def task_id(task: str, size: int) -> str:
@@ -63,6 +72,12 @@ def seen_by(cameras: str, parts: dict[str, tuple[int, ...]]) -> dict[str, tuple[
     return {name: shape for name, shape in parts.items() if name in names or name not in CAMERAS}
 
 
+def check_shift(name: str, tasks: list[str]) -> None:
+    """BadInput for a shift that there is not, or for tasks that are not seen through cameras."""
+    if name and (name not in SHIFTS or not set(tasks) <= set(IDS)):
+        raise BadInput(f"--shift must be one of {', '.join(SHIFTS)}, for a policy with cameras, got '{name}'")
+
+
 class Renderer:
     """Pictures of the models of this process, in one OpenGL context that is made at the first one.
 
@@ -88,6 +103,11 @@ class Renderer:
         eye.type, eye.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(CAMERAS[camera]).id
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(model, data, self.options, self.nothing, eye, everything, scene)
+        if env.shift == "object":  # in the picture alone: nothing can touch it
+            (where, half, colour), upright = map(np.array, BOX), np.eye(3).flatten()
+            new = scene.geoms[scene.ngeom]
+            mujoco.mjv_initGeom(new, mujoco.mjtGeom.mjGEOM_BOX, half, where, upright, colour.astype(np.float32))
+            scene.ngeom += 1
         picture, frame = np.empty((size, size, 3), np.uint8), mujoco.MjrRect(0, 0, size, size)
         mujoco.mjr_render(frame, scene, context)
         mujoco.mjr_readPixels(picture, None, frame, context)  # from the bottom up
@@ -116,7 +136,7 @@ class PixelsEnv(MetaWorldEnv):
 
     def __init__(self, task: str, size: int = SIZES[0], render_mode: str | None = None):
         super().__init__(task, render_mode)
-        self.size, self.pictures = size, {}
+        self.size, self.pictures, self.shift = size, {}, ""
         self.sim.model.cam_pos[self.sim.model.camera(CAMERAS["corner"]).id] = CORNER
         box = gymnasium.spaces.Box
         parts = {camera: box(0, 255, (3, size, size), np.uint8) for camera in CAMERAS}
@@ -141,7 +161,25 @@ class PixelsEnv(MetaWorldEnv):
             mujoco.mj_kinematics(self.sim.model, self.sim.data)
             mujoco.mj_camlight(self.sim.model, self.sim.data)
             self.pictures = {camera: _renderer.draw(self, camera) for camera in CAMERAS}
+            if (off := self.shift.removesuffix("-off")) in CAMERAS:
+                self.pictures[off][:] = 0
         return self.pictures | {"proprioception": split_state(self.state)["proprioception"]}
+
+    def shifted(self, name: str) -> "PixelsEnv":
+        """Itself, from here on looking otherwise: one of SHIFTS, or "" for none. For good."""
+        model, self.shift = self.sim.model, name
+        if name == "camera":
+            camera, turn, turned = model.camera(CAMERAS["corner"]).id, np.zeros(4), np.zeros(4)
+            model.cam_pos[camera] += (0.0, 0.02, 0.0)
+            mujoco.mju_axisAngle2Quat(turn, np.array([0.0, 0.0, 1.0]), np.deg2rad(2))
+            mujoco.mju_mulQuat(turned, turn, model.cam_quat[camera])
+            model.cam_quat[camera] = turned
+        elif name == "light":
+            for light in (model.light_diffuse, model.vis.headlight.diffuse, model.vis.headlight.ambient):
+                light *= 0.5
+        elif name == "table":
+            model.mat_rgba[model.mat("table_wood").id] = (0.45, 0.7, 1.0, 1.0)
+        return self
 
 
 def register_all() -> None:

@@ -40,6 +40,7 @@ class Episode:
     steps_after_success: int = 0  # expert only: keep recording for a while
     render_every: int = 0  # keep a picture of every n-th step; 0 renders nothing
     recorded: bool = True  # expert only: whether anybody wants to know what it saw
+    shift: str = ""  # one of envs/pixels.py's SHIFTS: what looks otherwise than in training
     success: bool = False
     steps: int = 0  # until the first success, or until the end
     seconds: float = 0.0  # of simulation, resetting included: processor time, so waiting for a busy core is not in it
@@ -55,7 +56,7 @@ class Episode:
 
     def fresh(self) -> "Episode":
         """The same, not played yet."""
-        asked = ("task", "seed", "expert", "action_noise", "steps_after_success", "render_every", "recorded")
+        asked = ("task", "seed", "expert", "action_noise", "steps_after_success", "render_every", "recorded", "shift")
         return Episode(**{name: getattr(self, name) for name in asked})
 
 
@@ -74,20 +75,21 @@ class Worker:
 
     def take(self, episode: Episode) -> gymnasium.Env:
         """An environment for this episode: a free one, or a new one."""
-        key = (episode.task, bool(episode.render_every))
+        key = kind(episode)
         if self.free[key]:
             return self.free[key].pop()
         if isinstance(self.first.get(key), MetaWorldEnv) and not episode.render_every:
             return self.first[key].clone()
         trust([episode.task])  # the process that sent it has asked already
         env = make(episode.task, "rgb_array" if episode.render_every else None)
+        env = env.shifted(episode.shift) if episode.shift else env
         self.first.setdefault(key, env)
         return env
 
     def give_back(self, episode: Episode, env: gymnasium.Env) -> None:
         """Keep the environment for another episode, unless there are many, of this task too: how many episodes of a
         task meet is chance, and thousands of episodes would make the highest number of each task grow for hours."""
-        key = (episode.task, bool(episode.render_every))
+        key = kind(episode)
         if self.free[key] and sum(map(len, self.free.values())) >= SPARE and env is not self.first.get(key):
             with contextlib.suppress(Exception):  # the episode has been played, whatever is wrong with closing
                 env.close()
@@ -127,7 +129,7 @@ class Worker:
 
     def lose(self, episode: Episode, error: Exception) -> Episode:
         """An environment has raised an exception. It is not used again, and no others are cloned from it."""
-        self.first.pop((episode.task, bool(episode.render_every)), None)
+        self.first.pop(kind(episode), None)
         text = f"{type(error).__name__}: {error}"
         if (episode.task, text) not in self.told and len(self.told) < 20:
             self.told.add((episode.task, text))
@@ -165,6 +167,11 @@ class Worker:
             remaining -= episode.success
         self.give_back(episode, env)
         return episode
+
+
+def kind(episode: Episode) -> tuple:
+    """What an environment has to be for this episode: those of one kind are used again for each other."""
+    return episode.task, bool(episode.render_every), episode.shift
 
 
 def look(env: gymnasium.Env, at_it: bool) -> None:

@@ -125,6 +125,30 @@ def test_only_what_somebody_looks_at_is_drawn(monkeypatch):
     assert len(drawn) > 40
 
 
+@pytest.mark.parametrize("shift", pixels.SHIFTS)
+def test_a_shift_changes_pictures_and_nothing_else(shift):
+    usual, other = PixelsEnv("hammer"), PixelsEnv("hammer").shifted(shift)
+    one, two = (env.reset(seed=4)[0] for env in (usual, other))
+    twin = other.clone()
+    assert all(np.array_equal(two[part], x) for part, x in twin.reset(seed=4)[0].items())
+    assert np.array_equal(one["proprioception"], two["proprioception"]) and np.array_equal(usual.state, other.state)
+    changed = {c for c in CAMERAS if (one[c] != two[c]).any()}
+    one_of_them = {"camera": {"corner"}, "corner-off": {"corner"}, "wrist-off": {"wrist"}}
+    assert changed == one_of_them.get(shift, {"corner", "wrist"})
+    if shift.endswith("off"):
+        assert not two[changed.pop()].any()
+    assert np.array_equal(PixelsEnv("hammer").reset(seed=4)[0]["corner"], one["corner"])  # others are as they were
+
+
+def test_shifted_episodes_have_simulators_of_their_own():
+    worker, seen = Worker(), {}
+    for i, shift in enumerate(["", "table", "", "table"]):
+        ((_, observation, _),) = worker.chunk([(i, Episode("fdp/push-pixels-v3", 1, shift=shift), None)])
+        assert np.array_equal(seen.setdefault(shift, observation)["corner"], observation["corner"])
+    assert (seen[""]["corner"] != seen["table"]["corner"]).any()
+    assert Episode("x", 1, shift="table").fresh().shift == "table"
+
+
 def test_without_opengl_it_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(opengl, "_works", lambda name: False)
     spaces.cache_clear()
@@ -255,16 +279,16 @@ def usual(data_dir) -> list:
 
 
 @pytest.fixture(scope="module")
-def tiny(usual) -> list:
+def flags(usual) -> list:
     """Two tasks, seconds of training."""
     return [*usual, "--tasks", "reach,drawer-open", "--observation", "pixels", "--steps", 6, "--components", 2,
             "--precision", "float32"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
+def run(flags, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pixels") / "run"
-    command(train, *tiny, "--out", folder)
+    command(train, *flags, "--out", folder)
     return folder
 
 
@@ -307,6 +331,15 @@ def test_a_run_knows_what_it_sees_and_is_played_by_the_tasks_usual_names(run, tm
     assert list(result) == ["fdp/reach-pixels-v3"] and result["fdp/reach-pixels-v3"]["expert"]["successes"] == 1
 
 
+def test_evaluating_what_looks_otherwise(run, tiny_run, tmp_path):
+    line = ["--tasks", "reach", "--episodes", 1]
+    command(evaluate, "--run", run, *line, "--shift", "corner-off")
+    assert "fdp/reach-pixels-v3" in json.loads((run / "evaluation-corner-off.json").read_text())["tasks"]
+    for folder, shift in ((run, "dark"), (tiny_run, "light")):
+        with pytest.raises(BadInput, match=f"--shift must be one of camera, light, .* with cameras, got '{shift}'"):
+            command(evaluate, "--run", folder, *line, "--shift", shift)
+
+
 def test_a_new_task_leaves_what_old_ones_do_to_the_bit(run, usual, tmp_path):
     """With a correction of the eyes, which learns while the eyes of the old tasks stay as they are."""
     command(adapt, "--run", run, "--tasks", "push", "--steps", 4, *usual, "--out", tmp_path / "new")
@@ -321,7 +354,7 @@ def test_a_new_task_leaves_what_old_ones_do_to_the_bit(run, usual, tmp_path):
         assert file.get_tensor("fdp/reach-pixels-v3/corner").dtype == torch.uint8  # bytes in the memory, too
 
 
-def test_going_on_gives_the_same_weights(run, tiny, tmp_path):
+def test_going_on_gives_the_same_weights(run, flags, tmp_path):
     real, steps = train.Learner.step, []
 
     def stop(*arguments):
@@ -332,8 +365,8 @@ def test_going_on_gives_the_same_weights(run, tiny, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(train.Learner, "step", stop)
-        command(train, *tiny, "--save-every", 3, "--out", tmp_path / "run")
-    command(train, *tiny, "--save-every", 3, "--out", tmp_path / "run", "--resume")
+        command(train, *flags, "--save-every", 3, "--out", tmp_path / "run")
+    command(train, *flags, "--save-every", 3, "--out", tmp_path / "run", "--resume")
     one, other = load_policy(run, CPU).state_dict(), load_policy(tmp_path / "run", CPU).state_dict()
     assert all(torch.equal(x, other[name]) for name, x in one.items())
 
