@@ -264,7 +264,8 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     policy, earlier = runs.load_policy(origin, device), []
     if config.lean_on == "base":
         policy, earlier = skills.take_apart(policy)
-    demos = demonstrations(tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
+    whose = (config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
+    demos = demonstrations(tasks, *whose, policy.config.observation)
 
     # ---- Grow, freeze, and say what learns.
     torch.manual_seed(config.seed)

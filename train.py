@@ -31,8 +31,7 @@ MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak bat
 SIZES = {
     # Widths of the U-Net's levels, and its kernel. small: 0.15 M parameters per component, 25 s per 1000 steps.
     "small": {"channels": (32, 64), "kernel": 3},
-    # The U-Net option of the FDP authors' released code, and its eye.
-    "base": {"channels": (128, 256, 512), "kernel": 5, "eye": "resnet18"},
+    "base": {"channels": (128, 256, 512), "kernel": 5, "eye": "resnet18"},  # as in the FDP authors' released code
 }
 
 
@@ -234,7 +233,7 @@ def main(config: TrainConfig) -> dict:
 
     # ---- Data.
     begin, data_dir = time.perf_counter(), Path(config.data_dir)
-    wanted = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw)
+    wanted = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw, policy.config.observation)
     demos = parallel.first(lambda: demonstrations(*wanted))
     windows = Windows(policy, tasks, demos, device)
     data = resume.fingerprint(windows.observations, windows.actions)

@@ -61,9 +61,11 @@ def dataset_name(task: str, dataset_id: str) -> str:
 
 
 def demonstrations(
-    tasks: list[str], count: int, data_dir: Path, dataset_id: str = DATASET_ID, draw: int = 0
+    tasks: list[str], count: int, data_dir: Path, dataset_id: str = DATASET_ID, draw: int = 0, parts=None
 ) -> dict[str, list[dict]]:
     """The first `count` episodes for each task, collected first where the data folder lacks them.
+
+    parts: of observations, which a policy needs; somebody else's dataset may lack a camera that nobody asks for.
 
     Returns task -> episodes, each {"observations": {part: (L+1, *shape)}, "actions": (L, A)} in float32.
     Raises BadInput for a dataset that cannot be used. Only the default dataset ids are ever (re)made.
@@ -99,7 +101,7 @@ def demonstrations(
             collect(wanting, count, data_dir, draw)
     except OSError as error:
         raise BadInput(f"cannot write demonstrations to {data_dir}: {error.strerror or error}") from error
-    return {task: load(task, dataset_name(task, dataset_id), count, data_dir) for task in tasks}
+    return {task: load(task, dataset_name(task, dataset_id), count, data_dir, parts) for task in tasks}
 
 
 def _must_collect(task: str, count: int, data_dir: Path, draw: int) -> bool:
@@ -163,7 +165,7 @@ def _play(roller: Roller, task: str, seeds, on_done) -> list[Episode]:
 
 
 def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, draw: int) -> None:
-    """Write one Minari dataset in a temporary folder, then rename: a crash leaves the old one, or none, never half."""
+    """Store a task's episodes as a dataset of ours."""
     name, env = dataset_name(task, drawn(draw)), make(task)
     both_spaces = env.observation_space, env.action_space
     env.close()
@@ -184,31 +186,38 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, dr
     ]
     # Other environments may be ones that no text describes (registered with a class, say).
     spec = gymnasium.spec(f"fdp/{task}-v3" if task in TASKS else task) if task in (*TASKS, *pixels.IDS) else None
+    store(data_dir, name, both_spaces, buffers, {
+        "algorithm_name": "scripted expert",
+        "author": {AUTHOR},
+        "description": f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} "
+        "on the executed actions (not the gripper), the expert's clean action as label, goal and objects drawn "
+        "anew from the episode's seed.",
+        "requirements": ["metaworld==3.1.1"] if spec else [],
+        "expert_attempts": attempts,
+        "expert_success_rate": len(episodes) / attempts,
+        "recipe": RECIPE,
+    }, spec, lambda: _must_collect(task, len(episodes), data_dir, draw))  # fmt: skip
+
+
+def store(data_dir: Path, name: str, both_spaces: tuple, buffers: list, about: dict, spec=None, wanted=lambda: True):
+    """Write one Minari dataset in a temporary folder, then rename: a crash leaves the old one, or none, never half.
+
+    both_spaces: of observations and actions; about: what else stands in its metadata; wanted: asked when nobody else
+    can write: another process may have been faster, and have as many episodes or more.
+    """
     with _lock(data_dir, fcntl.LOCK_EX), tempfile.TemporaryDirectory(dir=data_dir, prefix=COLLECTING) as temporary:
-        if not _must_collect(task, len(episodes), data_dir, draw):
-            return  # another process has been faster, and has as many or more
+        if not wanted():
+            return
         folder, target = Path(temporary) / "new" / "data", data_dir / name
         folder.parent.mkdir()
         storage = MinariStorage.new(folder, *both_spaces, spec)
         # In memory first: where HDF5 finds the disk full, it takes the whole process down with it.
         storage._file_path = content = io.BytesIO()
         storage.update_episodes(buffers)
-        if task in pixels.IDS:
-            storage._file_path = content = _packed(content)
-        storage.update_metadata({
-            "dataset_id": name,
-            "algorithm_name": "scripted expert",
-            "author": {AUTHOR},
-            "description": f"Successful episodes of the scripted expert for {task}. Gaussian noise {ACTION_NOISE} "
-            "on the executed actions (not the gripper), the expert's clean action as label, goal and objects drawn "
-            "anew from the episode's seed.",
-            "requirements": ["metaworld==3.1.1"] if spec else [],
-            "minari_version": minari.__version__,
-            "dataset_size": round(content.getbuffer().nbytes / 1e6, 1),
-            "expert_attempts": attempts,
-            "expert_success_rate": len(episodes) / attempts,
-            "recipe": RECIPE,
-        })  # fmt: skip
+        storage._file_path = content = _packed(content)
+        size = round(content.getbuffer().nbytes / 1e6, 1)
+        ids = {"dataset_id": name, "minari_version": minari.__version__, "dataset_size": size}
+        storage.update_metadata(ids | about)
         files.write(folder / "main_data.hdf5", content.getbuffer())
         files.write(folder / "metadata.json", (folder / "metadata.json").read_bytes())  # on the disk, not in a cache
         datasets.seal(folder)
@@ -218,7 +227,7 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, dr
             os.rename(target, Path(temporary) / "replaced")
         os.rename(folder.parent, target)
         # Minari's own record that the folder fdp/ is a namespace.
-        os.replace(Path(temporary) / "namespace", data_dir / "fdp" / "namespace_metadata.json")
+        os.replace(Path(temporary) / "namespace", data_dir / name.split("/")[0] / "namespace_metadata.json")
 
 
 @contextmanager
@@ -255,7 +264,7 @@ def _stack(observations: list):
 
 
 def _packed(content: io.BytesIO) -> io.BytesIO:
-    """The same HDF5 file with its pictures compressed, without loss: a quarter of the size."""
+    """The same HDF5 file with its pictures, if it has any, compressed without loss: a quarter of the size."""
     packed = io.BytesIO()
 
     def take(name: str, item) -> None:
@@ -267,9 +276,12 @@ def _packed(content: io.BytesIO) -> io.BytesIO:
             new = file.create_dataset(name, data=item[()], **how if pictures else {})
         new.attrs.update(item.attrs)
 
-    with h5py.File(content, "r") as plain, h5py.File(packed, "w") as file:
-        file.attrs.update(plain.attrs)
-        plain.visititems(take)
+    with h5py.File(content, "r") as plain:
+        if not any(item.dtype == np.uint8 for item in plain["episode_0/observations"].values()):
+            return content
+        with h5py.File(packed, "w") as file:
+            file.attrs.update(plain.attrs)
+            plain.visititems(take)
     return packed
 
 
@@ -279,7 +291,7 @@ def _with_first(rows: list) -> np.ndarray:
     return np.concatenate([np.zeros_like(rows[:1]), rows])
 
 
-def load(task: str, name: str, count: int, data_dir: Path) -> list[dict]:
+def load(task: str, name: str, count: int, data_dir: Path, parts=None) -> list[dict]:
     """The first `count` episodes of a Minari dataset, checked. BadInput for wrong shapes, too few episodes, or NaNs.
 
     Actions beyond what the environment takes are brought into its range, which is said.
@@ -291,7 +303,7 @@ def load(task: str, name: str, count: int, data_dir: Path) -> list[dict]:
         say(f"{dataset.where} has no checksums ({datasets.CHECKSUMS}): damage to its numbers would not be noticed")
     episodes = [{"observations": name_parts(task, e["observations"]), "actions": e["actions"]} for e in found]
     for i, episode in enumerate(episodes):
-        _check(task, f"dataset '{name}' episode {i}", **episode)
+        _check(task, f"dataset '{name}' episode {i}", parts, **episode)
     low, high = (np.float32(end) for end in (spaces(task).action_low, spaces(task).action_high))
     beyond = sum(((e["actions"] < low) | (e["actions"] > high)).any(1).sum() for e in episodes)
     if beyond:
@@ -302,7 +314,7 @@ def load(task: str, name: str, count: int, data_dir: Path) -> list[dict]:
     return episodes
 
 
-def _check(task: str, where: str, observations: dict[str, np.ndarray], actions: np.ndarray) -> None:
+def _check(task: str, where: str, parts, observations: dict[str, np.ndarray], actions: np.ndarray) -> None:
     """BadInput for an episode that is not what the task's environment gives and takes."""
     expected, lengths = spaces(task), {len(rows) for rows in observations.values()}
     if len(actions) < 1 or lengths != {len(actions) + 1}:
@@ -310,8 +322,11 @@ def _check(task: str, where: str, observations: dict[str, np.ndarray], actions: 
             f"{where}: {'/'.join(map(str, sorted(lengths)))} observations and {len(actions)} actions; there must be at "
             "least one action, and one observation more than actions"
         )
-    if set(observations) != set(expected.observation):
-        raise BadInput(f"{where}: observations have parts {list(observations)}, not {list(expected.observation)}")
+    needed = set(expected.observation if parts is None else parts)
+    if not needed <= set(observations) <= set(expected.observation):
+        raise BadInput(
+            f"{where}: observations have parts {list(observations)}, not {list(parts or expected.observation)}"
+        )
     arrays = {f"observations '{name}'": (rows, expected.observation[name]) for name, rows in observations.items()}
     for what, (rows, shape) in {**arrays, "actions": (actions, (len(expected.action_low),))}.items():
         if rows.shape[1:] != tuple(shape):

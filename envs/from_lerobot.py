@@ -1,0 +1,137 @@
+"""Demonstrations from a LeRobotDataset of MetaWorld (v2 or v3, pictures as columns) -> Minari datasets of ours.
+
+    pip install -r requirements-lerobot.txt
+    python -m envs.from_lerobot FOLDER --tasks push --label "Push the puck to a goal"      # of many labels this one
+    python train.py --tasks push --observation pixels --cameras corner --dataset-id "lerobot/{task}/v0"
+
+Their camera is our `corner`, drawn with MuJoCo's usual settings and made small here: a policy that learned from theirs
+sees ours a little differently (no shadows). Nothing of LeRobot is imported; what does not fit is refused in one line.
+"""
+
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import tyro
+from minari.data_collector import EpisodeBuffer
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from envs import demos, pixels  # noqa: E402
+from envs.tasks import resolve_tasks  # noqa: E402
+from plumbing import files  # noqa: E402
+from plumbing.cli import BadInput, parse, run, say  # noqa: E402
+
+IMAGE, STATE, ACTION = "observation.image", "observation.environment_state", "action"  # columns of theirs
+MOST_PIXELS = 1024  # height and width
+
+
+@dataclass
+class ConvertConfig:
+    """Read a LeRobotDataset folder, write a Minari dataset."""
+
+    folder: tyro.conf.Positional[str]  # with meta/info.json and data/
+    tasks: str  # which task of ours it is; one at a time
+    label: str = ""  # which of their task labels; may be left out where there is one
+    size: int = 64  # of our pictures: 64, 96 or 128
+    most: int = 10_000  # episodes
+    data_dir: str = "data"
+
+
+def convert(folder: Path, label: str, size: int, most: int) -> list[dict]:
+    """Episodes of one label: {"corner": (L, 3, size, size), "proprioception": (L, 2, 4), "goal": (L, 3), "actions"}."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise BadInput("reading LeRobot's data needs pyarrow: pip install -r requirements-lerobot.txt") from error
+    info = files.read_json(folder / "meta" / "info.json")
+    kinds = {name: feature.get("dtype") for name, feature in info["features"].items()}
+    if kinds.get(IMAGE) != "image":
+        raise BadInput(f"{folder}: '{IMAGE}' must be pictures in columns, not {kinds.get(IMAGE) or 'missing'}")
+    if missing := [name for name in (STATE, ACTION) if name not in kinds]:
+        raise BadInput(f"{folder} has no column '{missing[0]}': without it nothing can be checked")
+    try:
+        labels = read_labels(folder, parquet)
+        if (label and label not in labels) or (not label and len(labels) != 1):
+            raise BadInput(f"--label must be one of {', '.join(map(repr, sorted(labels)))}, got '{label}'")
+        wanted, found = labels[label or next(iter(labels))], {}
+        for path in sorted(folder.glob("data/chunk-*/*.parquet")):
+            columns = ["episode_index", "frame_index", "task_index", IMAGE, STATE, ACTION]
+            table = parquet.read_table(files.regular_file(path), columns=columns).to_pylist()
+            for row in table:
+                if row["task_index"] == wanted and (row["episode_index"] in found or len(found) < most):
+                    found.setdefault(row["episode_index"], []).append(row)
+        return [episode(rows, size, f"{folder}: episode {i}") for i, rows in sorted(found.items())]
+    except BadInput:
+        raise
+    except Exception as error:  # whatever a damaged file makes pyarrow raise
+        raise BadInput(f"{folder} cannot be read: {error!s:.200}") from error
+
+
+def read_labels(folder: Path, parquet) -> dict[str, int]:
+    """Their task label -> task_index: meta/tasks.jsonl in v2, meta/tasks.parquet in v3."""
+    if (folder / "meta" / "tasks.jsonl").exists():
+        lines = files.read_text(folder / "meta" / "tasks.jsonl").splitlines()
+        rows = [files.json.loads(line) for line in lines]
+    else:
+        rows = parquet.read_table(files.regular_file(folder / "meta" / "tasks.parquet")).to_pylist()
+    return {row.get("task") or row["__index_level_0__"]: row["task_index"] for row in rows}
+
+
+def episode(rows: list[dict], size: int, where: str) -> dict:
+    """Their rows of one episode -> ours, checked."""
+    rows = sorted(rows, key=lambda row: row["frame_index"])
+    state, actions = (np.array([row[name] for row in rows], np.float64) for name in (STATE, ACTION))
+    if state.shape[1:] != (39,) or actions.shape[1:] != (4,) or not (np.isfinite(state).all() and len(rows) > 1):
+        raise BadInput(f"{where} has states {state.shape} and actions {actions.shape}, not (steps, 39) and (steps, 4)")
+    if [row["frame_index"] for row in rows] != list(range(len(rows))):
+        raise BadInput(f"{where} has frames missing")
+    if np.abs(actions).max() > 1.001:
+        raise BadInput(f"{where} has actions up to {np.abs(actions).max():.2f}, and MetaWorld takes -1 to 1")
+    pictures = [small(row[IMAGE]["bytes"], size, where) for row in rows]
+    frames = state[:, :36].reshape(-1, 2, 18)
+    return {"corner": np.stack(pictures), "proprioception": frames[..., :4], "goal": state[:, 36:], "actions": actions}
+
+
+def small(content: bytes, size: int, where: str) -> np.ndarray:
+    """A PNG -> (3, size, size)."""
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+        if max(picture.size) > MOST_PIXELS or picture.size[0] != picture.size[1]:  # before it is unpacked
+            raise BadInput(f"{where} has a picture of {picture.size}; squares of at most {MOST_PIXELS} are read")
+        return np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BOX)).transpose(2, 0, 1)
+
+
+def main(config: ConvertConfig) -> dict:
+    """Returns what the command's last line says: the dataset written, and how many episodes it has."""
+    (task,) = pixels.seen_as("pixels", resolve_tasks(config.tasks)[:1], config.size)
+    episodes = convert(Path(config.folder), config.label, config.size, config.most)
+    goals = {tuple(e["goal"][0].round(4)) for e in episodes}
+    if len(goals) == 1 and len(episodes) > 1:
+        raise BadInput(
+            f"{config.folder}: the goal is the same in all episodes; a policy would learn the place by heart"
+        )
+    box = gymnasium.spaces.Box
+    parts = {"corner": box(0, 255, (3, config.size, config.size), np.uint8),
+             "proprioception": box(-np.inf, np.inf, (2, 4), np.float64)}  # fmt: skip
+    buffers = []
+    for i, e in enumerate(episodes):  # the last picture has no action of its own, and ends the episode
+        n = len(e["actions"]) - 1
+        buffers.append(EpisodeBuffer(
+            id=i, observations={name: e[name] for name in parts}, actions=e["actions"][:n].astype(np.float32),
+            rewards=[0.0] * n, terminations=[False] * n, truncations=[False] * (n - 1) + [True], infos={},
+        ))  # fmt: skip
+    data_dir, name = Path(config.data_dir).resolve(), demos.dataset_name(task, "lerobot/{task}/v0")
+    if (data_dir / name).exists():
+        raise BadInput(f"{data_dir / name} exists: remove it, or choose another --data-dir")
+    data_dir.mkdir(parents=True, exist_ok=True)
+    both = gymnasium.spaces.Dict(parts), box(-1.0, 1.0, (4,), np.float32)
+    demos.store(data_dir, name, both, buffers, {"description": f"{config.folder}, label '{config.label}'"})
+    say(f"{len(episodes)} episodes of {task}: {name}")
+    return {"dataset": name, "episodes": len(episodes)}
+
+
+if __name__ == "__main__":
+    run(lambda: main(parse(ConvertConfig)))
