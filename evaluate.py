@@ -236,14 +236,15 @@ def table(result: dict) -> str:
     def rate(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    lines = [f"{'task':<24}{'success':>8}   {'95 % interval':<15}{'expert':>8}{'episodes':>10}{'sim. seconds':>14}"]
+    wide = max([23, *map(len, result["tasks"])]) + 1
+    lines = [f"{'task':<{wide}}{'success':>8}   {'95 % interval':<15}{'expert':>8}{'episodes':>10}{'sim. seconds':>14}"]
     for task, r in result["tasks"].items():
         interval = " - ".join(map(rate, r["interval"]))
         lines.append(
-            f"{task:<24}{rate(r['success']):>8}   {interval:<15}{rate(r['expert']['success']):>8}{r['n']:>10}"
+            f"{task:<{wide}}{rate(r['success']):>8}   {interval:<15}{rate(r['expert']['success']):>8}{r['n']:>10}"
             f"{r['simulation_seconds']:>14.1f}" + (f"   ({len(r['lost'])} lost, not counted)" if r["lost"] else "")
         )
-    return "\n".join([*lines, f"{'mean over tasks':<24}{rate(result['mean_success']):>8}"])
+    return "\n".join([*lines, f"{'mean over tasks':<{wide}}{rate(result['mean_success']):>8}"])
 
 
 def lost(result: dict) -> dict:

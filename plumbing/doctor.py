@@ -11,6 +11,7 @@ from envs.tasks import spaces
 from envs.worker import Episode
 from plumbing import figures
 from plumbing.cli import ROOT, BadInput, say
+from plumbing.runs import has_bf16
 
 TASKS = ("reach", "drawer-open", "hammer")  # the scripted expert can do their first evaluation episodes
 
@@ -66,6 +67,7 @@ def _device(device: torch.device):
     yield "cores", str(available_cores()), ""
     if device.type != "cuda":
         yield "GPU", "none that PyTorch can use; CPU it is", ""
+        yield "bf16 on the CPU", "in hardware: --size base and cameras use it" if has_bf16() else "not in hardware", ""
         return
     name = torch.cuda.get_device_name(device)
     bf16 = torch.cuda.is_bf16_supported()

@@ -246,10 +246,15 @@ def choose_precision(name: str, policy_config, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16"
-    can = torch.cpu.get_capabilities()
     pictures = any(len(shape) == 3 for shape in getattr(policy_config, "observation", {}).values())
     wide = pictures or min(getattr(policy_config, "channels", (0,))) >= WIDE
-    return "bf16" if wide and (can.get("avx512_bf16") or can.get("amx_bf16")) else "float32"
+    return "bf16" if wide and has_bf16() else "float32"
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware."""
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
