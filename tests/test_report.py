@@ -359,6 +359,27 @@ def test_what_routes_and_what_was_not_measured_is_named(tmp_path):
     assert "Not measured yet: own-encoder, fast," in " ".join(lines[:5])
 
 
+def test_policies_with_cameras(tmp_path):
+    (tmp_path / "pixels" / "shift").mkdir(parents=True)
+
+    def result(failed) -> dict:
+        tasks = {"fdp/hammer-pixels-v3": entry(failed=failed) | {"expert": {"successes": 10, "n": 10}}}
+        return {
+            "tasks": tasks,
+            "training": {"command": "python train.py --demos-per-task 25", "steps": 9, "seconds": 120},
+        }
+
+    for name, failed in {"fdp-25-s0": [1, 2], "fdp-25-s1": [], "monolithic-25-s0": [1], "fdp-25-s0-even": [1, 2, 3],
+                         "shift/fdp-25-s0-light": [1, 2, 3, 4]}.items():  # fmt: skip
+        (tmp_path / f"pixels/{name}.json").write_text(json.dumps(result(failed)))
+    lines = report.cameras(tmp_path)
+    rows = [line.split(" | ") for line in lines if line.startswith("| ")]
+    assert rows[0][2] == "hammer" and rows[2][:3] == ["| fdp", "2", "18/20"] and rows[2][5].startswith("-10.0 [")
+    assert rows[3][:3] == ["| monolithic: one network of the same size", "1", "9/10"]
+    assert rows[3][4].startswith("+10.0 [") and rows[4][:4] == ["| scripted expert", "", "10/10", "1.000"]
+    assert rows[-1][:2] == ["| fdp", "`light`"] and rows[-1][3].startswith("-20.0 [")
+
+
 def test_both_averages_over_fifty_tasks():
     """A policy that fails at one of the five hardest tasks alone loses a fiftieth, or a fifth of a quarter."""
     assert [28, *(len(names) for d, names in report.DIFFICULTY.items() if d != "easy")] == [28, 11, 6, 5]

@@ -21,8 +21,9 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
 import train  # noqa: E402
+from envs.pixels import as_seen_by  # noqa: E402
 from envs.rollout import Roller, block_seeds  # noqa: E402
-from envs.tasks import resolve_tasks  # noqa: E402
+from envs.tasks import resolve_tasks, slug  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from plumbing import runs, stages  # noqa: E402
 from plumbing.cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
@@ -99,10 +100,10 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
         found = [r["seeds"] for r in made["tasks"].values()][0], made.get("run", config.run)
         assert found == (seeds, config.run), f"{before} is of {found}: move it"
     every = product(map(int, config.seeds.split(",")), map(int, config.draws.split(",")), config.ways.split(","),
-                    resolve_tasks(config.tasks))  # fmt: skip
+                    as_seen_by(old.config.tasks, resolve_tasks(config.tasks)))  # fmt: skip
     for seed, draw, way, task in every:
         budget = "" if (config.demos, config.steps) == (25, 2000) else f"-d{config.demos}-n{config.steps}"
-        path = out / f"{way}-{task}{budget}{f'-draw{draw}' if draw else ''}-s{seed}.json"
+        path = out / f"{way}-{slug(task)}{budget}{f'-draw{draw}' if draw else ''}-s{seed}.json"
         if path.exists():
             made = json.loads(path.read_text())
             same = made["tasks"][task]["seeds"] == seeds and made["flags"].get("run", config.run) == config.run
@@ -113,7 +114,9 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
                  "eval_episodes": 0, "out": folder}  # fmt: skip
         if way == "specialist":
             train.SIZES[way] = SPECIALIST
-            flags = train.TrainConfig(tasks=task, components=1, size=way, **usual)
+            sees = {name: runs.read_config(ROOT / config.run)["train"].get(name) for name in ("observation", "cameras")}
+            sees = {name: value for name, value in sees.items() if value}  # older runs do not say: the state
+            flags = train.TrainConfig(tasks=task, components=1, size=way, **usual, **sees)
         else:
             flags = adapt.AdaptConfig(run=config.run, tasks=task, **usual | WAYS[way])
         # train.py writes weights on its way, too.

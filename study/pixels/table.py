@@ -1,0 +1,55 @@
+"""mt6 from two cameras: the factorized policy and its rivals, what a shift costs, and new tasks. Some ten hours.
+
+    python study/grid.py study/pixels/table.py && python study/report.py
+
+25 demonstrations of each task, of which each of the three seeds draws its own; 50 episodes of each task on block 16.
+Equal parameters, encoder, steps. The first seeds are also played with each shift of `evaluate.py --shift`, and with
+weights of 1/K. New tasks (mt4) from 5, 10 and 25 demonstrations, on the first factorized run.
+"""
+
+from envs.pixels import SHIFTS
+
+STEPS = 12_000  # train.py's own for six tasks
+POLICIES = {
+    "fdp": "",
+    "monolithic": "--policy monolithic",
+    "uniform": "--policy uniform",
+    "moe-top2": "--policy moe --top 2",
+}
+WAYS = "add-exact,rank-0,full,scratch,specialist"
+
+
+def row(policy: str, seed: int, demos: int = 25) -> tuple[str, ...]:
+    """Train, play; of the first seed with every shift, too."""
+    name = f"{policy}-{demos}-s{seed}"
+    folder, result = f"runs/pixels/{name}", f"study/pixels/{name}"
+    play = f"python evaluate.py --run {folder} --episodes 50 --seed 16"
+    shifts = SHIFTS if seed == 0 and demos == 25 and policy in ("fdp", "monolithic") else ()
+    return (
+        f"{result}.json",
+        f"python train.py --tasks mt6 --observation pixels --demos-per-task {demos} --demo-draw {seed} --steps {STEPS} "
+        f"--eval-episodes 0 --seed {seed} {POLICIES[policy]} --out {folder} --overwrite".replace("  ", " "),
+        *[f"{play} --even --out {result}-even.json"] * (policy == "fdp"),
+        *[f"{play} --shift {shift} --out study/pixels/shift/{name}-{shift}.json" for shift in shifts],
+        f"{play} --out {result}.json",
+    )
+
+
+def adapted(demos: int) -> tuple[str, str]:
+    """New tasks from so many demonstrations."""
+    last = f"specialist-fdp-window-open-pixels-v3-d{demos}-n2000-s0" if demos != 25 else (
+        "specialist-fdp-window-open-pixels-v3-s0")  # fmt: skip
+    return (
+        f"study/pixels/adapt/{last}.json",
+        f"python study/adapt/one_task.py --run runs/pixels/fdp-25-s0 --demos {demos} --new-only --block 16 "
+        f"--out study/pixels/adapt --ways {WAYS} --seeds 0",
+    )
+
+
+TABLE = [
+    [(f"runs/pixels/demonstrations-{draw}/model.safetensors",  # once, before they are asked for side by side
+      f"python train.py --tasks mt6 --observation pixels --demos-per-task {50 if draw == 0 else 25} --demo-draw {draw} "
+      f"--steps 1 --eval-episodes 0 --overwrite --out runs/pixels/demonstrations-{draw}") for draw in range(3)],
+    [row(policy, seed) for seed in range(3) for policy in POLICIES],
+    [row("fdp", 0, demos=50), *map(adapted, (5, 10, 25))],
+]  # fmt: skip
