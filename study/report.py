@@ -950,12 +950,12 @@ def cameras(study: Path) -> list[str]:
     each = ("/".join(map(str, expert(first, [task]))) for task in tasks)
     rows.append(["scripted expert", "", *each, number(successes / n)])
     names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
+    demos = flag(first[0]["training"]["command"], "--demos-per-task", 25)
     header = ["policy", "seeds", *names, "all, 95 % interval", "minus fdp, points", "weights 1/K: points", "minutes"]
     return [
         *text("Commands: `study/pixels/table.py`. mt6 from a corner and a wrist camera of 64 x 64 pixels and the "
-              f"hand's own position, {flag(first[0]['training']['command'], '--demos-per-task', 25)} demonstrations per task, "
-              f"{first[0]['training']['steps']:,} steps, K = 4. Each seed draws its own demonstrations. Minutes are of "
-              "training.", played_on(first)),
+              f"hand's own position, {demos} demonstrations per task, {first[0]['training']['steps']:,} steps, K = 4. "
+              "Each seed draws its own demonstrations. Minutes are of training.", played_on(first)),
         *table(header, rows), *text(DAGGER),
         *table(["policy", "`--shift`", "all, 95 % interval", "minus as it was, points"], shifted),
         "![What the policy sees](pixels/sees.png)", "",
