@@ -261,11 +261,10 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, roller=None) -> None:
     """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too. roller: simulators."""
     device = runs.choose_device(config.device)
-    policy, earlier = runs.load_policy(origin, device), []
-    if config.lean_on == "base":
-        policy, earlier = skills.take_apart(policy)
-    whose = (config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
-    demos = demonstrations(tasks, *whose, policy.config.observation)
+    policy = runs.load_policy(origin, device)
+    policy, earlier = skills.take_apart(policy) if config.lean_on == "base" else (policy, [])
+    wanted = (tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
+    demos = demonstrations(*wanted, policy.config.observation)
 
     # ---- Grow, freeze, and say what learns.
     torch.manual_seed(config.seed)
@@ -278,8 +277,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     if config.sequence and config.eval_episodes and not going_on:
         named = grow(policy.variant, policy, tasks, 0, [], newest_rank(policy))
         transfer = stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed, roller)
-    found = {"copied": copied, "precision": runs.choose_precision("auto", grown.config, device), **transfer}
-    about = stages.begin(config, origin, folder, variant, grown, parts, windows, found)
+    about = stages.begin(config, origin, folder, variant, grown, parts, windows, {"copied": copied, **transfer})
 
     # ---- The loop: train.py's, over fewer parameters.
     def loss(*batch):

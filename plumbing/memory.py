@@ -29,7 +29,7 @@ class Memory:
         self.kept = read_memory(folder, {part: (REPLAYED, *shape) for part, shape in shapes.items()})
         came_from = stages.datasets(runs.read_config(folder))
         for task in [task for task in tasks if not any(name.startswith(f"{task}/") for name in self.kept)]:
-            self.add(task, make_windows(demonstrations([task], 5, data_dir, came_from[task])[task], 1)[0])
+            self.add(task, make_windows(demonstrations([task], 5, data_dir, came_from[task], parts=shapes)[task], 1)[0])
         self.old = join([{part: self.kept[f"{task}/{part}"].to(policy.device) for part in shapes} for task in tasks])
         self.index = policy.task_index([task for task in tasks for _ in range(REPLAYED)]).to(policy.device)
         with torch.no_grad():

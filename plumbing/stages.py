@@ -179,6 +179,7 @@ def begin(config, origin: Path, folder: Path, variant: str, grown, parts: dict, 
         return runs.read_config(folder)
     stage = {"tasks": windows.tasks, "mode": config.mode, "retain": config.retain,
              "components": grown.config.components, "trained_parameters": sum(learns for _, learns in parts.values()),
+             "precision": runs.choose_precision("auto", grown.config, grown.device),
              "source_weights": runs.fingerprint(origin), **found}  # fmt: skip
     source = runs.read_config(origin)
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id

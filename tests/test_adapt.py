@@ -255,6 +255,8 @@ def test_drift_is_zero_where_old_weights_stay_and_new_components_have_none(tiny_
     memory = adapt.Memory(tiny_run, load_policy(tiny_run, CPU), data_dir)
 
     class Grown:  # a router whose answers are given
+        training = True
+
         def __init__(self, weights):
             self.encode, self.weigh = lambda observations, index: None, lambda condition: weights
 
