@@ -114,9 +114,28 @@ MUTANTS = {
     "a skill goes onto any base": ("skills.py", "if skill.leans_on != alone and skill.leans_on != identity(base, skills[: number - 1]):", "if False:", "test_skills.py -k another"),
     "a skill uses the first one's component": ("skills.py", "own = list(range(total, total + n))", "own = list(range(K, K + n))", "test_skills.py -k any_order"),
     "a skill uses the components of all before it": ("skills.py", "on_base = skill.leans_on == alone and number > 1", "on_base = False", "test_skills.py -k any_order"),
-    "learned beside others, a skill leans on them": ("adapt.py", "        policy, earlier = skills.take_apart(policy)\n", "        pass\n", "test_skills.py -k leaning_on_the_base_a"),
+    "learned beside others, a skill leans on them": ("adapt.py", 'skills.take_apart(policy) if config.lean_on == "base" else (policy, [])', "(policy, [])", "test_skills.py -k leaning_on_the_base_a"),
     "backward transfer with the wrong sign": ("plumbing/stages.py", "mean(rates[-1] - rates[0] for", "mean(rates[0] - rates[-1] for", "test_adapt.py -k metrics"),
-    "stages are measured on block 0": ("plumbing/stages.py", "if t not in same], episodes, seed)", "if t not in same], episodes)", "test_learning.py -k block"),
+    "stages are measured on block 0": ("plumbing/stages.py", "evaluate.evaluate(policy, todo, episodes, seed, roller=roller)", "evaluate.evaluate(policy, todo, episodes, roller=roller)", "test_learning.py -k block"),
+    # Stopped anywhere; runs that somebody else made.
+    "what was half written takes a folder": ("plumbing/folders.py", "if path.is_file() and not _half_written(path))", "if path.is_file())", "test_interruptions.py -k killed_in_any"),
+    "half of the last checkpoint is enough": ("train.py", "if log.start == config.steps:", "if False:", "test_interruptions.py -k killed_in_any"),
+    "results go where a link leads": ("plumbing/folders.py", "    check_inner(folder)\n", "", "test_untrusted_runs.py -k folder_of_results"),
+    "an interrupted run replaces a finished one": ("plumbing/resume.py", "    if not interrupted:\n", "    if True:\n", "test_run_folders.py -k overwriting_keeps"),
+    "a tensor of any size, from one number": ("plumbing/tensors.py", "> value.untyped_storage().nbytes()", "< 0", "test_untrusted_runs.py -k repeats"),
+    "actions beyond what an environment takes": ("envs/tasks.py", "if not least - slack <= low <= high <= most + slack:", "if False:", "test_untrusted_runs.py -k action_range"),
+    # What routes, and what that saves.
+    "an episode is compared with itself": ("study/router/routing.py", "given[order] = mine[np.roll(order, 1)]", "given[order] = mine[order]", "test_routing.py -k nobody"),
+    "an untrained router that was trained": ("study/router/measure.py", "other.router = type(policy)(policy.config).router.to(policy.device)", "pass", "test_routing.py -k untrained"),
+    "a chosen row with another's weight": ("variants/informed.py", "weights[rows.row, rows.column]", "weights[rows.row, rows.place]", "test_waking.py -k chosen_rows"),
+    "paid for switching within one task": ("variants/informed.py", "paid = len(self.config.tasks) == 1 or (task != task[0]).any()", "paid = 1.0", "test_waking.py -k one_task"),
+    # Cameras.
+    "pictures of where things stood before": ("envs/pixels.py", "            mujoco.mj_kinematics(self.sim.model, self.sim.data)\n", "", "test_pixels.py -k depend"),
+    "drawn though nobody looks": ("envs/worker.py", "look(env, is_last)", "look(env, True)", "test_pixels.py -k drawn"),
+    "the corner camera hangs upside down": ("envs/pixels.py", "picture[:, ::-1] if camera in UPSIDE_DOWN else picture[::-1]", "picture[::-1]", "test_pixels.py -k right_way"),
+    "pictures are moved while acting": ("fdp.py", "augmented(self.encoder, observation) if self.training else observation", "augmented(self.encoder, observation)", "test_pixels.py -k training_only"),
+    "a policy with one camera gets both": ("envs/pixels.py", "if name in names or name not in CAMERAS}", "}", "test_pixels.py -k one_camera_sees"),
+    "where a feature is, mirrored": ("encoder.py", "x.repeat(len(y)), y.repeat_interleave(len(x))", "x.repeat_interleave(len(y)), y.repeat(len(x))", "test_pixels.py -k softmax"),
 }  # fmt: skip
 
 

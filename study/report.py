@@ -1153,10 +1153,10 @@ def finding(study: Path) -> list[str]:
               f"{number(success(new_tasks(full)))}, and loses {number(-old_change(full, was).mean, 1)} points on them.",
               bullet=True),
         *text(f"The honest rival, a policy of a stage's size for each new task alone, has "
-              f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations. Adding pays "
-              f"where training is short or data are few: after {fewest} steps {steps['add-exact']} (the rival "
-              f"{steps['specialist']}, fine-tuning everything {steps['full']}), from {one} demonstration"
-              f"{'s' * (one > 1)} {demos['add-exact']} ({demos['specialist']}, {demos['full']}).", bullet=True),
+              f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations: adding pays "
+              f"where training is short (after {fewest} steps {steps['add-exact']} and {steps['specialist']}) or data "
+              f"are few ({one} demonstration{'s' * (one > 1)}: {demos['add-exact']} and {demos['specialist']}).",
+              bullet=True),
         *when_measured(one_demonstration_finding, study), *when_measured(fifty_finding, study),
     ]  # fmt: skip
 

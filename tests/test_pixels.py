@@ -68,6 +68,19 @@ def test_an_episode_is_the_same_with_and_without_cameras(task):
     assert all(observation[c].dtype == np.uint8 and observation[c].std() > 10 for c in CAMERAS)
 
 
+def test_pictures_are_the_right_way_up_and_not_mirrored():
+    """Above the table it is dark, the arm comes from the left, and a raised hand is higher in the picture."""
+    env = PixelsEnv("push")
+    low = env.reset(seed=1)[0]["corner"].astype(int)
+    assert low[:, :10, 40:].mean() + 20 < low[:, -10:].mean()
+    red = low[0] - low[1:].max(0)
+    assert (red[:, :20] > 60).sum() > 3 * (red[:, -20:] > 60).sum()
+    for _ in range(15):
+        high = env.step(np.array([0.0, 0.0, 1.0, 0.0]))[0]["corner"].astype(int)
+    fingers = [np.argwhere((x[2] > 150) & (x[0] < 120)).mean(0) for x in (low, high)]  # the cyan one
+    assert fingers[1][0] < fingers[0][0] - 2
+
+
 def test_what_is_hidden_is_in_the_pictures_or_nowhere():
     """Objects and goal are put elsewhere, behind the policy's back: what it gets changes in the pictures alone."""
     env, _, before = together("push", seed=1, steps=3)
@@ -259,6 +272,11 @@ def small_policy(**changes):
     torch.manual_seed(0)
     return build_policy("fdp", {"observation": PARTS, "action_low": (-1.0,) * 4, "action_high": (1.0,) * 4,
                                 "tasks": ["a", "b"], "components": 2, "channels": (8, 16), **changes})  # fmt: skip
+
+
+def test_a_policy_with_one_camera_sees_that_one():
+    parts = pixels.seen_by("wrist", PARTS)
+    assert list(parts) == ["wrist", "proprioception"] and list(pixels.seen_by("corner,wrist", PARTS)) == list(PARTS)
 
 
 def test_a_policy_with_one_camera_gets_nothing_of_the_other():

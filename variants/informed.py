@@ -112,8 +112,7 @@ class Policy(FactorizedPolicy):
         learns a new task must not be paid for switching within it."""
         condition = self.encode(observation, task)
         p = self.router(condition).float()
-        information = (entropy(p.mean(0)) - entropy(p).mean()) * (
-            len(self.config.tasks) == 1 or (task != task[0]).any()
-        )
+        paid = len(self.config.tasks) == 1 or (task != task[0]).any()
+        information = paid * (entropy(p.mean(0)) - entropy(p).mean())
         errors = self.errors(condition, self.sparse(p), actions, step, noise)
         return errors, {"information": (-self.config.bonus, information)}
