@@ -130,7 +130,7 @@ MUTANTS = {
     "a chosen row with another's weight": ("variants/informed.py", "weights[rows.row, rows.column]", "weights[rows.row, rows.place]", "test_waking.py -k chosen_rows"),
     "paid for switching within one task": ("variants/informed.py", "paid = len(self.config.tasks) == 1 or (task != task[0]).any()", "paid = 1.0", "test_waking.py -k one_task"),
     # Cameras.
-    "pictures of where things stood before": ("envs/pixels.py", "            mujoco.mj_kinematics(self.sim.model, self.sim.data)\n", "", "test_pixels.py -k depend"),
+    "pictures of where things stood before": ("envs/pixels.py", "            mujoco.mj_kinematics(self.sim.model, self.sim.data)\n", "", "test_pixels.py -k first_picture"),
     "drawn though nobody looks": ("envs/worker.py", "look(env, is_last)", "look(env, True)", "test_pixels.py -k drawn"),
     "the corner camera hangs upside down": ("envs/pixels.py", "picture[:, ::-1] if camera in UPSIDE_DOWN else picture[::-1]", "picture[::-1]", "test_pixels.py -k right_way"),
     "pictures are moved while acting": ("fdp.py", "augmented(self.encoder, observation) if self.training else observation", "augmented(self.encoder, observation)", "test_pixels.py -k training_only"),

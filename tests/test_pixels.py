@@ -5,6 +5,7 @@ import os
 
 import gymnasium
 import h5py
+import mujoco
 import numpy as np
 import pytest
 import safetensors
@@ -122,6 +123,14 @@ def test_pictures_depend_on_the_seed_and_on_nothing_that_was_drawn_before():
     assert (PixelsEnv("hammer").reset(seed=6)[0]["corner"] != first["hammer"]["corner"]).any()
 
 
+def test_the_first_picture_shows_where_things_were_put():
+    """MetaWorld's own first observation does not: in window-close the window is 20 cm off."""
+    env = PixelsEnv("window-close")
+    first = env.reset(seed=2)[0]["corner"]
+    mujoco.mj_forward(env.sim.model, env.sim.data)
+    assert np.array_equal(env.observe()["corner"], first)
+
+
 def test_only_what_somebody_looks_at_is_drawn(monkeypatch):
     drawn, draw = [], pixels.Renderer.draw
     monkeypatch.setattr(pixels.Renderer, "draw", lambda self, env, c: drawn.append(c) or draw(self, env, c))
@@ -189,9 +198,9 @@ def test_what_cannot_be_seen_is_refused(tmp_path, flags, message):
 
 def test_a_spatial_softmax_says_where_a_feature_is():
     features = torch.full((1, 3, 5, 9), -100.0)
-    features[0, 0, 0, 0] = features[0, 1, 4, 8] = features[0, 2, 2, 4] = 100.0  # two corners, and the middle
+    features[0, 0, 0, 8] = features[0, 1, 4, 6] = features[0, 2, 2, 4] = 100.0  # a corner, an edge, the middle
     x = encoder.SpatialSoftmax()(features)
-    assert torch.allclose(x, torch.tensor([[-1.0, -1, 1, 1, 0, 0]]), atol=1e-6)
+    assert torch.allclose(x, torch.tensor([[1.0, -1, 0.5, 1, 0, 0]]), atol=1e-6)  # x, y of each
     assert torch.allclose(encoder.SpatialSoftmax()(torch.zeros(2, 1, 4, 4)), torch.zeros(2, 2), atol=1e-6)
 
 
