@@ -20,7 +20,7 @@ of low rank (encoder.py, `Residual`), without which few steps are not enough. It
 |--------|--------------------------------------------------------------------------|---------------------------------|
 | exact  | each keeps its router, components and encoder: the same actions, the     | a router and a correction per   |
 |        | same bits                                                                | stage; tasks must have names    |
-| replay | a few old observations, on which the router imitates the old router      | 10 kB per old task, kept        |
+| replay | a few old observations, on which the router imitates the old router      | per task 10 kB, pictures 1.6 MB |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
 The lesson in order of reading: `grow` (what is copied), `train_only` (what is frozen), variants/staged.py and

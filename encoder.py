@@ -8,7 +8,7 @@ training windows, rollouts and adaptation carry whatever parts there are. Only t
 says which parts it has (envs/metaworld.py), an encoder picks those that it reads. So a camera, or a policy that must
 not see the objects, is a new encoder and nothing else: see variants/proprioception.py.
 
-An encoder is any module with these two methods; fdp.py makes it in `Policy.build_encoder`:
+An encoder is any module with the first two of these; fdp.py makes it in `Policy.build_encoder`:
 
     fit(observation)        take statistics from all training observations, {part: (N, *shape)}; called once
     forward(observation)    {part: (B, *shape)} -> condition (B, C), for the router and for all components
@@ -130,8 +130,9 @@ class SpatialSoftmax(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         share = features.flatten(2).float().softmax(-1)  # (B, channels, h w)
         y, x = (torch.linspace(-1, 1, n, device=share.device) for n in features.shape[2:])
-        places = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))], -1)  # (h w, 2)
-        return (share @ places).flatten(1)
+        places = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))])  # (2, h w)
+        # No matrix product: under autocast its places would be rounded to bf16, to the next of some hundred.
+        return (share[:, :, None] * places).sum(-1).flatten(1)
 
 
 def small_eye() -> nn.Sequential:

@@ -290,6 +290,8 @@ def main(config: EvaluateConfig) -> dict:
     if config.video and (blind := [task for task in tasks if not spaces(task).pictures]):
         say(f"no video of {', '.join(blind)}: without 'rgb_array' among its render modes")
     video = config.video and figures.find_opengl()
+    if config.even and policy.variant == "staged":
+        raise BadInput("--even is for policies with one router; each stage of this one has its own")
     if config.even:
         policy.weigh = even(policy.weigh)
     how = (config.sampler, config.sampling_steps, video)

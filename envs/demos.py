@@ -277,7 +277,9 @@ def _packed(content: io.BytesIO) -> io.BytesIO:
         new.attrs.update(item.attrs)
 
     with h5py.File(content, "r") as plain:
-        if not any(item.dtype == np.uint8 for item in plain["episode_0/observations"].values()):
+        found = []
+        plain.visititems(lambda _, item: found.append(item.dtype == np.uint8) if hasattr(item, "dtype") else None)
+        if not any(found):
             return content
         with h5py.File(packed, "w") as file:
             file.attrs.update(plain.attrs)
@@ -304,6 +306,8 @@ def load(task: str, name: str, count: int, data_dir: Path, parts=None) -> list[d
     episodes = [{"observations": name_parts(task, e["observations"]), "actions": e["actions"]} for e in found]
     for i, episode in enumerate(episodes):
         _check(task, f"dataset '{name}' episode {i}", parts, **episode)
+        if parts is not None:  # what nobody asked for may be a camera, and large
+            episode["observations"] = {part: episode["observations"][part] for part in parts}
     low, high = (np.float32(end) for end in (spaces(task).action_low, spaces(task).action_high))
     beyond = sum(((e["actions"] < low) | (e["actions"] > high)).any(1).sum() for e in episodes)
     if beyond:

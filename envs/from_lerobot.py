@@ -48,7 +48,10 @@ def convert(folder: Path, label: str, size: int, most: int) -> list[dict]:
     except ImportError as error:
         raise BadInput("reading LeRobot's data needs pyarrow: pip install -r requirements-lerobot.txt") from error
     info = files.read_json(folder / "meta" / "info.json")
-    kinds = {name: feature.get("dtype") for name, feature in info["features"].items()}
+    try:
+        kinds = {name: feature.get("dtype") for name, feature in info["features"].items()}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise BadInput(f"{folder}/meta/info.json does not list its features") from error
     if kinds.get(IMAGE) != "image":
         raise BadInput(f"{folder}: '{IMAGE}' must be pictures in columns, not {kinds.get(IMAGE) or 'missing'}")
     if missing := [name for name in (STATE, ACTION) if name not in kinds]:
@@ -85,8 +88,10 @@ def episode(rows: list[dict], size: int, where: str) -> dict:
     """Their rows of one episode -> ours, checked."""
     rows = sorted(rows, key=lambda row: row["frame_index"])
     state, actions = (np.array([row[name] for row in rows], np.float64) for name in (STATE, ACTION))
-    if state.shape[1:] != (39,) or actions.shape[1:] != (4,) or not (np.isfinite(state).all() and len(rows) > 1):
+    if state.shape[1:] != (39,) or actions.shape[1:] != (4,) or len(rows) < 2:
         raise BadInput(f"{where} has states {state.shape} and actions {actions.shape}, not (steps, 39) and (steps, 4)")
+    if not (np.isfinite(state).all() and np.isfinite(actions).all()):
+        raise BadInput(f"{where} has numbers that are not finite")
     if [row["frame_index"] for row in rows] != list(range(len(rows))):
         raise BadInput(f"{where} has frames missing")
     if np.abs(actions).max() > 1.001:
@@ -106,8 +111,14 @@ def small(content: bytes, size: int, where: str) -> np.ndarray:
 
 def main(config: ConvertConfig) -> dict:
     """Returns what the command's last line says: the dataset written, and how many episodes it has."""
-    (task,) = pixels.seen_as("pixels", resolve_tasks(config.tasks)[:1], config.size)
-    episodes = convert(Path(config.folder), config.label, config.size, config.most)
+    if config.size not in pixels.SIZES or config.most < 1:
+        raise BadInput(f"--size must be one of {pixels.SIZES}, and --most at least 1; got {config.size}, {config.most}")
+    tasks = pixels.seen_as("pixels", resolve_tasks(config.tasks), config.size)
+    if len(tasks) > 1:
+        raise BadInput(f"--tasks must name one task, got {len(tasks)}: a label is of one")
+    (task,), episodes = tasks, convert(Path(config.folder), config.label, config.size, config.most)
+    if not episodes:
+        raise BadInput(f"{config.folder} has no episode of that label")
     goals = {tuple(e["goal"][0].round(4)) for e in episodes}
     if len(goals) == 1 and len(episodes) > 1:
         raise BadInput(

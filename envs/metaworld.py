@@ -137,6 +137,9 @@ class MetaWorldEnv(gymnasium.Env):
     def render(self):
         if self.render_mode is None:
             return None
+        viewer = self.sim.mujoco_renderer.viewer
+        if viewer:  # a process has several films in the making, and each is drawn with what was loaded for it
+            viewer.make_context_current()
         return self.sim.render()[::-1, ::-1]  # this camera hangs upside down
 
     def close(self):

@@ -14,11 +14,14 @@ reflections, sky and multisampling 4 to 9 ms. And of a chunk of actions only the
 `drawing` is off, and the pictures stay as they were.
 """
 
+import atexit
+
 import gymnasium
 import mujoco
 import numpy as np
 
 from envs.metaworld import PARTS, TASKS, MetaWorldEnv, split_state
+from plumbing import opengl
 from plumbing.cli import BadInput
 
 SIZES = (64, 96, 128)
@@ -93,7 +96,10 @@ class Renderer:
         """(3, size, size) uint8."""
         model, data, size = env.sim.model, env.sim.data, env.size
         if self.gl is None:
+            if not hasattr(mujoco, "GLContext"):  # it asks once, when it is imported, how to draw
+                raise BadInput(f"MuJoCo was imported without OpenGL: set MUJOCO_GL to egl or osmesa; {opengl.MEND}")
             self.gl = mujoco.GLContext(SIZES[-1], SIZES[-1])
+            atexit.register(self.gl.free)  # before the library that would free it is gone
         self.gl.make_current()  # a video may have made another one current
         if (env.task, size) not in self.loaded:
             self.loaded[env.task, size] = self.load(model, size)
@@ -117,9 +123,12 @@ class Renderer:
     @staticmethod
     def load(model, size: int) -> tuple:
         """What drawing this model needs, without all that costs time and tells nothing."""
-        model.vis.global_.offwidth = model.vis.global_.offheight = size
-        model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
+        screen, quality = model.vis.global_, model.vis.quality
+        before = screen.offwidth, screen.offheight, quality.offsamples, quality.shadowsize
+        screen.offwidth = screen.offheight = size
+        quality.offsamples = quality.shadowsize = 0
         context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        screen.offwidth, screen.offheight, quality.offsamples, quality.shadowsize = before  # a film may be made, too
         scene = mujoco.MjvScene(model, maxgeom=MOST_GEOMS)
         for flag in OFF:
             scene.flags[flag.value] = 0

@@ -17,7 +17,7 @@ from plumbing.cli import BadInput
 
 CHECKPOINTS = ("model.safetensors", "resume.pt")  # of which a run that is worth keeping has at least one
 REPLACED = "replaced"  # where --overwrite keeps the old run until the new one has something to show
-INNER = (REPLACED, "figures", "videos", "tensorboard")  # folders in a run's folder, into which results are written
+INNER = (REPLACED, "before", "figures", "videos", "tensorboard")  # folders of a run, into which results are written
 _held: dict[tuple[int, int], int] = {}  # (device, inode) of a folder -> its lock, for as long as this process lives
 
 

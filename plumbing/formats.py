@@ -19,6 +19,8 @@ from plumbing.cli import BadInput
 
 FORMAT = 2
 
+LATER = {"demo_draw": 0, "observation": "state", "cameras": "corner,wrist", "image_size": 64}  # what all did once
+
 # Where the positions stood in the vector of 39 numbers.
 POSITIONS = {0: ("proprioception", 0), 4: ("objects", 0), 11: ("objects", 7), 36: ("goal", 0)}
 # The encoder puts parts side by side in just that order, so no weight has to be permuted: names are all that changed.
@@ -45,7 +47,7 @@ def upgrade_config(config: dict, folder: Path) -> dict:
         }
         config = config | {"format": FORMAT, "policy_config": new | old}
     was = "bf16" if str(config["train"].get("device", "cpu")).startswith("cuda") else "float32"
-    return config | {"train": {"precision": was} | config["train"]}
+    return config | {"train": LATER | {"precision": was} | config["train"]}
 
 
 def upgrade_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from envs.tasks import slug
-from plumbing import folders, parallel, runs, torchrun
+from plumbing import folders, parallel, runs, tensors, torchrun
 from plumbing.cli import BadInput, provenance
 from plumbing.log import read_log
 
@@ -25,6 +25,12 @@ def check_same_run(folder: Path, config) -> None:
         raise BadInput(f"--resume: the run in {folder} has no checkpoint yet; {instead} --resume to begin it again")
     if other := runs.difference(folder, asdict(config), FREE):
         raise BadInput(f"--resume: the run in {folder} has {other}")
+
+
+def behind(folder: Path, step: int) -> bool:
+    """Whether the weights of a run are missing, or of an earlier step than its resume.pt."""
+    path = folder / "model.safetensors"
+    return not path.exists() or int(tensors.header(path).get("step", -1)) < step
 
 
 def fingerprint(observations: dict[str, torch.Tensor], actions: torch.Tensor) -> list[float]:

@@ -344,7 +344,8 @@ def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: 
 def unchanged(old, new) -> list[str]:
     """The tasks that two policies do to the same bits: 20 made-up observations of each, and the same noise."""
     random, names = np.random.default_rng(0), [task for task in old.config.tasks for _ in range(20)]
-    observation = {part: random.standard_normal((len(names), *shape)) * 0.2
+    observation = {part: random.integers(256, size=(len(names), *shape)) if len(shape) == 3 else  # a picture
+                   random.standard_normal((len(names), *shape)) * 0.2
                    for part, shape in old.config.observation.items()}  # fmt: skip
     shape = (len(names), old.config.horizon, old.config.action_dim)
     noise = torch.tensor(random.standard_normal(shape), dtype=torch.float32)

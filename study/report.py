@@ -764,7 +764,7 @@ def fifty(study: Path) -> list[str]:
                      number(float(np.mean(list(mine.values())))), words(short) if short else "none",
                      number(float(np.median(training)), 0)])  # fmt: skip
     mine = groups(experts)
-    rows.append(["scripted expert", "", "", number(success(experts)), "", *map(number, mine.values()),
+    rows.append(["scripted expert", "", "", number(success(experts)), "", "", *map(number, mine.values()),
                  number(float(np.mean(list(mine.values()))))])  # fmt: skip
     header = ["policy", "seeds", "success, each seed", "over tasks, 95 % interval", "minus fdp, points",
               "weights 1/K: points", *DIFFICULTY,

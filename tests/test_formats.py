@@ -4,6 +4,7 @@ The run that comes with the code, study/core/mt6, is of format 1: one vector of 
 encoder, and the action range among the weights.
 """
 
+import dataclasses
 import json
 import shutil
 
@@ -13,9 +14,10 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
+import train
 from envs.metaworld import PARTS, split_state
 from envs.tasks import resolve_tasks
-from plumbing import memory, runs
+from plumbing import formats, memory, resume, runs
 from plumbing.cli import BadInput
 
 SHIPPED = ROOT / "study" / "core" / "mt6"
@@ -119,7 +121,11 @@ def test_reading_changes_no_file_and_happens_once():
     runs.load_policy(SHIPPED)
     assert {path.name: path.read_bytes() for path in SHIPPED.iterdir() if path.is_file()} == before
     assert config["format"] == 2 and "observation_dim" not in config["policy_config"]
-    assert config["train"] == {"precision": "float32"} | json.loads(before["config.json"])["train"]
+    stored = json.loads(before["config.json"])["train"]
+    assert config["train"] == formats.LATER | {"precision": "float32"} | stored
+    # And so it can be gone on with: flags that came later are what they would have been.
+    asked = dataclasses.asdict(train.TrainConfig(**stored | {"precision": "float32"}))
+    assert runs.difference(SHIPPED, asked, resume.FREE) is None
     record = runs.training_record(SHIPPED)
     assert record["steps"] == 12_000 and record["policy_config"] == config["policy_config"]
 

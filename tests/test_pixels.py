@@ -131,6 +131,19 @@ def test_the_first_picture_shows_where_things_were_put():
     assert np.array_equal(env.observe()["corner"], first)
 
 
+def test_films_in_one_process_do_not_mix_with_each_other_or_with_cameras():
+    """Each has an OpenGL context of its own, in which its own meshes are loaded."""
+    films = [MetaWorldEnv("soccer", "rgb_array"), MetaWorldEnv("lever-pull", "rgb_array"),
+             PixelsEnv("hammer", render_mode="rgb_array")]  # fmt: skip
+    for env in films:
+        env.reset(seed=1)
+    first = [env.render() for env in films]
+    PixelsEnv("push").reset(seed=1)
+    assert all(np.array_equal(env.render(), picture) for env, picture in zip(films, first, strict=True))
+    assert all(picture.shape == (480, 480, 3) and picture[:100].std() > 10 for picture in first)
+    assert len({picture.tobytes() for picture in first}) == 3
+
+
 def test_only_what_somebody_looks_at_is_drawn(monkeypatch):
     drawn, draw = [], pixels.Renderer.draw
     monkeypatch.setattr(pixels.Renderer, "draw", lambda self, env, c: drawn.append(c) or draw(self, env, c))
@@ -379,6 +392,16 @@ def test_a_new_task_leaves_what_old_ones_do_to_the_bit(run, usual, tmp_path):
     command(adapt, "--run", run, "--tasks", "push", "--retain", "replay", "--steps", 2, *usual, "--out", tmp_path / "r")
     with safetensors.safe_open(tmp_path / "r" / "replay.safetensors", "pt") as file:
         assert file.get_tensor("fdp/reach-pixels-v3/corner").dtype == torch.uint8  # bytes in the memory, too
+
+
+def test_a_policy_with_one_camera_keeps_one_in_its_memory(usual, tmp_path):
+    line = [*usual, "--tasks", "reach", "--observation", "pixels", "--cameras", "wrist", "--steps", 2]
+    command(train, *line, "--out", tmp_path / "one")
+    for number, task in enumerate(("drawer-open", "push")):
+        command(adapt, "--run", tmp_path / ("one" if number == 0 else "0"), "--tasks", task, "--retain", "replay",
+                "--steps", 2, *usual, "--out", tmp_path / str(number))  # fmt: skip
+    with safetensors.safe_open(tmp_path / "1" / "replay.safetensors", "pt") as file:
+        assert {name.rpartition("/")[2] for name in file.keys()} == {"wrist", "proprioception"}  # noqa: SIM118
 
 
 def test_going_on_gives_the_same_weights(run, flags, tmp_path):

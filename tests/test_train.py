@@ -23,6 +23,7 @@ from evaluate import wilson_interval
 from plumbing import figures, folders, opengl, runs
 from plumbing.cli import BadInput
 from plumbing.log import read_log
+from plumbing.runs import load_policy
 
 
 def test_train_evaluate_reload(tiny_run):
@@ -63,6 +64,12 @@ def test_evaluating_with_even_weights(trained_run, tmp_path):
     assert made == "evaluation-even.json" and "--even" not in runs.read_config(trained_run)["train"]
     weights = result["tasks"]["reach"]["router_weights"]
     assert weights["mean"] == [0.25] * 4 and weights["std"] == [0] * 4
+    with pytest.raises(BadInput, match="--even is for policies with one router"):
+        staged = load_policy(trained_run)
+        staged.variant = "staged"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluate, "load_policy", lambda *_: staged)
+            command(evaluate, "--run", trained_run, "--episodes", 1, "--even", "--out", tmp_path / "e.json")
     raw = evaluate.even(lambda condition, step: torch.tensor([[3.0, -1.0], [0.0, 1.0]]))
     assert raw(None).tolist() == [[1.0, 1.0], [0.5, 0.5]]
 
@@ -118,6 +125,14 @@ def test_resuming_gives_the_weights_of_the_uninterrupted_run(tiny, tiny_run, tmp
         for run in ("run", "uninterrupted")
     ]
     assert logs[0] == logs[1] and [step for step, _ in logs[0]] == [8, 16, 24, 30]
+
+
+def test_going_on_with_a_finished_run_changes_no_weight_file(tiny, tiny_run, tmp_path):
+    """Its hash is what a stage of adapt.py says that it was learned from."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    before = (run / "model.safetensors").read_bytes()
+    command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
+    assert (run / "model.safetensors").read_bytes() == before
 
 
 def test_saved_weights_are_the_average_not_the_last_ones(tiny_run):

@@ -218,6 +218,17 @@ def test_components_that_are_dropped_out():
     assert (weights < 1e-4).float().mean().item() == pytest.approx(waking.LEFT_OUT, abs=0.03)
 
 
+def test_an_encoder_of_its_own_is_trained_on_moved_pictures_too():
+    parts = {"corner": (3, 32, 32), "proprioception": (2, 4)}
+    policy = make("waking", how="own-encoder", observation=parts)
+    seen = {"corner": torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), "proprioception": torch.zeros(3, 2, 4)}
+    task = torch.zeros(3, dtype=torch.long)
+    assert torch.equal(policy.encode(seen, task), policy.encode(seen, task))
+    policy.train()
+    one = policy.encode(seen, task)
+    assert not torch.allclose(one, policy.encode(seen, task)) and one.shape == (3, 2 * policy.config.condition_dim)
+
+
 @pytest.mark.parametrize("K", [1, 2, 8, 16])
 def test_narrow_components_are_together_as_large_as_four(K):
     usual = {"channels": (32, 64), "kernel": 3, "condition_dim": 128}

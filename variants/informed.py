@@ -14,7 +14,7 @@ information maximisation, Krause et al. 2010, NeurIPS 23; Mod-Squad, arXiv 2212.
 tasks.) With `top`, the others have weight zero in training as in acting: what acts sparsely has to train sparsely.
 
 And what has weight zero need not be computed. Weights do not change while a chunk is denoised, so each component gets
-the rows of the batch that chose it, and nothing else is touched: top 2 of 8 computes little more than two components.
+the rows of the batch that chose it, and nothing else is touched (LOG.md has what that costs beside two components).
 
 Axis legend: B batch, K components, R rows of the component that has most, N = B * top chosen (row, component) pairs
 """

@@ -25,11 +25,10 @@ def unet(config, components: int, widen: float = 1.0) -> UNet:
     return UNet(components, config.action_dim, config.condition_dim, config.horizon, channels, config.kernel)
 
 
-def of_size(config, components: int, target: int) -> UNet:
+def of_size(config, components: int, target: int, narrow: float, wide: float) -> UNet:
     """So many components, of a width at which they have `target` parameters together; within 2 %, tests check."""
     with torch.device("meta"):  # shapes without memory: size is all we want of these
-        narrow, wide = 2 / min(config.channels), 32.0  # parameters grow with width: halve the interval
-        while wide - narrow > 1 / (4 * config.channels[0]):
+        while wide - narrow > 1 / (4 * config.channels[0]):  # parameters grow with width: halve the interval
             middle = (narrow + wide) / 2
             narrow, wide = (middle, wide) if size(unet(config, components, middle)) < target else (narrow, middle)
         best = min((narrow, wide), key=lambda widen: abs(size(unet(config, components, widen)) - target))
@@ -42,7 +41,7 @@ class Policy(FactorizedPolicy):
         c = self.config
         with torch.device("meta"):
             target = size(unet(c, c.components)) + size(Router(c.condition_dim, c.components))
-        self.components = of_size(c, 1, target)
+        self.components = of_size(c, 1, target, 1.0, c.components + 0.5)
 
     def weigh(self, condition: torch.Tensor, step: torch.Tensor | None = None) -> torch.Tensor:
         """(B, C) -> (B, 1), always 1: with a single component the composition is a plain diffusion policy."""

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 import torch.nn as nn
 
+from encoder import augmented
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
 from variants.monolithic import of_size, size, unet
@@ -39,6 +40,9 @@ class TwoEncoders(nn.Module):
         for encoder in self.both:
             encoder.fit(observation)
 
+    def augment(self, observation):
+        return augmented(self.both[0], observation)
+
     def forward(self, observation):
         return torch.cat([encoder(observation) for encoder in self.both], -1)
 
@@ -56,7 +60,7 @@ class Policy(FactorizedPolicy):
         if c.how == "narrow":
             with torch.device("meta"):
                 target = size(unet(c, USUAL))
-            self.components = of_size(c, c.components, target)
+            self.components = of_size(c, c.components, target, 2 / min(c.channels), 32.0)
         if c.how == "fast":  # Adam's steps have one size, however small a weight is: a small one changes sooner
             with torch.no_grad():
                 for x in self.router.net[-1].parameters():
@@ -68,7 +72,7 @@ class Policy(FactorizedPolicy):
         """(B, C), or (B, 2 C): see TwoEncoders."""
         if self.config.how != "own-encoder":
             return super().encode(observation, task)
-        condition = self.encoder(observation)
+        condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
         if self.config.task_conditioning == "name":
             condition = condition + torch.cat([self.task_embedding(task), self.router_embedding(task)], -1)
         return condition

@@ -114,8 +114,8 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
                  "eval_episodes": 0, "out": folder}  # fmt: skip
         if way == "specialist":
             train.SIZES[way] = SPECIALIST
-            sees = {name: runs.read_config(ROOT / config.run)["train"].get(name) for name in ("observation", "cameras")}
-            sees = {name: value for name, value in sees.items() if value}  # older runs do not say: the state
+            base = runs.read_config(ROOT / config.run)["train"]
+            sees = {name: base[name] for name in ("observation", "cameras", "image_size")}
             flags = train.TrainConfig(tasks=task, components=1, size=way, **usual, **sees)
         else:
             flags = adapt.AdaptConfig(run=config.run, tasks=task, **usual | WAYS[way])

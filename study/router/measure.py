@@ -26,6 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sampler  # noqa: E402
+from envs.pixels import as_seen_by  # noqa: E402
 from envs.rollout import Roller  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
@@ -227,7 +228,8 @@ def main(config: MeasureConfig) -> dict:
     check_output(path, "tells")
     device = runs.choose_device(config.device)
     policy = runs.load_policy(folder, device)
-    tasks = resolve_tasks(config.tasks) if config.tasks else policy.config.tasks
+    known = policy.config.tasks
+    tasks = as_seen_by(known, resolve_tasks(config.tasks)) if config.tasks else known
     found = measure(policy, tasks, config.episodes, config.seed)
     trained = runs.training_record(folder) | {"demo_draw": runs.read_config(folder)["train"].get("demo_draw", 0)}
     about = {"flags": asdict(config), "policy": policy.variant, "training": trained,
