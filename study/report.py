@@ -1142,21 +1142,19 @@ def finding(study: Path) -> list[str]:
     one, demos = least(study, "demos_per_task")
     return [
         *text(f"Factorizing {verdict} one network of the same size here: on six tasks the difference is {more} points "
-              f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({rates[2]} and {rates[3]}; "
-              f"{len(found[MT6[0]])} training seeds, 95 % intervals; the scripted expert has {number(successes / n)}).",
-              bullet=True),
+              f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({len(found[MT6[0]])} seeds, "
+              f"95 % intervals; the scripted expert has {number(successes / n)}).", bullet=True),
         *text(f"The router hardly routes: trained with weights fixed at 1/K the policy has "
               f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (one seed).", bullet=True),
         *text(f"New tasks are added without forgetting: a stage (a component copied, a router, a correction of the "
-              f"encoder; {share:.0%} of the parameters) learns four to {number(success(new_tasks(exact)))} (the expert "
-              f"{number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning everything has "
+              f"encoder) learns four to {number(success(new_tasks(exact)))} with {share:.0%} of the parameters (the "
+              f"expert {number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning everything has "
               f"{number(success(new_tasks(full)))}, and loses {number(-old_change(full, was).mean, 1)} points on them.",
               bullet=True),
         *text(f"The honest rival, a policy of a stage's size for each new task alone, has "
-              f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations: adding pays "
-              f"where training is short (after {fewest} steps {steps['add-exact']} and {steps['specialist']}) or data "
-              f"are few ({one} demonstration{'s' * (one > 1)}: {demos['add-exact']} and {demos['specialist']}).",
-              bullet=True),
+              f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations; from {one} "
+              f"{demos['specialist']} (adding {demos['add-exact']}), after {fewest} steps {steps['specialist']} "
+              f"({steps['add-exact']}).", bullet=True),
         *when_measured(one_demonstration_finding, study), *when_measured(fifty_finding, study),
     ]  # fmt: skip
 
@@ -1178,10 +1176,10 @@ def one_demonstration_finding(study: Path) -> str:
     alone = {way: number(success(found["fdp", way])) for way in ALONE[:2]}
     why = "Factorizing helps here" if change.low > 0 else "That is not because it is factorized"
     return (
-        f"A policy of 45 tasks learns each of five others from one demonstration to {crossed_rate(best).share} (a "
-        f"policy of a stage's size from nothing {alone['specialist']}, one of the base's {alone['scratch']}, the "
-        f"expert {number(successes / n)}). {why}: one network of the same size, with low-rank adapters, has "
-        f"{number(success(rival))}, and the difference is {change} points ({change.verdict})."
+        f"A policy of 45 tasks learns each of five others from one demonstration to {number(crossed_rate(best).mean)} "
+        f"(from nothing {alone['specialist']} and {alone['scratch']}, the expert {number(successes / n)}). {why}: one "
+        f"network of the same size, with low-rank adapters, has {number(success(rival))}; the difference is {change} "
+        f"points ({change.verdict})."
     )
 
 
@@ -1190,9 +1188,10 @@ def fifty_finding(study: Path) -> str:
     rates, (successes, n) = rate(by_task(found)), expert(found)
     even = evenly(study, "mt50/fdp-s[0-9]-even.json", found)
     minutes, S = np.median([r["training"]["seconds"] for r in found]) / 60, len(found)
-    router = f" Weights of 1/K in the place of the router's change that by {even} points." if even else ""
-    return (f"One policy for all 50 tasks has {rates.share} ({S} training seed{'s' * (S > 1)}, {minutes:.0f} minutes "
-            f"on one core; the expert {number(successes / n)}).{router}")  # fmt: skip
+    router = f" Weights of 1/K change that by {even} points." if even else ""
+    return (f"One policy for all 50 tasks has {number(rates.mean)} [{number(rates.low)}, {number(rates.high)}] "
+            f"({S} seed{'s' * (S > 1)}, {minutes:.0f} minutes on one core; the expert {number(successes / n)}).{router}"
+            )  # fmt: skip
 
 
 def least(study: Path, varied: str) -> tuple[int, dict[str, str]]:
