@@ -217,7 +217,7 @@ class Learner:
 def main(config: TrainConfig) -> dict:
     """Train, then evaluate. Returns what the command's last line says: the run folder, success, seconds, paths."""
     check(config)
-    tasks = seen_as(config.observation, resolve_tasks(config.tasks), config.image_size)
+    tasks = seen_as(config.observation, resolve_tasks(config.tasks), config.image_size, config.cameras)
     config.steps = config.steps or default_steps(len(tasks))
     parallel.begin(config.device, config.batch_size)  # under torchrun; from here on several processes do all of this
     device = runs.choose_device(config.device)
@@ -234,8 +234,7 @@ def main(config: TrainConfig) -> dict:
     # ---- Data.
     begin, data_dir = time.perf_counter(), Path(config.data_dir)
     wanted = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw, policy.config.observation)
-    demos = parallel.first(lambda: demonstrations(*wanted))
-    windows = Windows(policy, tasks, demos, device)
+    windows = Windows(policy, tasks, parallel.first(lambda: demonstrations(*wanted)), device)
     data = resume.fingerprint(windows.observations, windows.actions)
     policy.to(device)
     policy.encoder.fit(windows.observations)

@@ -50,10 +50,12 @@ def task_id(task: str, size: int) -> str:
 IDS = {task_id(task, size): (task, size) for task in TASKS for size in SIZES}
 
 
-def seen_as(observation: str, tasks: list[str], size: int) -> list[str]:
+def seen_as(observation: str, tasks: list[str], size: int, cameras: str = ",".join(CAMERAS)) -> list[str]:
     """Tasks as `--observation` has them: as they are ("state"), or MetaWorld's with cameras ("pixels"). BadInput for
-    others, which have pictures of their own or none."""
+    others, which have pictures of their own or none, and for cameras where there are none."""
     if observation == "state":
+        if (size, cameras) != (SIZES[0], ",".join(CAMERAS)):
+            raise BadInput("--cameras and --image-size go with --observation pixels")
         return tasks
     if others := [task for task in tasks if task not in TASKS and task not in IDS]:
         raise BadInput(f"--observation pixels is for MetaWorld's tasks, and '{others[0]}' is none: leave it out")

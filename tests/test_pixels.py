@@ -195,6 +195,8 @@ def test_without_opengl_it_is_one_line(monkeypatch, tmp_path):
 @pytest.mark.parametrize("flags,message", [
     (["--cameras", "corner,side"], "--cameras must be one or more of corner, wrist, got 'corner,side'"),
     (["--cameras", ""], "--cameras must be one or more"),
+    (["--cameras", "wrist", "--observation", "state"], "--cameras and --image-size go with --observation pixels"),
+    (["--image-size", 96, "--observation", "state"], "--cameras and --image-size go with --observation pixels"),
     (["--tasks", "CartPole-v1:x"], "is not the name of a module"),
     (["--tasks", "toy:Point-v0"], "--observation pixels is for MetaWorld's tasks, and 'toy:Point-v0' is none"),
     (["--image-size", 65], "image-size"),

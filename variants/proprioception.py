@@ -2,8 +2,8 @@
 
 python train.py --policy proprioception --tasks drawer-close,door-open
 
-It replaces `build_encoder` by one that reads a single part of the observation. An encoder of another kind, say for
-cameras, goes in the same place; encoder.py says which two methods it needs.
+It replaces `build_encoder` by one that reads a single part of the observation. An encoder of another kind goes in the
+same place; encoder.py says which methods it needs, and has one for cameras (`--observation pixels`).
 """
 
 from encoder import StateEncoder
