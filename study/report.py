@@ -715,7 +715,8 @@ def one_demonstration(study: Path) -> list[str]:
               "from ONE demonstration, 2000 steps.", played_on(runs)),
         *table(header, rows),
         *text("Which demonstration it is (a draw), which base, and which episode are all drawn anew for the intervals; "
-              "differences are on the bases and draws that both have. Seconds are of training, the median run."),
+              "differences are on the bases and draws that both have. With one base and one draw (1 x 1) an interval "
+              "is over episodes alone, and too narrow. Seconds are of training, the median run."),
         *one_demonstration_notes(found),
     ]  # fmt: skip
 
@@ -1174,7 +1175,7 @@ def one_demonstration_finding(study: Path) -> str:
     successes, n = expert(runs, NEW_ML45)
     change = crossed_difference(best, rival)
     alone = {way: number(success(found["fdp", way])) for way in ALONE[:2]}
-    why = "Factorizing helps here" if change.low > 0 else "That is not because it is factorized"
+    why = "Factorizing helps here" if change.low > 0 else "Factorizing is not shown to help"
     return (
         f"A policy of 45 tasks learns each of five others from one demonstration to {number(crossed_rate(best).mean)} "
         f"(from nothing {alone['specialist']} and {alone['scratch']}, the expert {number(successes / n)}). {why}: one "
