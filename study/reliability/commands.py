@@ -228,7 +228,7 @@ def survives(case: Case, run: Path, data: Path, resume: list[str], skill: Path, 
     run, data: of `train.py` with the flags `resume`, on reach and push; skill: a file that adapt.py made of that run.
     """
 
-    def stop(*_):
+    def stop(*_, **__):
         raise Accepted
 
     def too_slow(*_):
