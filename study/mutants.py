@@ -119,7 +119,7 @@ MUTANTS = {
     "stages are measured on block 0": ("plumbing/stages.py", "evaluate.evaluate(policy, todo, episodes, seed, roller=roller)", "evaluate.evaluate(policy, todo, episodes, roller=roller)", "test_learning.py -k block"),
     # Stopped anywhere; runs that somebody else made.
     "what was half written takes a folder": ("plumbing/folders.py", "if path.is_file() and not _half_written(path))", "if path.is_file())", "test_interruptions.py -k killed_in_any"),
-    "half of the last checkpoint is enough": ("train.py", "if log.start == config.steps:", "if False:", "test_interruptions.py -k killed_in_any"),
+    "half of the last checkpoint is enough": ("train.py", "if log.start == config.steps and resume.behind(folder, config.steps):", "if False:", "test_interruptions.py -k killed_in_any"),
     "results go where a link leads": ("plumbing/folders.py", "    check_inner(folder)\n", "", "test_untrusted_runs.py -k folder_of_results"),
     "an interrupted run replaces a finished one": ("plumbing/resume.py", "    if not interrupted:\n", "    if True:\n", "test_run_folders.py -k overwriting_keeps"),
     "a tensor of any size, from one number": ("plumbing/tensors.py", "> value.untyped_storage().nbytes()", "< 0", "test_untrusted_runs.py -k repeats"),
