@@ -288,5 +288,5 @@ def test_environments_do_not_pile_up_where_many_episodes_of_a_task_met_once(monk
         serving.chunk([(5, Episode(other, 5), None)])
         replies = serving.chunk([(index, None, np.zeros((60, 2))) for index in range(6)])
         assert all(finished.steps == 60 for _, _, finished in replies)
-        assert len(serving.free[point, False]) in (2, 3) and len(serving.free[other, False]) == 1
+        assert len(serving.free[point, False, ""]) in (2, 3) and len(serving.free[other, False, ""]) == 1
     assert len(closed) >= 6 and len(set(map(id, closed))) == len(closed)
