@@ -1178,7 +1178,8 @@ def one_demonstration_finding(study: Path) -> str:
     why = "Factorizing helps here" if change.low > 0 else "Factorizing is not shown to help"
     return (
         f"A policy of 45 tasks learns each of five others from one demonstration to {number(crossed_rate(best).mean)} "
-        f"(from nothing {alone['specialist']} and {alone['scratch']}, the expert {number(successes / n)}). {why}: one "
+        f"(from nothing {alone['specialist']} and {alone['scratch']}, with the first of the demonstrations; the expert "
+        f"{number(successes / n)}). {why}: one "
         f"network of the same size, with low-rank adapters, has {number(success(rival))}; the difference is {change} "
         f"points ({change.verdict})."
     )
