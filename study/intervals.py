@@ -86,6 +86,14 @@ def resampled(played: dict[str, np.ndarray]) -> np.ndarray:
     return np.mean(rates, 0)
 
 
+@lru_cache
+def crossed_draws(shapes: tuple[tuple[int, int, int], ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """How often each resample has each seed (R, S), and for every task each draw (R, D) and episode (R, E)."""
+    random, S = np.random.default_rng(0), shapes[0][0]
+    seeds = random.multinomial(S, [1 / S] * S, size=RESAMPLES)
+    return seeds, [tuple(random.multinomial(n, [1 / n] * n, size=RESAMPLES) for n in shape[1:]) for shape in shapes]
+
+
 def crossed(played: dict[str, np.ndarray]) -> np.ndarray:
     """(RESAMPLES,): mean success over tasks of each draw of seeds, of each task's demonstrations and of its episodes.
 
@@ -93,12 +101,9 @@ def crossed(played: dict[str, np.ndarray]) -> np.ndarray:
     learned them all. Like `draws` it is the same for all ways of the same shape, which pairs differences. A draw that
     hits nothing that was played, which happens where most of a task's cells are empty, counts as the task's mean.
     """
-    S = next(iter(played.values())).shape[0]
-    random, rates = np.random.default_rng(0), []
-    seeds = random.multinomial(S, [1 / S] * S, size=RESAMPLES)
-    for x in played.values():
-        D, E = x.shape[1:]
-        demos, episodes = (random.multinomial(n, [1 / n] * n, size=RESAMPLES) for n in (D, E))
+    rates, shapes = [], tuple(x.shape for x in played.values())
+    seeds, each = crossed_draws(shapes)
+    for x, (demos, episodes) in zip(played.values(), each, strict=True):
         weights = seeds[:, :, None] * demos[:, None, :]  # (R, S, D)
         totals = [np.einsum("rsd,re,sde->r", weights, episodes, y, optimize=True)
                   for y in (np.nan_to_num(x), 1.0 * np.isfinite(x))]  # fmt: skip
