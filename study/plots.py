@@ -1,6 +1,6 @@
 """The pictures of study/core and study/adapt, from the same JSON files as the tables:   python study/plots.py
 
-Numbers and intervals are report.py's. A picture whose files do not exist yet is left out.
+Numbers and intervals are those of the tables. A picture whose files do not exist yet is left out.
 """
 
 import sys
@@ -11,7 +11,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from plumbing import figures  # noqa: E402
-from study import intervals, report  # noqa: E402
+from study import intervals, markdown  # noqa: E402
+from study.adapt import results as adapt  # noqa: E402
+from study.core import results as core  # noqa: E402
+from study.sequences.results import IN_TURN  # noqa: E402
+from study.sequences.results import in_turn as read_in_turn  # noqa: E402
 
 EXPERT = {"color": "black", "linewidth": 1, "zorder": 1, "label": "scripted expert"}
 
@@ -26,9 +30,9 @@ def dots(axis, x, rates: list, horizontal: bool = False, **style) -> None:
 
 def mt6(study: Path, path: Path) -> Path:
     """Success per task, the factorized policy beside a single network of the same size, and the expert's."""
-    found = report.core_groups(study, *report.MT6)
-    tasks = list(found[report.MT6[0]][0]["tasks"])
-    experts = [report.expert(found[report.MT6[0]], some) for some in (*([task] for task in tasks), tasks)]
+    found = core.core_groups(study, *core.MT6)
+    tasks = list(found[core.MT6[0]][0]["tasks"])
+    experts = [markdown.expert(found[core.MT6[0]], some) for some in (*([task] for task in tasks), tasks)]
     figure, axes = figures.pyplot().subplots(1, 2, figsize=(11, 3.6), sharey=True)
     for axis, demos in zip(axes, (25, 50), strict=True):
         for i, (policy, color) in enumerate((("fdp", figures.COLORS[0]), ("monolithic", figures.COLORS[1]))):
@@ -50,21 +54,21 @@ def mt6(study: Path, path: Path) -> Path:
 
 def one_task(study: Path, path: Path) -> Path:
     """For every way: success on the new tasks, and what the old tasks lose."""
-    found, was = report.ways(study), report.before(study)
-    names = [title.replace("`", "").partition(":")[0] for title in report.WAYS.values()]
+    found, was = adapt.ways(study), adapt.before(study)
+    names = [title.replace("`", "").partition(":")[0] for title in adapt.WAYS.values()]
     figure, axes = figures.pyplot().subplots(1, 2, figsize=(10, 4), sharey=True)
     rows = range(len(names))
-    dots(axes[0], rows, [intervals.rate(report.new_tasks(found[way])) for way in report.WAYS], horizontal=True)
-    successes, n = report.expert([r for runs in found.values() for r in runs], report.NEW)
+    dots(axes[0], rows, [intervals.rate(adapt.new_tasks(found[way])) for way in adapt.WAYS], horizontal=True)
+    successes, n = markdown.expert([r for runs in found.values() for r in runs], adapt.NEW)
     axes[0].axvline(successes / n, **EXPERT)
     axes[0].legend(fontsize=8, loc="center")
     for row, (way, runs) in enumerate(found.items()):
-        if way in report.ALONE:
+        if way in adapt.ALONE:
             axes[1].text(-2, row, "knows no old task", ha="right", va="center", fontsize=8, color="0.4")
         else:
-            each = report.each_change(runs, was)
+            each = adapt.each_change(runs, was)
             axes[1].plot(each, [row] * len(each), "|", color="0.55", label=None if row else "each run")
-            change = report.old_change(runs, was) or (0, 0, 0)
+            change = adapt.old_change(runs, was) or (0, 0, 0)
             dots(axes[1], [row], [change], horizontal=True, color=figures.COLORS[1], label=None if row else "mean")
     axes[1].legend(fontsize=8, loc="lower left")
     axes[0].set_yticks(rows, names)
@@ -78,26 +82,26 @@ def one_task(study: Path, path: Path) -> Path:
 
 def sequences(study: Path, path: Path) -> Path:
     """The success matrices of the first seed, side by side, on the block that has most of them."""
-    found = report.continual(study, "sequence")
+    found = adapt.continual(study, "sequence")
     block = max({block for _, block in found}, key=lambda block: (sum(b == block for _, b in found), block))
-    chosen = {title: found[name, block][0] for name, title in report.RETAIN.items() if (name, block) in found}
+    chosen = {title: found[name, block][0] for name, title in adapt.RETAIN.items() if (name, block) in found}
     return figures.success_matrix(chosen, path)
 
 
 def budget(study: Path, path: Path) -> Path:
     """Success on the new tasks over demonstrations, and over training steps."""
     figure, axes = figures.pyplot().subplots(1, 2, figsize=(12, 4), sharey=True, width_ratios=(1, 1.6))
-    successes, n = report.expert([r for runs in report.ways(study).values() for r in runs], report.NEW)
-    for axis, (varied, label) in zip(axes, report.BUDGETS.items(), strict=True):
-        found = report.budget_runs(study, varied)
+    successes, n = markdown.expert([r for runs in adapt.ways(study).values() for r in runs], adapt.NEW)
+    for axis, (varied, label) in zip(axes, adapt.BUDGETS.items(), strict=True):
+        found = adapt.budget_runs(study, varied)
         levels = sorted({level for _, level in found})
         axis.axhline(successes / n, **EXPERT)
-        for i, way in enumerate(report.SHORT):
+        for i, way in enumerate(adapt.SHORT):
             # Side by side, where intervals would cover each other.
             mine = [level for level in levels if (way, level) in found]
-            place = np.array(mine) * 1.045 ** (i - (len(report.SHORT) - 1) / 2)
+            place = np.array(mine) * 1.045 ** (i - (len(adapt.SHORT) - 1) / 2)
             rates = [intervals.rate(found[way, level]) for level in mine]
-            title = report.WAYS[way].replace("`", "").partition(":")[0]
+            title = adapt.WAYS[way].replace("`", "").partition(":")[0]
             dots(axis, place, rates, label=title, fmt="o-", color=figures.COLORS[i])
         axis.set_xscale("log")
         axis.set_xticks(levels, [str(level) for level in levels])
@@ -111,15 +115,15 @@ def budget(study: Path, path: Path) -> Path:
 
 def in_turn(study: Path, path: Path) -> Path:
     """The success matrices of the first seed of a group of study/sequences, which the picture is named after."""
-    found = report.in_turn(study, path.stem)
+    found = read_in_turn(study, path.stem)
     if not found:
-        raise report.NotMeasured(f"`study/sequences/{path.stem}-*.json`")
-    return figures.success_matrix({report.IN_TURN[way]: results[0] for way, (results, _) in found.items()}, path)
+        raise markdown.NotMeasured(f"`study/sequences/{path.stem}-*.json`")
+    return figures.success_matrix({IN_TURN[way]: results[0] for way, (results, _) in found.items()}, path)
 
 
 def curves(study: Path, path: Path) -> Path:
     """Success over seconds of training, of both policies, for each group of tasks."""
-    found = report.read(study, "mt50/curve-*.json")
+    found = markdown.read(study, "mt50/curve-*.json")
     groups = sorted({result["flags"]["tasks"] for result in found.values()})
     figure, axes = figures.pyplot().subplots(1, len(groups), figsize=(5.5 * len(groups), 3.6), squeeze=False)
     for axis, group in zip(axes[0], groups, strict=True):
@@ -141,7 +145,7 @@ PICTURES = {"core/mt6.png": mt6, "adapt/one-task.png": one_task, "adapt/sequence
             "mt50/curves.png": curves}  # fmt: skip
 
 
-def main(study: Path = report.STUDY, out: Path | None = None) -> list[Path]:
+def main(study: Path = markdown.STUDY, out: Path | None = None) -> list[Path]:
     """Draw what can be drawn from the results in `study`. out: another folder for the pictures."""
     written = []
     for name, draw in PICTURES.items():
@@ -149,7 +153,7 @@ def main(study: Path = report.STUDY, out: Path | None = None) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             written.append(draw(study, path))
-        except report.NotMeasured as missing:
+        except markdown.NotMeasured as missing:
             print(f"no {name}: {missing} not measured yet", file=sys.stderr)
     return written
 

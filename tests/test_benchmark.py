@@ -43,7 +43,7 @@ def test_the_timed_step_is_a_training_step():
 
 
 def test_rows_are_those_of_the_stored_result():
-    """study/report.py reads rows by what they say, and candidates by their names."""
+    """study/speed/results.py reads rows by what they say, and candidates by their names."""
     stored = {row["what"]: row for row in json.loads((ROOT / "study" / "speed" / "cpu.json").read_text())["rows"]}
     device = torch.device("cpu")
     for row in [*benchmark.training_rows(None, device, 1, ["small"]), *benchmark.scaling_rows(device, 1)]:

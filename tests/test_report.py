@@ -12,10 +12,17 @@ import numpy as np
 import pytest
 
 from envs.metaworld import TASKS
-from study import intervals, plots, report
+from study import intervals, markdown, plots, report
+from study.adapt import results as adapt
+from study.core import results as core
+from study.mt50 import results as mt50
+from study.pixels import results as pixels
+from study.router import results as router
+from study.router.table import PREDICTIONS
+from study.sequences import results as sequences
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [path.relative_to(report.STUDY) for path in sorted(report.STUDY.glob("*/**/*.json"))]
+FILES = [path.relative_to(markdown.STUDY) for path in sorted(markdown.STUDY.glob("*/**/*.json"))]
 
 
 def copied(folder: Path, *leave_out: str) -> Path:
@@ -23,7 +30,7 @@ def copied(folder: Path, *leave_out: str) -> Path:
     for path in FILES:
         if not any(fnmatch.fnmatch(str(path), pattern) for pattern in leave_out):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(report.STUDY / path, folder / path)
+            shutil.copyfile(markdown.STUDY / path, folder / path)
     return folder
 
 
@@ -110,7 +117,7 @@ def test_lost_episodes_count_as_nothing_in_the_interval():
 
 
 def test_every_committed_evaluation_agrees_with_itself():
-    evaluations = [r for path in FILES if "mean_success" in (r := json.loads((report.STUDY / path).read_text()))]
+    evaluations = [r for path in FILES if "mean_success" in (r := json.loads((markdown.STUDY / path).read_text()))]
     assert len(evaluations) > 150
     for result in (result for r in evaluations for result in r["tasks"].values()):
         assert np.nanmean(intervals.outcomes(result)) == pytest.approx(result["success"])
@@ -118,9 +125,9 @@ def test_every_committed_evaluation_agrees_with_itself():
 
 
 def test_the_block_of_a_sequence_is_read_from_its_command():
-    assert report.flag("python adapt.py --eval-seed 5 --seed 1", "--eval-seed", 0) == 5
-    assert report.flag("python adapt.py --seed 1 --eval-seed=12", "--eval-seed", 0) == 12
-    assert report.flag("python adapt.py --seed 1", "--eval-seed", 0) == 0
+    assert markdown.flag("python adapt.py --eval-seed 5 --seed 1", "--eval-seed", 0) == 5
+    assert markdown.flag("python adapt.py --seed 1 --eval-seed=12", "--eval-seed", 0) == 12
+    assert markdown.flag("python adapt.py --seed 1", "--eval-seed", 0) == 0
 
 
 # -------------------------------------------------------------------------------------------------------- intervals
@@ -220,13 +227,13 @@ def test_evaluations_of_other_episodes_are_not_compared():
     with pytest.raises(ValueError, match="not of the same episodes"):
         intervals.compare([here], [there])
     with pytest.raises(ValueError, match="not of the same episodes"):
-        report.old_change([here | {"old_actions_bit_equal": False}], there["tasks"])
+        adapt.old_change([here | {"old_actions_bit_equal": False}], there["tasks"])
 
 
 @pytest.mark.parametrize(("demos", "low", "mean", "high"), [(50, -0.3, 0.6, 1.4), (25, -1.8, -0.9, 0.0)])
 def test_factorized_minus_monolithic_against_the_exact_distribution(demos, low, mean, high):
     """Sums of 50 draws of whole numbers: their distribution is 50 convolutions, with no random number in it."""
-    found = report.core_groups(report.STUDY, *report.MT6)
+    found = core.core_groups(markdown.STUDY, *core.MT6)
     one, other = (intervals.by_task(found[f"mt6-{policy}-{demos}"]) for policy in ("fdp", "monolithic"))
     distribution, start = np.ones(1), 0
     for task in one:
@@ -237,7 +244,7 @@ def test_factorized_minus_monolithic_against_the_exact_distribution(demos, low, 
         start += 50 * min(change)
     points = 100 * (np.arange(len(distribution)) + start) / (3 * 50 * len(one))
     exact = [points[np.searchsorted(distribution.cumsum(), q)] for q in (0.025, 0.975)]
-    found = report.mt6_difference(found, demos)
+    found = core.mt6_difference(found, demos)
     assert found.mean == pytest.approx((distribution * points).sum())
     step = points[1] - points[0]  # 10,000 draws may end up on the neighbour
     assert (found.low, found.high) == pytest.approx(exact, abs=1.01 * step)
@@ -285,15 +292,15 @@ def test_tasks_learned_together_and_in_turn_on_two_blocks(tmp_path):
         (study / f"adapt/{name}.json").write_text(json.dumps(result))
     (study / "adapt/sequence-exact-s1.json").write_text(json.dumps(
         result | {"command": result["command"].replace("--eval-seed 5", "")}))  # fmt: skip
-    lines = report.together(study)
+    lines = adapt.together(study)
     low, high = (intervals.number(x) for x in intervals.wilson(80, 100))
     assert f"| paper | 5 | 1 | 0.900 | 0.700 | 0.800, {low} to {high}† | -20.0 | 0.675 | 155,849 | 300 |" in lines
     assert any(line.startswith("| scripted expert | 5 |  | 1.000 | 0.800 | 0.900,") for line in lines)
     assert "`python adapt.py --run study/core/mt6 --tasks door-close,disassemble" in lines[0]
-    rows = [line.split(" | ") for line in report.sequences(study) if line.startswith(("| exact", "| scripted"))]
+    rows = [line.split(" | ") for line in adapt.sequences(study) if line.startswith(("| exact", "| scripted"))]
     assert [row[1] for row in rows] == ["0", "0", "5", "5"]  # a row, and the expert, for each block
     assert rows[0][4:7] == ["0.200", "-0.200", "-"]  # forgetting, backward transfer, no forward transfer
-    assert "0.40 on door-close (untrained 0.10)" in " ".join(report.sequences(study))
+    assert "0.40 on door-close (untrained 0.10)" in " ".join(adapt.sequences(study))
 
 
 def test_tasks_learned_in_turn_from_nothing(tmp_path):
@@ -316,7 +323,7 @@ def test_tasks_learned_in_turn_from_nothing(tmp_path):
                           "push": entry(failed=[3]) | {"steps_to_success": [200] * 9, "expert": expert}}}  # fmt: skip
         for name, content in ((f"cw10-base-s{seed}", result), (f"cw10-base-s{seed}-evaluation", last)):
             (tmp_path / f"sequences/{name}.json").write_text(json.dumps(content))
-    lines = report.from_nothing(tmp_path)
+    lines = sequences.from_nothing(tmp_path)
     (row,) = [line.split(" | ") for line in lines if line.startswith("| exact")]
     between = intervals.rate(intervals.by_task([last, last])).interval
     assert row[:4] == ["| exact, `--lean-on base`", "2", f"0.850, {between}", "0.800"]
@@ -324,7 +331,7 @@ def test_tasks_learned_in_turn_from_nothing(tmp_path):
     assert row[7:] == ["100", "2,000", "70", "5.0 |"]
     assert any(line.startswith("| scripted expert |  | 1.000 |") for line in lines)
     assert plots.in_turn(tmp_path, tmp_path / "cw10.png").exists()
-    with pytest.raises(report.NotMeasured, match="mt50"):
+    with pytest.raises(markdown.NotMeasured, match="mt50"):
         plots.in_turn(tmp_path, tmp_path / "mt50.png")
 
 
@@ -350,12 +357,12 @@ def test_what_routes_and_what_was_not_measured_is_named(tmp_path):
             "raw": way(high=0.1)}  # fmt: skip
     for name, content in ways.items():
         (tmp_path / f"router/wake/{name}.json").write_text(json.dumps(content))
-    lines = report.waking(tmp_path)
+    lines = router.waking(tmp_path)
     rows = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
     assert [rows[name][14] for name in ways] == ["yes", "no", "no", "no", "no"]
     assert rows["softmax"][4:6] == ["0.500 (-50.0 [-55.0, -40.0])", "0.500 (-20.0 [-25.0, -10.0])"]
     assert rows["clean"][8] == "0.50 [0.40, 0.60]" and rows["clean"][11] == "0.40"
-    assert rows["noise"][-1] == f"{report.PREDICTIONS['noise']} |"
+    assert rows["noise"][-1] == f"{PREDICTIONS['noise']} |"
     assert "Not measured yet: own-encoder, fast," in " ".join(lines[:5])
 
 
@@ -372,7 +379,7 @@ def test_policies_with_cameras(tmp_path):
     for name, failed in {"fdp-25-s0": [1, 2], "fdp-25-s1": [], "monolithic-25-s0": [1], "fdp-25-s0-even": [1, 2, 3],
                          "shift/fdp-25-s0-light": [1, 2, 3, 4]}.items():  # fmt: skip
         (tmp_path / f"pixels/{name}.json").write_text(json.dumps(result(failed)))
-    lines = report.cameras(tmp_path)
+    lines = pixels.cameras(tmp_path)
     rows = [line.split(" | ") for line in lines if line.startswith("| ")]
     assert rows[0][2] == "hammer" and rows[2][:3] == ["| fdp", "2", "18/20"] and rows[2][5].startswith("-10.0 [")
     assert rows[3][:3] == ["| monolithic: one network of the same size", "1", "9/10"]
@@ -382,10 +389,10 @@ def test_policies_with_cameras(tmp_path):
 
 def test_both_averages_over_fifty_tasks():
     """A policy that fails at one of the five hardest tasks alone loses a fiftieth, or a fifth of a quarter."""
-    assert [28, *(len(names) for d, names in report.DIFFICULTY.items() if d != "easy")] == [28, 11, 6, 5]
-    assert {task for names in report.DIFFICULTY.values() for task in names} < set(TASKS)
+    assert [28, *(len(names) for d, names in mt50.DIFFICULTY.items() if d != "easy")] == [28, 11, 6, 5]
+    assert {task for names in mt50.DIFFICULTY.values() for task in names} < set(TASKS)
     played = {task: np.full((1, 4), float(task != "shelf-place")) for task in TASKS}
-    means = report.groups(played)
+    means = mt50.groups(played)
     assert means == pytest.approx({"easy": 1, "medium": 1, "hard": 1, "very hard": 0.8})
     assert (intervals.success(played), np.mean(list(means.values()))) == pytest.approx((0.98, 0.95))
 
@@ -397,7 +404,7 @@ def test_the_first_checkpoint_that_reached_a_success(tmp_path):
     (tmp_path / "mt50/curve-fdp-s0.json").write_text(json.dumps({
         "checkpoints": curve, "flags": {"tasks": "mt50", "policy": "fdp"}, "hardware": "2 cores", "revision": "abc",
         "command": "python curve.py --tasks mt50"}))  # fmt: skip
-    assert "| mt50 | fdp | 20 | - | 0.940 (40 s) |" in "\n".join(report.speed_run(tmp_path))
+    assert "| mt50 | fdp | 20 | - | 0.940 (40 s) |" in "\n".join(mt50.speed_run(tmp_path))
     assert plots.curves(tmp_path, tmp_path / "curves.png").exists()
 
 
@@ -405,7 +412,7 @@ def test_the_page_is_readable_and_its_links_lead_somewhere():
     page = report.page()
     assert not [line for line in page.splitlines() if len(line) > 120 and not line.startswith("|")]
     for target in re.findall(r"\]\(([^)#]+)\)", page):
-        assert target.startswith("http") or (report.STUDY / target).exists(), target
+        assert target.startswith("http") or (markdown.STUDY / target).exists(), target
     for script in re.findall(r"python (\S+\.py)", page):
         assert (ROOT / script).exists(), script
     for title, section in zip(report.SECTIONS, page.split("\n## ")[1:], strict=True):
@@ -425,4 +432,4 @@ def test_pictures_are_drawn_from_what_there_is(tmp_path, capsys):
     assert names == ["core/mt6.png", "adapt/one-task.png", "adapt/budget.png", "mt50/curves.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written)
     assert "no adapt/sequences.png" in capsys.readouterr().err
-    assert plots.sequences(report.STUDY, tmp_path / "sequences.png").exists()
+    assert plots.sequences(markdown.STUDY, tmp_path / "sequences.png").exists()

@@ -7,7 +7,8 @@ of the first seed what study/router/measure.py says, on block 400. Beside them t
 same total size, and one as large as the two components that are active (`monolithic --components 2`).
 """
 
-from study import report
+from study import markdown
+from study.router import results
 from study.router.table import WAYS
 
 
@@ -15,10 +16,10 @@ def best() -> list[str]:
     """Of the ways that route, the three with the highest success: the rule of study/router/table.py. None where that
     has not been measured."""
     try:
-        found = report.read(report.STUDY, "router/wake/*.json")
-    except report.NotMeasured:
+        found = markdown.read(markdown.STUDY, "router/wake/*.json")
+    except markdown.NotMeasured:
         return []
-    routing = [name for name in WAYS if name in found and report.routes(found[name])]
+    routing = [name for name in WAYS if name in found and results.routes(found[name])]
     return sorted(routing, key=lambda name: -found[name]["success"])[:3]
 
 

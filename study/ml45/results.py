@@ -1,0 +1,100 @@
+"""A new task from one demonstration, as a section of study/README.md."""
+
+from pathlib import Path
+
+import numpy as np
+
+from study.adapt.results import ALONE
+from study.intervals import count, crossed_difference, crossed_rate, number, stack, success
+from study.markdown import NotMeasured, bullets, expert, played_on, read, span, table, text, words
+
+NEW_ML45 = ("bin-picking", "box-close", "door-lock", "door-unlock", "hand-insert")  # MetaWorld's ml45-test
+ONE = {  # (base, way) -> how a new task was learned from one demonstration
+    ("fdp", "add-exact"): "fdp base: add-component, exact",
+    ("fdp", "small"): "fdp base: router, exact: no new component",
+    ("fdp", "router"): "fdp base: router, exact, `--encoder-rank 0`",
+    ("fdp", "full"): "fdp base: full",
+    ("monolithic", "low-rank"): "monolithic base: low-rank adapters on every layer",
+    ("monolithic", "full"): "monolithic base: full",
+    ("fdp", "specialist"): "no base: specialist, a policy of a stage's size",
+    ("fdp", "scratch"): "no base: scratch, a policy of the base's size",
+}
+
+
+def crossed_runs(study: Path, demos: int, steps: int) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """(base, way) -> new task -> (S, D, E), by seed of the base and draw of the demonstrations; nan: not made (yet)."""
+    runs = [(base, r) for base in ("fdp", "monolithic") for r in read(study, f"ml45/{base}/*.json").values()]
+    runs = [(base, r) for base, r in runs if (r["flags"]["demos_per_task"], r["flags"]["steps"]) == (demos, steps)]
+    seeds, draws = (sorted({r["flags"][name] for _, r in runs}) for name in ("seed", "demo_draw"))
+    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for base, r in runs:
+        x = stack([r["tasks"][r["task"]]])[0]
+        cells = found.setdefault((base, r["way"]), {})
+        cell = cells.setdefault(r["task"], np.full((len(seeds), len(draws), len(x)), np.nan))
+        cell[seeds.index(r["flags"]["seed"]), draws.index(r["flags"]["demo_draw"])] = x
+    for base, way in ONE:
+        if missing := set(NEW_ML45) - set(found.get((base, way), ())):
+            raise NotMeasured(f"`study/ml45/{base}/{way}-{min(missing)}-d{demos}-n{steps}-*.json`")
+    return found
+
+
+def one_demonstration(study: Path) -> list[str]:
+    found = crossed_runs(study, 1, 2000)
+    rows, best = [], found["fdp", "add-exact"]
+    every = {key: [r for r in read(study, f"ml45/{key[0]}/{key[1]}-*-d1-n2000-*.json").values()] for key in found}
+    for key, title in ONE.items():
+        played, runs = found[key], every[key]
+        made = np.isfinite(played[NEW_ML45[0]]).any(2)  # (S, D)
+        change = "" if played is best else crossed_difference(played, best)
+        rows.append([title, f"{made.any(1).sum()} x {made.any(0).sum()}" + " in part" * (not made.all()),
+                     *(count({task: played[task]}) for task in NEW_ML45), crossed_rate(played).share, change,
+                     f"{runs[0]['stage']['trained_parameters']:,}",
+                     f"{np.median([r['stage']['seconds'] for r in runs]):.0f}"])  # fmt: skip
+    runs = [r for mine in every.values() for r in mine]
+    successes, n = expert(runs, NEW_ML45)
+    rows.append(["scripted expert", "", *("/".join(map(str, expert(runs, [task]))) for task in NEW_ML45),
+                 number(successes / n)])  # fmt: skip
+    header = ["way", "base seeds x draws", *NEW_ML45, "all, 95 % interval", "minus the first row, points", "trained "
+              "parameters", "seconds"]  # fmt: skip
+    bases = [f"{name} {words(number(r['mean_success']) for r in read(study, f'ml45/{name}-s[0-9].json').values())}"
+             for name in ("fdp", "monolithic")]  # fmt: skip
+    return [
+        *text("Commands: `study/ml45/table.py`. Bases: the 45 tasks of MetaWorld's ml45-train, 25 demonstrations each, "
+              f"24,000 steps; success on them {words(bases)} (each seed). New: the five of ml45-test, one at a time, "
+              "from ONE demonstration, 2000 steps.", played_on(runs)),
+        *table(header, rows),
+        *text("Which demonstration it is (a draw), which base, and which episode are all drawn anew for the intervals; "
+              "differences are on the bases and draws that both have. With one base and one draw (1 x 1) an interval "
+              "is over episodes alone, and too narrow. Seconds are of training, the median run."),
+        *one_demonstration_notes(found),
+    ]  # fmt: skip
+
+
+def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[str]:
+    """What one demonstration is worth, and how much depends on which."""
+    best, notes = found["fdp", "add-exact"], []
+    for other, what in ((("monolithic", "low-rank"), "one network of the same size with adapters"),
+                        (("fdp", "specialist"), "a specialist"), (("fdp", "scratch"), "scratch")):  # fmt: skip
+        change = crossed_difference(best, found[other])
+        notes.append(f"add-component minus {what}: {change} points, {change.verdict}.")
+    rates = {task: np.nanmean(x, 2).ravel() for task, x in best.items()}
+    notes.append("A demonstration makes a difference: over bases and draws a task's success is "
+                 + words(f"{span(r[np.isfinite(r)])} on {task}" for task, r in rates.items()) + ".")  # fmt: skip
+    return bullets(*notes)
+
+
+def one_demonstration_finding(study: Path) -> str:
+    found = crossed_runs(study, 1, 2000)
+    best, rival = found["fdp", "add-exact"], found["monolithic", "low-rank"]
+    runs = [r for key in found for r in read(study, f"ml45/{key[0]}/{key[1]}-*-d1-n2000-*.json").values()]
+    successes, n = expert(runs, NEW_ML45)
+    change = crossed_difference(best, rival)
+    alone = {way: number(success(found["fdp", way])) for way in ALONE[:2]}
+    why = "Factorizing helps here" if change.low > 0 else "Factorizing is not shown to help"
+    return (
+        f"A policy of 45 tasks learns each of five others from one demonstration to {number(crossed_rate(best).mean)} "
+        f"(from nothing {alone['specialist']} and {alone['scratch']}, with the first of the demonstrations; the expert "
+        f"{number(successes / n)}). {why}: one "
+        f"network of the same size, with low-rank adapters, has {number(success(rival))}; the difference is {change} "
+        f"points ({change.verdict})."
+    )

@@ -1,0 +1,97 @@
+"""One policy for fifty tasks, as sections of study/README.md."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from study.intervals import DAGGER, by_task, count, difference, number, rate, success
+from study.markdown import evenly, expert, played_on, read, table, text, typed, words
+
+# How published averages group the tasks (Seo et al. 2022, arXiv 2206.14244); whatever is in none of these is easy.
+DIFFICULTY = {
+    "easy": (),
+    "medium": ("basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "hammer", "peg-insert-side",
+               "push-wall", "soccer", "sweep", "sweep-into"),
+    "hard": ("assembly", "hand-insert", "pick-out-of-hole", "pick-place", "push", "push-back"),
+    "very hard": ("disassemble", "pick-place-wall", "shelf-place", "stick-pull", "stick-push"),
+}  # fmt: skip
+
+
+def groups(played: dict[str, np.ndarray]) -> dict[str, float]:
+    """difficulty -> success over its tasks. played: task -> (S, E)."""
+    of = {task: difficulty for difficulty, tasks in DIFFICULTY.items() for task in tasks}
+    return {name: success({t: x for t, x in played.items() if of.get(t, "easy") == name}) for name in DIFFICULTY}
+
+
+def fifty(study: Path) -> list[str]:
+    fdp = list(read(study, "mt50/fdp-s[0-9].json").values())
+    other = [json.loads(path.read_text()) for path in sorted(study.glob("mt50/monolithic-s[0-9].json"))]
+    found = {"fdp": fdp} | ({"monolithic": other} if other else {})
+    seeds = min(map(len, found.values()))  # what is compared has to be of the same seeds
+    found = {policy: results[:seeds] for policy, results in found.items()}
+    played = {policy: by_task(results) for policy, results in found.items()}
+    experts = {task: np.array([[r["expert"]["successes"] / r["expert"]["n"]]])
+               for task, r in found["fdp"][0]["tasks"].items()}  # fmt: skip
+    rows = []
+    for policy, x in played.items():
+        mine, short = groups(x), [t for t in x if np.nanmean(x[t]) < experts[t].mean() - 0.1]
+        training = [r["training"]["seconds"] / 60 for r in found[policy]]
+        rows.append([policy, seeds, words(number(r["mean_success"]) for r in found[policy]), rate(x),
+                     "" if policy == "fdp" else difference(x, played["fdp"]),
+                     evenly(study, f"mt50/{policy}-s[0-9]-even.json", found[policy]), *map(number, mine.values()),
+                     number(float(np.mean(list(mine.values())))), words(short) if short else "none",
+                     number(float(np.median(training)), 0)])  # fmt: skip
+    mine = groups(experts)
+    rows.append(["scripted expert", "", "", number(success(experts)), "", "", *map(number, mine.values()),
+                 number(float(np.mean(list(mine.values()))))])  # fmt: skip
+    header = ["policy", "seeds", "success, each seed", "over tasks, 95 % interval", "minus fdp, points",
+              "weights 1/K: points", *DIFFICULTY,
+              "over these four", "tasks below the expert minus 10 points", "minutes of training"]  # fmt: skip
+    weakest = sorted(played["fdp"], key=lambda task: np.nanmean(played["fdp"][task]))
+    weak = [[task, *(count({task: x[task]}) for x in played.values()), "/".join(map(str, expert(found["fdp"], [task])))]
+            for task in weakest]  # fmt: skip
+    one = found["fdp"][0]["training"]
+    return [
+        *text(f"Commands: `study/mt50/table.py`. {one['demos_per_task']} demonstrations of each of the 50 tasks, "
+              f"{one['steps']:,} steps, K = 4, and one network of the same size"
+              + ("." if other else " (not measured yet)."), played_on(found["fdp"])),
+        *table(header, rows), *text(DAGGER),
+        *table(["task, fdp's weakest first", *played, "expert"], weak),
+        *text("Published averages have other protocols, and none of these is a comparison: one policy from the state, "
+              "random goals, 88.4 over tasks (DaCe-DT); cameras and language, 0.9 B parameters, 92.0 over tasks "
+              "(FabriVLA); Diffusion Policy from cameras 16.1 over tasks, 10.5 over the four groups."),
+    ]  # fmt: skip
+
+
+def speed_run(study: Path) -> list[str]:
+    """Seconds of training to a success: which checkpoint was the first."""
+    rows = []
+    for result in read(study, "mt50/curve-*.json").values():
+        asked, curve = result["flags"], result["checkpoints"]
+        first = [next((f"{c['seconds']:.0f}" for c in curve if c["success"] >= goal), "-") for goal in (0.9, 0.95)]
+        best = max(curve, key=lambda c: c["success"])
+        n = sum(n for _, n, _ in best["tasks"].values())
+        theirs = sum(e for _, _, e in best["tasks"].values()) / n
+        rows.append([asked["tasks"], asked["policy"], *first, f"{number(best['success'])} ({best['seconds']:.0f} s)", n,
+                     number(theirs), result["hardware"], typed(result["command"]), result["revision"]])  # fmt: skip
+    header = ["tasks", "policy", "seconds to 0.90", "to 0.95", "best checkpoint", "episodes", "expert", "machine",
+              "command", "revision"]  # fmt: skip
+    return [
+        *text("Seconds of training until a checkpoint first reached a success, with train.py defaults; a dash: never. "
+              "Demonstrations and evaluation come on top. Block 400, the one for choices: the first of many that "
+              "reached a number is a choice, not an estimate. A forked training loop that is faster is a line more."),
+        *table(header, rows),
+        *(["![Success over seconds of training](mt50/curves.png)", ""] if (study / "mt50/curves.png").exists() else []),
+    ]  # fmt: skip
+
+
+def fifty_finding(study: Path) -> str:
+    found = list(read(study, "mt50/fdp-s[0-9].json").values())
+    rates, (successes, n) = rate(by_task(found)), expert(found)
+    even = evenly(study, "mt50/fdp-s[0-9]-even.json", found)
+    minutes, S = np.median([r["training"]["seconds"] for r in found]) / 60, len(found)
+    router = f" Weights of 1/K change that by {even} points." if even else ""
+    return (f"One policy for all 50 tasks has {number(rates.mean)} [{number(rates.low)}, {number(rates.high)}] "
+            f"({S} seed{'s' * (S > 1)}, {minutes:.0f} minutes on one core; the expert {number(successes / n)}).{router}"
+            )  # fmt: skip

@@ -1,0 +1,44 @@
+"""Policies that see cameras, as a section of study/README.md."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from study.intervals import DAGGER, by_task, compare, count, number, rate
+from study.markdown import evenly, expert, flag, played_on, read, table, text
+
+CAMERAS = {"fdp": "fdp", "monolithic": "monolithic: one network of the same size", "uniform": "weights fixed at 1/K",
+           "moe-top2": "mixture of experts, top 2"}  # fmt: skip
+
+
+def cameras(study: Path) -> list[str]:
+    first = list(read(study, "pixels/fdp-25-s[0-9].json").values())
+    found = {policy: [json.loads(path.read_text()) for path in sorted(study.glob(f"pixels/{policy}-25-s[0-9].json"))]
+             for policy in CAMERAS}  # fmt: skip
+    rows, shifted, tasks = [], [], list(first[0]["tasks"])
+    for policy, results in found.items():
+        if not results:
+            continue
+        change = "" if policy == "fdp" else str(compare(results, first[: len(results)]))
+        played, training = by_task(results), np.median([r["training"]["seconds"] for r in results]) / 60
+        rows.append([CAMERAS[policy], len(results), *(count({task: played[task]}) for task in tasks),
+                     rate(played).share, change, evenly(study, f"pixels/{policy}-25-s[0-9]-even.json", results),
+                     f"{training:.0f}"])  # fmt: skip
+        for path in sorted(study.glob(f"pixels/shift/{policy}-25-s0-*.json")):
+            r, shift = json.loads(path.read_text()), path.stem.partition("-s0-")[2]
+            shifted.append([CAMERAS[policy], f"`{shift}`", rate(by_task([r])).share, str(compare([r], results[:1]))])
+    successes, n = expert(first)
+    each = ("/".join(map(str, expert(first, [task]))) for task in tasks)
+    rows.append(["scripted expert", "", *each, number(successes / n)])
+    names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
+    demos = flag(first[0]["training"]["command"], "--demos-per-task", 25)
+    header = ["policy", "seeds", *names, "all, 95 % interval", "minus fdp, points", "weights 1/K: points", "minutes"]
+    return [
+        *text("Commands: `study/pixels/table.py`. mt6 from a corner and a wrist camera of 64 x 64 pixels and the "
+              f"hand's own position, {demos} demonstrations per task, {first[0]['training']['steps']:,} steps, K = 4. "
+              "Each seed draws its own demonstrations. Minutes are of training.", played_on(first)),
+        *table(header, rows), *text(DAGGER),
+        *table(["policy", "`--shift`", "all, 95 % interval", "minus as it was, points"], shifted),
+        "![What the policy sees](pixels/sees.png)", "",
+    ]  # fmt: skip

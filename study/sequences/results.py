@@ -1,0 +1,76 @@
+"""Learning in turn from nothing, as a section of study/README.md."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from study.intervals import DAGGER, by_task, number, rate
+from study.markdown import NotMeasured, expert, played_on, table, text
+
+LIMIT = 200  # steps, in published tables of these sequences
+IN_TURN = {  # way of study/sequences/table.py -> what it is
+    "exact": "exact, a stage leans on all before it",
+    "base": "exact, `--lean-on base`",
+    "replay": "replay",
+    "full": "full fine-tuning",
+}
+GROUPS = {"cw10": "Continual World's ten", "mt50": "all fifty"}
+
+
+def in_turn(study: Path, group: str) -> dict[str, tuple[list[dict], list[dict]]]:
+    """way -> (what adapt.py wrote, its last evaluation of all tasks), one of each for every seed. Empty if there is
+    none: the groups are measured one after the other."""
+    found: dict[str, tuple[list[dict], list[dict]]] = {}
+    for path in sorted(study.glob(f"sequences/{group}-*-s[0-9].json")):
+        last = path.with_name(f"{path.stem}-evaluation.json")
+        mine = found.setdefault(path.stem.split("-")[1], ([], []))
+        for kept, file in zip(mine, (path, last), strict=True):
+            kept.append(json.loads(file.read_text()))
+    return {way: found[way] for way in IN_TURN if way in found}
+
+
+def within(evaluations: list[dict], limit: int = LIMIT) -> float:
+    """Mean success over tasks and seeds if an episode had this many steps."""
+    return float(np.mean([sum(steps <= limit for steps in entry["steps_to_success"]) / entry["n"]
+                          for result in evaluations for entry in result["tasks"].values()]))  # fmt: skip
+
+
+def from_nothing(study: Path) -> list[str]:
+    found = {group: in_turn(study, group) for group in GROUPS}
+    if not any(found.values()):
+        raise NotMeasured("`study/sequences/*.json`")
+    lines = text(
+        "Commands: `study/sequences/table.py`. The first task trains a fresh policy. 50 demonstrations and 2000 steps "
+        "for each task. Average success is over all tasks after the last stage, from the episodes of the last "
+        f"evaluation; beside it the same with a limit of {LIMIT} steps instead of 500. Tasks whose actions a stage did "
+        "not change by a bit are not played again."
+    )
+    for group, mine in found.items():
+        rows = []
+        for way, (results, last) in mine.items():
+            N, stages = len(last[0]["tasks"]), results[0]["stages"]
+            each = [", ".join(number(r[key]) for r in results) for key in ("forgetting", "forward_transfer")]
+            usual = ", ".join(number(-r["backward_transfer"] * (N - 1) / N) for r in results)
+            cost = [(f"{stages[1][key]:,.0f}", f"{stages[-1][key]:,.0f}")
+                    for key in ("trained_parameters", "bytes_added", "seconds")]  # fmt: skip
+            chunk = [f"{stages[i]['latency_ms']:.1f}" for i in (0, -1)]
+            rows.append([IN_TURN[way], len(results), rate(by_task(last)).share, number(within(last)), each[0], usual,
+                         each[1], *(" to ".join(dict.fromkeys(ends)) for ends in (*cost, chunk))])  # fmt: skip
+        if rows:
+            last = next(iter(mine.values()))[1]
+            successes, n = expert(last)
+            rows.append(["scripted expert", "", number(successes / n)])
+            header = [f"{GROUPS[group]}, in turn", "seeds", "average success, 95 % interval", f"within {LIMIT} steps",
+                      "forgetting", "forgetting (Continual World)", "forward transfer", "trained parameters, second to "
+                      "last stage", "bytes added", "seconds", "ms for a chunk, first to last task"]  # fmt: skip
+            lines += [*text(played_on(last)), *table(header, rows)]
+            if (study / f"sequences/{group}.png").exists():
+                lines += [f"![{GROUPS[group]}: success of every task after every stage](sequences/{group}.png)", ""]
+    return [*lines, *text(DAGGER), *text(
+        "Continual World (arXiv 2105.10919) counts forgetting from right after a task was learned, over all tasks, the "
+        "last one too. Published for a diffusion policy that sees the same 39 numbers, on the ten tasks, with 2,500 "
+        f"demonstrations of each, 100 rollouts and {LIMIT} steps (arXiv 2602.02417): fine-tuning 0.179 (forgetting "
+        "0.730), generative replay 0.853 (0.082), Trust Region 0.883 (0.044). Other demonstrations, another network: "
+        "beside ours, not a comparison.",
+    )]  # fmt: skip
