@@ -1,9 +1,9 @@
-"""What wakes the router: every way that was tried on mt6, one seed each, on the block for choices. An hour on 2 cores.
+"""What wakes the router: every way that was tried on mt6, one seed each, on the block for choices. 90 minutes, 2 cores.
 
     python study/grid.py study/router/table.py && python study/report.py
 
 25 demonstrations, 6,000 steps, then study/router/measure.py: success as it is, with the weights replaced by 1/K and by
-the two largest, with each component left out, and what a component tells. 20 episodes of each task on block 400.
+the two largest, with each component left out, and what a component tells. 10 episodes of each task on block 400.
 
 PREDICTIONS was written before any of it was run; LOG.md says what became of it. The rule, also written before: a way
 *routes* if a component tells at least 0.2 nats about the task above shuffled labels, with an interval above what five
@@ -66,7 +66,7 @@ def row(name: str, K: int, flags: str) -> tuple[str, str, str]:
     return (
         f"study/router/wake/{name}.json",
         f"python train.py {TRAIN.format(K=K)} {flags} --out {folder}".replace("  ", " "),
-        f"python study/router/measure.py --run {folder} --out study/router/wake/{name}.json",
+        f"python study/router/measure.py --run {folder} --episodes 10 --out study/router/wake/{name}.json",
     )
 
 
