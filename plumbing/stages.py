@@ -27,6 +27,7 @@ from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_limits, check_memory
 from plumbing.log import read_log
 
+TRANSFER = 20  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
 RANK = 16  # of a stage's correction of the encoder
 FREE = ("run", "out", "device", "precision", "data_dir")  # may differ when a command goes on after an interruption
 
@@ -334,7 +335,7 @@ def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: 
     untrained = runs.build_policy(variant, asdict(named.config)).to(named.device)
     for mine, theirs in zip(untrained.encoder.buffers(), named.encoder.buffers(), strict=True):
         mine.copy_(theirs)
-    measured, begin = {}, time.perf_counter()
+    measured, begin, episodes = {}, time.perf_counter(), min(episodes, TRANSFER)
     for name, candidate in (("success_before_learning", named), ("success_untrained", untrained)):
         result, _ = evaluate.evaluate(candidate.eval(), tasks, episodes, seed, roller=roller)
         measured[name] = {task: result["tasks"][task]["success"] for task in tasks}

@@ -434,11 +434,11 @@ def test_forward_transfer_compares_one_that_knows_the_name_only_with_an_untraine
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(adapt.stages, "before_learning", stop)
-        command(adapt, "--run", tiny_run, "--sequence", "drawer-open", *flags, "--eval-episodes", 3, "--eval-seed", 2,
+        command(adapt, "--run", tiny_run, "--sequence", "drawer-open", *flags, "--eval-episodes", 30, "--eval-seed", 2,
                 "--out", tmp_path / "run")  # fmt: skip
 
     def evaluated(policy, tasks, episodes, seed, roller):
-        assert (tasks, episodes, seed) == (["drawer-open"], 3, 2) and roller is given[-1]
+        assert (tasks, episodes, seed) == (["drawer-open"], 20, 2) and roller is given[-1]
         asked.append(policy)
         return {"tasks": {"drawer-open": {"success": len(asked) / 4}}}, {}
 
