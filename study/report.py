@@ -35,7 +35,7 @@ from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, expert, read, table
 from study.ml45.results import one_demonstration, one_demonstration_finding  # noqa: E402
 from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
 from study.pixels.results import cameras  # noqa: E402
-from study.router.results import waking  # noqa: E402
+from study.router.results import how_many, on_fifty, rivals, waking  # noqa: E402
 from study.sequences.results import from_nothing  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
 
@@ -45,7 +45,8 @@ def sources(study: Path) -> list[str]:
     rows = []
     for pattern in ("core/*-s[0-9]*.json", "adapt/*-s[0-9]*.json", "adapt/budget/*.json", "ml45/*-s[0-9].json",
                     "ml45/*/*-draw[0-9]-s[0-9].json", "mt50/*-s[0-9].json", "sequences/*-s[0-9].json",
-                    "router/wake/*.json", "speed/[cl]*.json"):  # fmt: skip
+                    "router/wake/*.json", "router/fifty/*-s[0-9].json", "router/baselines/*-s[0-9].json",
+                    "router/components/*-s[0-9].json", "speed/[cl]*.json"):  # fmt: skip
         if rows and not any(study.glob(pattern)):
             continue  # not measured yet, as its own section says
         results = read(study, pattern).values()
@@ -98,6 +99,9 @@ SECTIONS = {
     "From cameras": cameras,
     "Forks": fork_table,
     "What wakes the router": waking,
+    "What routes, on fifty tasks": on_fifty,
+    "The factorized policy beside its rivals": rivals,
+    "How many components": how_many,
     "Speed, beside a peer": speed,
     "Network calls per action chunk": samplers,
     "How long whole commands take": commands,

@@ -366,6 +366,60 @@ def test_what_routes_and_what_was_not_measured_is_named(tmp_path):
     assert "Not measured yet: own-encoder, fast," in " ".join(lines[:5])
 
 
+def written(folder: Path, *failed: int, loss: float = 0.5, weights=(0.9, 0.1)) -> None:
+    """An evaluation of one task, and the log of the run."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    tasks = {
+        "hammer": entry(failed=failed) | {"expert": {"successes": 9, "n": 10}, "router_weights": {"mean": weights}}
+    }
+    content = {"tasks": tasks, "latency_ms_batch_1": 4.0, "training": {"seconds": 90}}
+    Path(f"{folder}.json").write_text(json.dumps(content))
+    log = [{"loss": 9.0, "grad_norm": norm} for norm in (1.0, 1.0, 3.0)] + [{"loss": loss, "grad_norm": 1.0}]
+    Path(f"{folder}.jsonl").write_text("\n".join(map(json.dumps, log)))
+
+
+def cells(lines: list[str]) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
+
+
+def test_what_routes_on_fifty_tasks(tmp_path):
+    """Differences are of the seeds that both have: seed 1 of softmax, which has no rival, failed everywhere."""
+    for name, failed in {"softmax-s0": [1, 2], "softmax-s1": range(10), "softmax-s0-even": [1, 2, 3],
+                         "monolithic-s0": [1], "monolithic-2-s0": [1, 2, 3, 4]}.items():  # fmt: skip
+        written(tmp_path / "router/fifty" / name, *failed)
+    (tmp_path / "router/fifty/softmax-s0-router.json").write_text(json.dumps(
+        {"tells": {"task": {"above": 0.1, "interval": [0.05, 0.2]}}, "untrained": {"task": [0.0]},
+         "changed": {"another task's": {"difference": {"mean": -20, "low": -30, "high": -10}}}}))  # fmt: skip
+    rows = {row[0]: row for row in cells(router.on_fifty(tmp_path))}
+    assert rows["`softmax`"][1] == "2" and rows["`softmax`"][2].startswith("0.400, ")
+    assert [x.split(" [")[0] for x in rows["`softmax`"][3:7]] == ["", "-10.0", "+20.0", "-10.0"]
+    assert rows["`softmax`"][7:] == ["0.10", "no", "1.5"]
+    assert rows["one network of the same total size"][3].startswith("+10.0 [")
+    assert rows["scripted expert"][-1] == "0.900"
+
+
+def test_rivals_are_compared_within_their_data(tmp_path):
+    for name, failed in {"mt6-25-fdp-s0": [1, 2], "mt6-25-fdp-s1": [1, 2], "mt6-25-bc-s0": [1], "mt6-25-bc-s1": [1],
+                         "mt6-1-fdp-s0": range(10), "mt6-1-bc-s0": [1]}.items():  # fmt: skip
+        written(tmp_path / "router/baselines" / name, *failed)
+    rows = cells(router.rivals(tmp_path))
+    assert [row[1] for row in rows] == ["fdp", "plain regression, no diffusion"] * 2
+    assert [row[4].split(" [")[0] for row in rows] == ["", "+10.0", "", "+90.0"]
+    assert all(row[-1] == "0.900 (9/10)" for row in rows)
+
+
+def test_how_many_components(tmp_path):
+    """Four are the same in both halves of the table."""
+    for name, failed in {"each-1-s0": [1], "each-4-s0": [], "each-4-s1": [1, 2], "together-8-s0": []}.items():
+        written(tmp_path / "router/components" / name, *failed, loss=0.1 * (name == "each-4-s1") + 0.5)
+    rows = cells(router.how_many(tmp_path))
+    assert [row[:3] for row in rows[:-1]] == [
+        ["each as large as ever", "1", "1"], ["each as large as ever", "4", "2"],
+        ["all together as large as four", "4", "2"], ["all together as large as four", "8", "1"]]  # fmt: skip
+    assert rows[1][1:] == rows[2][1:]
+    assert rows[1][5:] == ["4.0", "1.5", "0.5000 to 0.6000", "3.0", "0.100"]
+
+
 def test_policies_with_cameras(tmp_path):
     (tmp_path / "pixels" / "shift").mkdir(parents=True)
 

@@ -1,9 +1,12 @@
 """Does the router route? As sections of study/README.md."""
 
+import json
 from pathlib import Path
 
-from study.intervals import DAGGER, Difference, by_task, number, rate
-from study.markdown import played_on, read, table, text, words
+import numpy as np
+
+from study.intervals import DAGGER, Difference, by_task, crossed_difference, crossed_rate, number, rate
+from study.markdown import evenly, expert, expert_cell, played_on, read, span, table, text, words
 from study.router.table import PREDICTIONS
 from study.router.table import WAYS as WAKING
 
@@ -55,4 +58,128 @@ def waking(study: Path) -> list[str]:
               "the task that loses most minus the median task, in points, mean over components. *Routes*, by a rule "
               f"written down beforehand: {ROUTES[0]} nats about the task, with an interval above the untrained; and "
               f"{-ROUTES[1]} points lost with weights of another task, with an interval below zero."),
+    ]  # fmt: skip
+
+
+def by_name(study: Path, pattern: str) -> dict[str, list[dict]]:
+    """Name of a run without its seed -> results, one for each seed."""
+    found: dict[str, list[dict]] = {}
+    for stem, result in read(study, pattern).items():
+        found.setdefault(stem.rpartition("-s")[0], []).append(result)
+    return found
+
+
+def redrawn(results: list[dict]) -> dict[str, np.ndarray]:
+    """task -> (S, 1, E): as study/intervals.py's crossed draws want it, where a seed has its own demonstrations."""
+    return {task: x[:, None] for task, x in by_task(results).items()}
+
+
+def minus(results: list[dict], other: list[dict]) -> str:
+    """A difference in points, over the seeds that both have."""
+    seeds = min(len(results), len(other))
+    return str(crossed_difference(redrawn(results[:seeds]), redrawn(other[:seeds]))) if seeds else ""
+
+
+def minutes(results: list[dict]) -> str:
+    return number(float(np.median([r["training"]["seconds"] for r in results])) / 60, 1)
+
+
+ON_FIFTY = {"monolithic": "one network of the same total size", "monolithic-2": "one network, of two components' size"}
+
+
+def on_fifty(study: Path) -> list[str]:
+    found, rows = by_name(study, "router/fifty/*-s[0-9].json"), []
+    looked = {path.name.rpartition("-s")[0]: json.loads(path.read_text())
+              for path in study.glob("router/fifty/*-router.json")}  # fmt: skip
+    for name, results in found.items():
+        told = looked.get(name)
+        nats = number(told["tells"]["task"]["above"], 2) if told else ""
+        rows.append([ON_FIFTY.get(name, f"`{name}`"), len(results), rate(by_task(results)).share,
+                     *("" if other == name else minus(results, found.get(other, []))
+                       for other in ("softmax", *ON_FIFTY)),
+                     evenly(study, f"router/fifty/{name}-s[0-9]-even.json", results), nats,
+                     ("yes" if routes(told) else "no") if told else "", minutes(results)])  # fmt: skip
+    results = [r for mine in found.values() for r in mine]
+    successes, n = expert(results)
+    rows.append(["scripted expert", "", number(successes / n)])
+    header = ["way", "seeds", "success, 95 % interval", "minus softmax", "minus the same total size", "minus the same "
+              "active size", "weights 1/K", "nats about the task", "routes", "minutes of training"]  # fmt: skip
+    return [
+        *text("Commands: `study/router/fifty.py`. The ways of the table above that route on mt6, at most three, and "
+              "today's `softmax`, on 50 tasks with 25 demonstrations of each and 10,000 steps.", played_on(results)),
+        *table(header, rows), *text(DAGGER),
+        *text("Differences are in points, and their intervals draw seeds, too. Nats and the rule: as above, for the "
+              "first seed, 4 episodes of each task on block 400."),
+    ]  # fmt: skip
+
+
+SETTINGS = {
+    "mt6-25": "mt6, 25 demonstrations of each task",
+    "mt6-3": "mt6, 3 demonstrations",
+    "mt6-1": "mt6, 1 demonstration",
+    "two-ways": "two tasks whose expert goes around a wall on either side, 50 demonstrations",
+}
+RIVALS = {
+    "fdp": "fdp",
+    "monolithic": "one network of the same size",
+    "uniform": "weights fixed at 1/K",
+    "moe-top1": "mixture of experts, top 1",
+    "moe-top2": "mixture of experts, top 2",
+    "moe-top2-balance-0.1": "the same, balanced ten times as hard",
+    "decorrelated": "components that are kept apart",
+    "informed": "top 2, a bonus for information",
+    "bc": "plain regression, no diffusion",
+    "paper": "fdp, the paper's settings",
+}
+
+
+def rivals(study: Path) -> list[str]:
+    found, rows = by_name(study, "router/baselines/*-s[0-9].json"), []
+    for setting, title in SETTINGS.items():
+        mine = {policy: found[f"{setting}-{policy}"] for policy in RIVALS if f"{setting}-{policy}" in found}
+        for policy, results in mine.items():
+            change = "" if policy == "fdp" else minus(results, mine.get("fdp", []))
+            rows.append([title, RIVALS[policy], len(results), crossed_rate(redrawn(results)).share, change,
+                         evenly(study, f"router/baselines/{setting}-{policy}-s[0-9]-even.json", results),
+                         minutes(results), expert_cell(results)])  # fmt: skip
+    header = ["data", "policy", "seeds", "success, 95 % interval", "minus fdp", "weights 1/K", "minutes of training",
+              "expert"]  # fmt: skip
+    return [
+        *text("Commands: `study/router/baselines.py`. Equal parameters (within 2 %), 6,000 steps, sampler. Each seed "
+              "draws demonstrations of its own.", played_on([r for mine in found.values() for r in mine])),
+        *table(header, rows),
+        *text("Differences are in points, on the same episodes. Intervals draw episodes and seeds anew, and with a "
+              "seed its demonstrations; with one seed they are over episodes alone, and too narrow."),
+    ]  # fmt: skip
+
+
+def how_many(study: Path) -> list[str]:
+    found, rows = by_name(study, "router/components/*-s[0-9].json"), []
+    found["together-4"] = found.get("each-4", [])  # the same
+    for how, title in (("each", "each as large as ever"), ("together", "all together as large as four")):
+        for K in (1, 2, 4, 8, 16):
+            if not (results := found.get(name := f"{how}-{K}", [])):
+                continue
+            file = name if name != "together-4" else "each-4"
+            logs = [[json.loads(line) for line in path.read_text().splitlines()]
+                    for path in sorted(study.glob(f"router/components/{file}-s[0-9].jsonl"))]  # fmt: skip
+            losses = [log[-1]["loss"] for log in logs]
+            norms = [[row["grad_norm"] for row in log] for log in logs]
+            spikes = max(max(norm) / np.median(norm) for norm in norms)
+            least = min(min(np.mean([e["router_weights"]["mean"] for e in r["tasks"].values()], 0)) for r in results)
+            latency = np.median([r["latency_ms_batch_1"] for r in results])
+            rows.append([title, K, len(results), rate(by_task(results)),
+                         evenly(study, f"router/components/{file}-s[0-9]-even.json", results),
+                         number(float(latency), 1), minutes(results), span(losses, 4), number(spikes, 1),
+                         number(float(least), 3)])  # fmt: skip
+    results = [r for mine in found.values() for r in mine]
+    rows.append(["scripted expert", "", "", expert_cell(results)])
+    header = ["components", "K", "seeds", "success, 95 % interval", "weights 1/K", "ms for a chunk", "minutes of "
+              "training", "last loss, over seeds", "largest gradient over the median", "least used"]  # fmt: skip
+    return [
+        *text("Commands: `study/router/components.py`. mt6, 25 demonstrations, 6,000 steps.", played_on(results)),
+        *table(header, rows), *text(DAGGER),
+        *text("The last loss is the mean of the last 200 steps. The gradient's norm is that of every 200th step; its "
+              "largest, beside its median, is of the worst seed. Least used: the smallest mean weight of a component "
+              "over all tasks, in any seed; 0 would be dead."),
     ]  # fmt: skip
