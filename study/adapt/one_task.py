@@ -45,7 +45,7 @@ WAYS = {
     "two": {"new_components": 2},
     "slow": {"lr": 3e-4},
     "fast": {"lr": 3e-3},
-    **{way: {} for way in ("add-shift", "add-return", "add-noise", "add-low-rank")},
+    **{way: {} for way in ("add-shift", "add-return", "add-noise", "add-elsewhere", "add-low-rank")},
     # Adapters on every layer, of as many parameters as a stage trains: for a run that has no components to add to.
     "low-rank": {"mode": "full"},
     # The honest rival: a policy of its own for each task, with as many parameters as a stage trains.
@@ -59,6 +59,7 @@ OURS = {  # ways in which a part of adapt.py is another one
     "add-shift": ("Windows", augment.Shifted),
     "add-return": ("Windows", augment.Returning),
     "add-noise": ("Windows", augment.Noisy),
+    "add-elsewhere": ("Windows", augment.Elsewhere),
 }
 SPECIALIST = {"channels": (16, 32), "kernel": 3}  # widths of its one component
 
