@@ -39,7 +39,7 @@ def crossed_runs(study: Path, demos: int, steps: int) -> dict[tuple[str, str], d
 
 
 def one_demonstration(study: Path) -> list[str]:
-    found = crossed_runs(study, 1, 2000)
+    found, near = crossed_runs(study, 1, 2000), read(study, "ml45/nearness.json")
     rows, best = [], found["fdp", "add-exact"]
     every = {key: [r for r in read(study, f"ml45/{key[0]}/{key[1]}-*-d1-n2000-*.json").values()] for key in found}
     for key, title in ONE.items():
@@ -66,12 +66,12 @@ def one_demonstration(study: Path) -> list[str]:
         *text("Which demonstration it is (a draw), which base, and which episode are all drawn anew for the intervals; "
               "differences are on the bases and draws that both have. With one base and one draw (1 x 1) an interval "
               "is over episodes alone, and too narrow. Seconds are of training, the median run."),
-        *one_demonstration_notes(found),
+        *one_demonstration_notes(found, *(r["tasks"] for r in near.values())),
     ]  # fmt: skip
 
 
-def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[str]:
-    """What one demonstration is worth, and how much depends on which."""
+def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]], near: dict) -> list[str]:
+    """What one demonstration is worth, and how much depends on which. near: study/ml45/nearness.json, by task."""
     best, notes = found["fdp", "add-exact"], []
     for other, what in ((("monolithic", "low-rank"), "one network of the same size with adapters"),
                         (("fdp", "specialist"), "a specialist"), (("fdp", "scratch"), "scratch")):  # fmt: skip
@@ -80,6 +80,16 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]])
     rates = {task: np.nanmean(x, 2).ravel() for task, x in best.items()}
     notes.append("A demonstration makes a difference: over bases and draws a task's success is "
                  + words(f"{span(r[np.isfinite(r)])} on {task}" for task, r in rates.items()) + ".")  # fmt: skip
+    pairs = {base: np.array([row["nearer_and_farther_half"][base] for rows in near.values() for row in rows.values()])
+             for base in ("fdp", "monolithic")}  # (tasks x draws, 2)  # fmt: skip
+    told = {base: words(map(number, x.mean(0))) for base, x in pairs.items()}
+    worse = [(x[:, 0] > x[:, 1]).sum() for x in pairs.values()]
+    notes.append(
+        "What begins near the demonstration is solved, what begins far from it less often: nearer and farther "
+        f"half of the episodes have {told['fdp']}, with adapters {told['monolithic']}. The nearer half is "
+        f"better in {words(worse)} of {len(pairs['fdp'])} pairs of task and draw (`python "
+        "study/ml45/nearness.py`: the distance of first object and goal from the demonstration's)."
+    )
     return bullets(*notes)
 
 
