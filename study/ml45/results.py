@@ -85,7 +85,7 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]],
     told = {base: words(map(number, x.mean(0))) for base, x in pairs.items()}
     worse = [(x[:, 0] > x[:, 1]).sum() for x in pairs.values()]
     notes.append(
-        "What begins near the demonstration is solved, what begins far from it less often: nearer and farther "
+        "What begins near the demonstration succeeds more often than what begins far: nearer and farther "
         f"half of the episodes have {told['fdp']}, with adapters {told['monolithic']}. The nearer half is "
         f"better in {words(worse)} of {len(pairs['fdp'])} pairs of task and draw (`python "
         "study/ml45/nearness.py`: the distance of first object and goal from the demonstration's)."
