@@ -97,7 +97,8 @@ def test_mt6_from_nothing_finds_the_first_checkpoint_that_reached_the_goal(tmp_p
     assert (run / "data").is_dir()  # demonstrations of its own: they are part of what is timed
 
 
-def test_the_other_size_is_trained_with_its_own_flags(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["mt6-base", "mt6-pixels"])
+def test_other_sections_train_with_flags_of_their_own(tmp_path, monkeypatch, name):
     said = []
 
     def stop(command: list[str], home, begin: float):
@@ -106,8 +107,12 @@ def test_the_other_size_is_trained_with_its_own_flags(tmp_path, monkeypatch):
 
     monkeypatch.setattr(section, "watch", stop)
     with pytest.raises(KeyboardInterrupt):
-        make("mt6-base", tmp_path)
-    assert said[said.index("--size") + 1] == "base" and said[said.index("--tasks") + 1] == "reach,push"
+        make(name, tmp_path)
+    flags = dict(zip(said[1::2], said[2::2], strict=True))
+    assert flags["--size"] == "base" and flags["--tasks"] == "reach,push"
+    assert (flags.get("--observation"), flags.get("--image-size")) == (
+        ("pixels", "128") if name == "mt6-pixels" else (None, None)
+    )
 
 
 def test_one_demonstration_on_a_base_of_its_own(tmp_path):

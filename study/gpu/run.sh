@@ -8,7 +8,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 names=()
 while [[ $# -gt 0 && $1 != -* ]]; do names+=("$1"); shift; done
-[[ ${#names[@]} -gt 0 ]] || names=(tests speed mt6-base mt6-small mt50-small mt50-base one-demonstration components)
+[[ ${#names[@]} -gt 0 ]] || names=(tests speed mt6-base mt6-small mt6-pixels mt50-small mt50-base one-demonstration components)
 failed=()
 for name in "${names[@]}"; do
     # Nine minutes, where a command may take ten; sections plan for eight.

@@ -44,7 +44,17 @@ class SectionConfig:
     """Measure one thing on a GPU."""
 
     name: tyro.conf.Positional[
-        Literal["tests", "speed", "mt6-base", "mt6-small", "mt50-small", "mt50-base", "one-demonstration", "components"]
+        Literal[
+            "tests",
+            "speed",
+            "mt6-base",
+            "mt6-small",
+            "mt6-pixels",
+            "mt50-small",
+            "mt50-base",
+            "one-demonstration",
+            "components",
+        ]
     ]
     device: str = "auto"  # auto | cuda; cpu goes with --tiny only
     peer: str = ""  # python of an environment with LeRobot, for speed; study/speed/lerobot_peer.py says how to make it
@@ -148,10 +158,12 @@ def from_nothing(config: SectionConfig, device: torch.device) -> dict:
     block 400, the one for choices; what is reported of the last one is from block 6.
     """
     group, size = config.name.split("-")
+    cameras = {"--observation": "pixels", "--image-size": 128, "--demos-per-task": 25} if size == "pixels" else {}
     home, begin = Path(config.runs).resolve() / config.name, time.perf_counter()
     shutil.rmtree(home, ignore_errors=True)  # "from nothing" includes the demonstrations
     home.mkdir(parents=True)
-    flags = {"--tasks": group, "--size": size, "--components": 4, "--save-every": 1000}
+    flags = {"--tasks": group, "--size": "base" if cameras else size, "--components": 4, "--save-every": 1000}
+    flags |= cameras
     if config.tiny:
         flags |= {"--tasks": "reach,push", "--components": 1, "--steps": 2, "--demos-per-task": 2}
         flags |= {"--horizon": 16, "--executed": 16}  # the network is asked seldom
@@ -266,7 +278,8 @@ def keep(home: Path) -> int | None:
 # ---------------------------------------------------------------------------------------------- all of it
 
 SECTIONS = {"tests": tests, "speed": speed, "components": components, "one-demonstration": one_demonstration,
-            **dict.fromkeys(("mt6-base", "mt6-small", "mt50-small", "mt50-base"), from_nothing)}  # fmt: skip
+            **dict.fromkeys(("mt6-base", "mt6-small", "mt6-pixels", "mt50-small", "mt50-base"), from_nothing),
+            }  # fmt: skip
 
 
 def main(config: SectionConfig) -> dict:

@@ -19,8 +19,9 @@ from train import Windows
 
 SHIFT, NOISE = 0.03, 0.005  # metres, standard deviation: across the table; of each position on its own
 ELSEWHERE, COPIES = 0.07, 100  # metres, standard deviation along either side of the table; how many are made
+LAG = 3  # steps by which the hand is behind its actions
 ASTRAY = 0.01  # metres, standard deviation: of a hand that has left its path
-CENTIMETRE = 0.01  # what an action of 1 moves the hand by, in one step
+CENTIMETRE = 0.01  # what an action of 1 moves the hand by, a step or three later
 POSITIONS = (("proprioception", 0), ("objects", 0), ("objects", 7), ("goal", 0))  # part, and where its x, y, z begin
 
 
@@ -101,12 +102,11 @@ def elsewhere(episode: dict, thing: np.ndarray, goal: np.ndarray) -> dict:
     """
     seen, actions, L = episode["observations"], episode["actions"].copy(), len(episode["actions"])
     at, moving = turns(episode)
-    toward, along = ramp(L + 1, 0, 0.6 * at)[:, None], ramp(L + 1, moving, moving + 0.7 * (L - moving))[:, None]
+    toward, along = ramp(L + 1, LAG, 0.7 * at)[:, None], ramp(L + 1, moving, moving + 0.7 * (L - moving))[:, None]
     of_hand = toward * thing + along * (goal - thing)  # (L + 1, 2)
     of_thing = thing + along * (goal - thing)
-    step = np.diff(seen["proprioception"][:, 0, :2], axis=0)
-    gain = (step * actions[:, :2]).sum() / (actions[:, :2] ** 2).sum()  # metres for an action of 1
-    actions[:, :2] = np.clip(actions[:, :2] + np.diff(of_hand, axis=0) / gain, -1, 1)
+    bends = np.diff(of_hand[np.minimum(np.arange(LAG, L + LAG + 1), L)], axis=0)
+    actions[:, :2] = np.clip(actions[:, :2] + bends / CENTIMETRE, -1, 1)
     made = {part: x.copy() for part, x in seen.items()}
     for frame in (0, 1):  # now, and a step ago
         ago = np.maximum(np.arange(L + 1) - frame, 0)
