@@ -48,18 +48,22 @@ WAYS = {
     **{way: {} for way in ("add-shift", "add-return", "add-noise", "add-elsewhere", "add-low-rank")},
     # Adapters on every layer, of as many parameters as a stage trains: for a run that has no components to add to.
     "low-rank": {"mode": "full"},
+    "low-rank-elsewhere": {"mode": "full"},
     # The honest rival: a policy of its own for each task, with as many parameters as a stage trains.
     "specialist": None,
+    "specialist-elsewhere": None,
     # Hardly more than the mean action. A task that it can do says nothing about adapting.
     "five-steps": {"mode": "scratch", "steps": 5},
 }
-OURS = {  # ways in which a part of adapt.py is another one
-    "low-rank": ("prepare", low_rank.prepare),
-    "add-low-rank": ("prepare", low_rank.prepare_component),
-    "add-shift": ("Windows", augment.Shifted),
-    "add-return": ("Windows", augment.Returning),
-    "add-noise": ("Windows", augment.Noisy),
-    "add-elsewhere": ("Windows", augment.Elsewhere),
+OURS = {  # ways in which a part of adapt.py, or train.py, is another one
+    "low-rank": {"prepare": low_rank.prepare},
+    "low-rank-elsewhere": {"prepare": low_rank.prepare, "Windows": augment.Elsewhere},
+    "add-low-rank": {"prepare": low_rank.prepare_component},
+    "add-shift": {"Windows": augment.Shifted},
+    "add-return": {"Windows": augment.Returning},
+    "add-noise": {"Windows": augment.Noisy},
+    "add-elsewhere": {"Windows": augment.Elsewhere},
+    "specialist-elsewhere": {"Windows": augment.Elsewhere},
 }
 SPECIALIST = {"channels": (16, 32), "kernel": 3}  # widths of its one component
 
@@ -113,19 +117,20 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
         folder = f"runs/{config.out.removeprefix('study/')}/{path.stem}"
         usual = {"demos_per_task": config.demos, "demo_draw": draw, "steps": config.steps, "seed": seed,
                  "eval_episodes": 0, "out": folder}  # fmt: skip
-        if way == "specialist":
-            train.SIZES[way] = SPECIALIST
+        alone = way.startswith("specialist")
+        if alone:
+            train.SIZES["specialist"] = SPECIALIST
             base = runs.read_config(ROOT / config.run)["train"]
             sees = {name: base[name] for name in ("observation", "cameras", "image_size")}
-            flags = train.TrainConfig(tasks=task, components=1, size=way, **usual, **sees)
+            flags = train.TrainConfig(tasks=task, components=1, size="specialist", **usual, **sees)
         else:
             flags = adapt.AdaptConfig(run=config.run, tasks=task, **usual | WAYS[way])
         # train.py writes weights on its way, too.
         if not ((ROOT / folder / "model.safetensors").exists()
                 and runs.training_record(ROOT / folder)["steps"] == flags.steps):  # fmt: skip
             shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
-            with mock.patch.object(adapt, *OURS[way]) if way in OURS else nullcontext():
-                train.main(flags) if way == "specialist" else stages.main(flags, adapt.learn)
+            with mock.patch.multiple(train if alone else adapt, **OURS[way]) if way in OURS else nullcontext():
+                train.main(flags) if alone else stages.main(flags, adapt.learn)
         made = runs.difference(ROOT / folder, asdict(flags), ("out", "device", "retain", "encoder_rank"))
         assert made is None, f"{folder} has {made}: remove it"
         new = runs.load_policy(ROOT / folder, device)
