@@ -43,8 +43,9 @@ from torch.nn.utils import parametrize
 
 import skills
 from encoder import join
+from envs import elsewhere
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from plumbing import resume, runs, stages, tensors
+from plumbing import resume, runs, stages
 from plumbing.cli import numbers, parse, progress, run, say
 from plumbing.log import Log, Usage
 from plumbing.memory import Memory
@@ -72,6 +73,7 @@ class AdaptConfig:
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
+    copies: int | None = None  # made of each, as if things stood elsewhere (envs/elsewhere.py); default 100 of up to 3
     steps: int | None = None  # optimiser steps of a stage; default 2000 for each new task
     batch_size: int = 64
     lr: float = 1e-3  # schedule, weight decay, clipping and averaging are train.py's
@@ -269,7 +271,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     # ---- Grow, freeze, and say what learns.
     torch.manual_seed(config.seed)
     variant, grown, parts, copied = prepare(config, policy.variant, policy, tasks, demos)
-    windows = Windows(grown, tasks, demos, device)
+    windows = Windows(grown, tasks, elsewhere.multiply(demos, config.copies, config.seed), device)
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
@@ -307,9 +309,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
 
     # ---- Save. The weights come last: a folder that has them holds a finished stage.
     if memory:
-        for task in tasks:
-            memory.add(task, make_windows(demos[task], 1)[0])
-        tensors.save(folder / "replay.safetensors", memory.kept)
+        memory.save(folder, {task: make_windows(demos[task], 1)[0] for task in tasks})
     if config.retain == "exact":
         base, (*others, skill) = skills.take_apart(grown)
         grown = skills.put_together(base, [*others, *earlier, skill])

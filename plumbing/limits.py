@@ -16,7 +16,7 @@ LIMITS = {
     "components": (1, 1024), "new_components": (1, 1024), "horizon": (1, 1024), "executed": (1, 1024),
     "encoder_rank": (0, 1024),
     "steps": (1, 10**9), "batch_size": (1, 10**6), "log_every": (1, 10**9), "save_every": (1, 10**9),
-    "demos_per_task": (1, 10_000), "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000),
+    "demos_per_task": (1, 10_000), "copies": (0, 1000), "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000),
     "seed": (0, 2**31 - 1), "eval_seed": (0, 2**31 - 1),
     "lr": (1e-38, 1e38), "weight_decay": (0, 1e38), "grad_clip": (1e-38, 1e38),  # what a float32 can hold
 }  # fmt: skip

@@ -40,6 +40,12 @@ class Memory:
         chosen = rows(observation, np.linspace(0, len(next(iter(observation.values()))) - 1, REPLAYED).astype(int))
         self.kept |= {f"{task}/{part}": x.clone() for part, x in chosen.items()}
 
+    def save(self, folder: Path, new: dict[str, dict[str, Tensor]]) -> None:
+        """Into a run's folder, with some of what new tasks look like: task -> {part: (N, *shape)}."""
+        for task, observation in new.items():
+            self.add(task, observation)
+        tensors.save(folder / "replay.safetensors", self.kept)
+
     def drift(self, grown) -> Tensor:
         """How far the grown router is from the old one there: squared error, components added since should have 0."""
         training, grown.training = grown.training, False  # as they were asked: no picture is moved

@@ -18,6 +18,7 @@ import evaluate
 import skills
 import train
 from encoder import StateEncoder, rows
+from envs import elsewhere
 from envs.demos import DATASET_ID, drawn
 from envs.pixels import as_seen_by
 from envs.rollout import Roller, block_seeds
@@ -68,6 +69,11 @@ def check(config) -> list[str]:
     tasks = resolve_tasks(config.tasks or config.sequence)
     if config.run:
         tasks = as_seen_by(runs.read_config(Path(config.run))["policy_config"]["tasks"], tasks)
+    if config.copies and (other := [task for task in tasks if not elsewhere.possible(task)]):
+        raise BadInput(f"--copies: which numbers of '{other[0]}' are positions is not known; leave it out, or say 0")
+    if config.copies is None:
+        few = config.demos_per_task <= elsewhere.FEW and all(map(elsewhere.possible, tasks))
+        config.copies = elsewhere.COPIES if few else 0
     if not config.run and len(tasks) < 2:
         raise BadInput("--sequence without --run begins with a fresh policy for the first task: name more than one")
     return tasks

@@ -31,6 +31,7 @@ from study.ml45 import augment, low_rank  # noqa: E402
 
 WAYS = {
     "add-exact": {},
+    "add-elsewhere": {"copies": 100},
     "full": {"mode": "full"},
     "small": {"mode": "router"},  # name, router and correction of the encoder, no new component
     **{f"rank-{rank}": {"encoder_rank": rank} for rank in (0, 4, 16, 64)},
@@ -45,10 +46,10 @@ WAYS = {
     "two": {"new_components": 2},
     "slow": {"lr": 3e-4},
     "fast": {"lr": 3e-3},
-    **{way: {} for way in ("add-shift", "add-return", "add-noise", "add-elsewhere", "add-low-rank")},
+    **{way: {} for way in ("add-shift", "add-return", "add-noise", "add-low-rank")},
     # Adapters on every layer, of as many parameters as a stage trains: for a run that has no components to add to.
     "low-rank": {"mode": "full"},
-    "low-rank-elsewhere": {"mode": "full"},
+    "low-rank-elsewhere": {"mode": "full", "copies": 100},
     # The honest rival: a policy of its own for each task, with as many parameters as a stage trains.
     "specialist": None,
     "specialist-elsewhere": None,
@@ -57,12 +58,11 @@ WAYS = {
 }
 OURS = {  # ways in which a part of adapt.py, or train.py, is another one
     "low-rank": {"prepare": low_rank.prepare},
-    "low-rank-elsewhere": {"prepare": low_rank.prepare, "Windows": augment.Elsewhere},
+    "low-rank-elsewhere": {"prepare": low_rank.prepare},
     "add-low-rank": {"prepare": low_rank.prepare_component},
     "add-shift": {"Windows": augment.Shifted},
     "add-return": {"Windows": augment.Returning},
     "add-noise": {"Windows": augment.Noisy},
-    "add-elsewhere": {"Windows": augment.Elsewhere},
     "specialist-elsewhere": {"Windows": augment.Elsewhere},
 }
 SPECIALIST = {"channels": (16, 32), "kernel": 3}  # widths of its one component
@@ -124,7 +124,7 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
             sees = {name: base[name] for name in ("observation", "cameras", "image_size")}
             flags = train.TrainConfig(tasks=task, components=1, size="specialist", **usual, **sees)
         else:
-            flags = adapt.AdaptConfig(run=config.run, tasks=task, **usual | WAYS[way])
+            flags = adapt.AdaptConfig(run=config.run, tasks=task, **usual | {"copies": 0} | WAYS[way])
         # train.py writes weights on its way, too.
         if not ((ROOT / folder / "model.safetensors").exists()
                 and runs.training_record(ROOT / folder)["steps"] == flags.steps):  # fmt: skip

@@ -1,0 +1,85 @@
+"""One demonstration made into many: as if the thing and its goal had stood elsewhere on the table.
+
+Policies that saw a task once fail where it begins far from what they saw (study/ml45/nearness.py). But what a hand does
+near a thing depends on where the thing is from the hand, and hardly on where both are. So whole demonstrations are
+made: the hand begins where it began, the thing stands a few centimetres away, its goal too, and the path between them
+bends. Near the thing, and near the goal, the hand does what it did, as seen from there. The idea is MimicGen's
+(Mandlekar et al., arXiv 2310.17596, section 4), which cuts demonstrations at the same two places. Unlike there, no
+simulator checks what was made: a few are impossible (through a wall, or off the table), most are not.
+
+adapt.py does this where there are at most FEW demonstrations of a task (`--copies`).
+
+Axis legend: L steps of an episode
+"""
+
+import numpy as np
+
+from envs.metaworld import PARTS
+from envs.tasks import spaces
+
+FEW, COPIES = 3, 100  # up to so many demonstrations of a task, so many are made of each: adapt.py's default
+SPREAD = 0.07  # metres, standard deviation of how far things are moved along either side of the table
+CENTIMETRE, LAG = 0.01, 3  # what an action of 1 moves the hand by, and how many steps later it has done so
+THING, OTHER = slice(0, 3), slice(7, 10)  # positions among an object's numbers
+
+
+def possible(task: str) -> bool:
+    """Whether it is known which of its numbers are positions: MetaWorld's tasks, seen from the state."""
+    return spaces(task).parts == PARTS
+
+
+def multiply(demos: dict[str, list[dict]], copies: int, seed: int) -> dict[str, list[dict]]:
+    """task -> its demonstrations, and `copies` made of each. The same ones for the same seed.
+
+    Whether a goal goes with its thing (a lock on a door) or not (a bin) is not known from one demonstration: in half of
+    the copies it does, in half it stands somewhere of its own. Those that cannot be never come up, and do no harm.
+    """
+    random, made = np.random.default_rng(seed), {}
+    for task, episodes in demos.items():
+        made[task] = list(episodes)
+        for copy in range(copies):
+            for episode in episodes:
+                thing, goal = SPREAD * random.standard_normal((2, 2))
+                made[task].append(moved(episode, thing, thing if copy % 2 else goal))
+    return made
+
+
+def moved(episode: dict, thing: np.ndarray, goal: np.ndarray) -> dict:
+    """The episode as if the thing had stood `thing` (2,) metres away, and its goal `goal` (2,).
+
+    The hand is as far from its path as the thing when it has reached it (a bit before: it comes from above), and as far
+    as the goal a bit before the end; the thing goes with the hand. Actions bend with the path. Where one would have to
+    be larger than 1, the direction is right and the speed is not: acting looks again after a few steps anyway.
+    """
+    seen, actions, L = episode["observations"], episode["actions"].copy(), len(episode["actions"])
+    at, moving = turns(episode)
+    toward, along = ramp(L + 1, LAG, 0.7 * at)[:, None], ramp(L + 1, moving, moving + 0.7 * (L - moving))[:, None]
+    of_hand = toward * thing + along * (goal - thing)  # (L + 1, 2)
+    of_thing = thing + along * (goal - thing)
+    bends = np.diff(of_hand[np.minimum(np.arange(LAG, L + LAG + 1), L)], axis=0)
+    actions[:, :2] = np.clip(actions[:, :2] + bends / CENTIMETRE, -1, 1)
+    made = {part: x.copy() for part, x in seen.items()}
+    for frame in (0, 1):  # now, and a step ago
+        ago = np.maximum(np.arange(L + 1) - frame, 0)
+        made["proprioception"][:, frame, :2] += of_hand[ago]
+        for position in (THING, OTHER):
+            x = made["objects"][:, frame, position]
+            x[:, :2] += (x != 0).any(-1, keepdims=True) * of_thing[ago]  # one that is not there stays at 0, 0, 0
+    made["goal"][:, :2] += (made["goal"] != 0).any(-1, keepdims=True) * goal
+    return {"observations": {part: x.astype(np.float32) for part, x in made.items()},
+            "actions": actions.astype(np.float32)}  # fmt: skip
+
+
+def turns(episode: dict) -> tuple[int, int]:
+    """The first steps at which the hand is at the thing (within 2 cm of the nearest that it ever gets), and at which
+    the thing has been moved from there by 1 cm (L, if never)."""
+    hand, thing = (episode["observations"][part][:, 0, THING] for part in ("proprioception", "objects"))
+    distance = np.linalg.norm(hand - thing, axis=1)
+    at = int(np.argmax(distance < distance.min() + 0.02))
+    away = np.linalg.norm(thing[at:] - thing[at], axis=1) > 0.01
+    return at, at + int(np.argmax(away)) if away.any() else len(thing) - 1
+
+
+def ramp(length: int, begin: float, end: float) -> np.ndarray:
+    """(length,): 0 until begin, 1 from end on."""
+    return np.clip((np.arange(length) - begin) / max(end - begin, 1), 0, 1)
