@@ -25,7 +25,7 @@ THING, OTHER = slice(0, 3), slice(7, 10)  # positions among an object's numbers
 
 def possible(task: str) -> bool:
     """Whether it is known which of its numbers are positions: MetaWorld's tasks, seen from the state."""
-    return spaces(task).parts == PARTS
+    return spaces(task).observation == PARTS
 
 
 def multiply(demos: dict[str, list[dict]], copies: int, seed: int) -> dict[str, list[dict]]:

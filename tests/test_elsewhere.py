@@ -1,8 +1,16 @@
 """Demonstrations that were made of others: what stays, what moves, and that a real arm does what they say."""
 
+import gymnasium
 import numpy as np
+import pytest
+from conftest import command
+from toy import Point  # noqa: F401  (registers toy:Point-v0)
 
+import adapt
 from envs import elsewhere
+from envs.demos import demonstrations
+from plumbing.cli import BadInput
+from plumbing.runs import read_config
 
 
 def test_a_demonstration_as_if_things_had_stood_elsewhere():
@@ -43,3 +51,60 @@ def test_a_demonstration_as_if_things_had_stood_elsewhere():
     near(seen["objects"][..., 2:], objects[..., 2:])  # height, quaternion, and the other thing, which is not there
     near(seen["proprioception"][..., 2:], hand[..., 2:])
     assert np.abs(elsewhere.moved(episode, 100 * thing, there)["actions"]).max() == 1
+
+
+def test_a_real_arm_goes_where_the_made_actions_say(data_dir):
+    """MuJoCo's arm, without feedback, from the expert's actions and from bent ones: their paths differ as promised."""
+    (episode,) = demonstrations(["push"], 1, data_dir)["push"]
+    at, _ = elsewhere.turns(episode)
+    offset = np.array([0.03, -0.03])  # such that hardly an action would have to be larger than 1
+    bent, paths = elsewhere.moved(episode, offset, offset), []
+    for actions in (episode["actions"], bent["actions"]):
+        env = gymnasium.make("fdp/push-v3")
+        observation, _ = env.reset(seed=0)
+        path = [observation["proprioception"][0, :2]]
+        for action in actions[:at]:
+            path.append(env.step(action)[0]["proprioception"][0, :2])
+        paths.append(np.stack(path))
+    promised = (bent["observations"]["proprioception"] - episode["observations"]["proprioception"])[: at + 1, 0, :2]
+    np.testing.assert_allclose(paths[1] - paths[0], promised, atol=0.008)
+    assert np.abs(promised[-1] - offset).max() < 1e-6
+
+
+def test_originals_stay_and_the_same_seed_makes_the_same(data_dir):
+    demos = demonstrations(["reach", "push"], 2, data_dir)
+    made, again, other = (elsewhere.multiply(demos, 4, seed) for seed in (0, 0, 1))
+    for task, episodes in demos.items():
+        assert len(made[task]) == 2 + 2 * 4 and made[task][:2] == episodes
+        assert all(np.array_equal(a["actions"], b["actions"]) for a, b in zip(made[task], again[task], strict=True))
+        assert not np.array_equal(made[task][-1]["actions"], other[task][-1]["actions"])
+        moves = [
+            [
+                one["observations"][part][0, ..., :2] - of["observations"][part][0, ..., :2]
+                for part in ("objects", "goal")
+            ]
+            for one, of in zip(made[task][2:], 4 * episodes, strict=True)
+        ]
+        together = [bool(np.allclose(thing[0], goal, atol=1e-6)) for thing, goal in moves]
+        assert together == [False, False, True, True] * 2  # every other one, of either demonstration
+    assert elsewhere.multiply(demos, 0, 0) == demos
+
+
+@pytest.mark.parametrize("flags,copies", [((1,), 100), ((3,), 100), ((4,), 0), ((4, "--copies", 2), 2),
+                                          ((1, "--copies", 0), 0)])  # fmt: skip
+def test_few_demonstrations_are_made_into_many(tiny_run, data_dir, tmp_path, monkeypatch, flags, copies):
+    asked = []
+    multiply = elsewhere.multiply
+    monkeypatch.setattr(elsewhere, "multiply", lambda demos, n, seed: multiply(demos, asked.append(n) or n, seed))
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--steps", 1, "--data-dir", data_dir, "--device", "cpu",
+            "--eval-episodes", 0, "--out", tmp_path / "run", "--demos-per-task", *flags)  # fmt: skip
+    assert asked == [copies] and read_config(tmp_path / "run")["train"]["copies"] == copies
+
+
+def test_where_positions_are_is_not_known_of_other_environments(tiny_run, tmp_path):
+    assert elsewhere.possible("push") and not elsewhere.possible("toy:Point-v0")
+    with pytest.raises(BadInput, match="--copies: which numbers of 'toy:Point-v0' are positions is not known"):
+        command(adapt, "--run", tiny_run, "--tasks", "toy:Point-v0", "--copies", 5, "--out", tmp_path / "run")
+    with pytest.raises(BadInput, match="--copies must be at most 1000, got 1001"):
+        command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--copies", 1001, "--out", tmp_path / "run")
+    assert not list(tmp_path.iterdir())
