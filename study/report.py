@@ -31,11 +31,11 @@ from study.adapt.results import (  # noqa: E402
 from study.core.results import MT6, commands, core, core_groups, mt6, mt6_difference  # noqa: E402
 from study.forks.results import fork_table, forks  # noqa: E402
 from study.intervals import RESAMPLES, by_task, number, success  # noqa: E402
-from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, expert, read, table, text, words  # noqa: E402
+from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, bullets, expert, read, table, text, words  # noqa: E402
 from study.ml45.results import one_demonstration, one_demonstration_finding  # noqa: E402
 from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
 from study.pixels.results import cameras  # noqa: E402
-from study.router.results import how_many, on_fifty, rivals, waking  # noqa: E402
+from study.router.results import how_many, on_fifty, rivals, routing_finding, waking  # noqa: E402
 from study.sequences.results import from_nothing  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
 
@@ -144,8 +144,9 @@ def finding(study: Path) -> list[str]:
         *text(f"Factorizing {verdict} one network of the same size here: on six tasks the difference is {more} points "
               f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({len(found[MT6[0]])} seeds, "
               f"95 % intervals; the scripted expert has {number(successes / n)}).", bullet=True),
-        *text(f"The router hardly routes: trained with weights fixed at 1/K the policy has "
-              f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (one seed).", bullet=True),
+        *text("The router hardly routes: trained with weights fixed at 1/K the policy has "
+              f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (one seed).",
+              *when_measured(routing_finding, study), bullet=True),
         *text(f"New tasks are added without forgetting: a stage (a component copied, a router, a correction of the "
               f"encoder) learns four to {number(success(new_tasks(exact)))} with {share:.0%} of the parameters (the "
               f"expert {number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning everything has "
@@ -155,14 +156,14 @@ def finding(study: Path) -> list[str]:
               f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations; from {one} "
               f"{demos['specialist']} (adding {demos['add-exact']}), after {fewest} steps {steps['specialist']} "
               f"({steps['add-exact']}).", bullet=True),
-        *when_measured(one_demonstration_finding, study), *when_measured(fifty_finding, study),
+        *bullets(*when_measured(one_demonstration_finding, study), *when_measured(fifty_finding, study))[:-1],
     ]  # fmt: skip
 
 
 def when_measured(function, study: Path) -> list[str]:
-    """An item of the finding, where there is something to say."""
+    """A part of the finding, where there is something to say."""
     try:
-        return text(function(study), bullet=True)
+        return [function(study)]
     except NotMeasured:
         return []
 

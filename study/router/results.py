@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from study.intervals import DAGGER, Difference, by_task, crossed_difference, crossed_rate, number, rate
-from study.markdown import evenly, expert, expert_cell, played_on, read, span, table, text, words
+from study.markdown import NotMeasured, evenly, expert, expert_cell, played_on, read, span, table, text, words
 from study.router.table import PREDICTIONS
 from study.router.table import WAYS as WAKING
 
@@ -59,6 +59,34 @@ def waking(study: Path) -> list[str]:
               f"written down beforehand: {ROUTES[0]} nats about the task, with an interval above the untrained; and "
               f"{-ROUTES[1]} points lost with weights of another task, with an interval below zero."),
     ]  # fmt: skip
+
+
+SPARSE = "top2-bonus"  # what the finding speaks of, beside "softmax"
+
+
+def routing_finding(study: Path) -> str:
+    """What a router can be paid for."""
+    found = read(study, "router/wake/*.json")
+    if missing := {SPARSE, "softmax"} - set(found):
+        raise NotMeasured(f"`study/router/wake/{min(missing)}.json`")
+    usual, sparse = (found[name] for name in ("softmax", SPARSE))
+    nats = [number(r["tells"]["task"]["above"], 2) for r in (usual, sparse)]
+    most = number(sparse["tells"]["task"]["most"], 2)
+    swapped = number(sparse["changed"]["another task's"]["success"])
+    verdict = "it does" if routes(sparse) else "it does not either"
+    told = (f"Paid for telling situations apart, with the best two of four acting (`--policy informed --top 2`), "
+            f"{verdict}: a component tells {nats[1]} of {most} nats about the task (before: {nats[0]}), and with "
+            f"another task's weights {number(sparse['success'])} falls to {swapped}")  # fmt: skip
+    pair = [[json.loads(path.read_text()) for path in sorted(study.glob(f"router/baselines/mt6-25-{name}-s[0-9].json"))]
+            for name in ("informed", "fdp")]  # fmt: skip
+    seeds = min(map(len, pair))
+    if not seeds:
+        return f"{told} (one seed, block for choices)."
+    mine, its = (r[:seeds] for r in pair)
+    change = crossed_difference(redrawn(mine), redrawn(its))
+    rates = [number(rate(by_task(r)).mean) for r in (mine, its)]
+    return (f"{told} (one seed, block for choices). On new episodes it has {rates[0]}, today's router {rates[1]}: "
+            f"{change} points ({seeds} seed{'s' * (seeds > 1)}).")  # fmt: skip
 
 
 def by_name(study: Path, pattern: str) -> dict[str, list[dict]]:
