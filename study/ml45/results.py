@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from study.adapt.results import ALONE
 from study.intervals import count, crossed_difference, crossed_rate, number, stack, success
 from study.markdown import NotMeasured, bullets, expert, played_on, read, span, table, text, words
 
@@ -101,17 +100,22 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]],
 
 
 def one_demonstration_finding(study: Path) -> str:
+    """Of the way that adapt.py goes by itself, where that is measured."""
     found = crossed_runs(study, 1, 2000)
-    best, rival = found["fdp", "add-exact"], found["monolithic", "low-rank"]
+    made = "-elsewhere" * (("fdp", "add-elsewhere") in found)
+    best, usual = found["fdp", "add-exact" if not made else "add-elsewhere"], found["fdp", "add-exact"]
+    fair = {way: found.get((base, f"{way}{made}")) for base, way in (("fdp", "specialist"), ("monolithic", "low-rank"))}
+    rival = fair["low-rank"] or found["monolithic", "low-rank"]
     runs = [r for key in found for r in read(study, f"ml45/{key[0]}/{key[1]}-*-d1-n2000-*.json").values()]
     successes, n = expert(runs, NEW_ML45)
-    change = crossed_difference(best, rival)
-    alone = {way: number(success(found["fdp", way])) for way in ALONE[:2]}
+    change = crossed_difference(best if fair["low-rank"] else usual, rival)
+    more = crossed_difference(best, usual)
+    how = f", of which a hundred are made ({more} points more than without)," if made else ""
+    alone = f"; a policy for it alone has {number(success(fair['specialist']))}" if fair["specialist"] else ""
     why = "Factorizing helps here" if change.low > 0 else "Factorizing is not shown to help"
     return (
-        f"A policy of 45 tasks learns each of five others from one demonstration to {number(crossed_rate(best).mean)} "
-        f"(from nothing {alone['specialist']} and {alone['scratch']}, with the first of the demonstrations; the expert "
-        f"{number(successes / n)}). {why}: one "
-        f"network of the same size, with low-rank adapters, has {number(success(rival))}; the difference is {change} "
-        f"points ({change.verdict})."
+        f"A policy of 45 tasks learns each of five others from one demonstration{how} to "
+        f"{number(crossed_rate(best).mean)}{alone}; the expert {number(successes / n)}. {why}: one network of the same "
+        f"size, with low-rank adapters, has {number(success(rival))}; the difference is {change} points "
+        f"({change.verdict})."
     )
