@@ -47,14 +47,13 @@ def multiply(demos: dict[str, list[dict]], copies: int, seed: int) -> dict[str, 
 def moved(episode: dict, thing: np.ndarray, goal: np.ndarray) -> dict:
     """The episode as if the thing had stood `thing` (2,) metres away, and its goal `goal` (2,).
 
-    The hand is as far from its path as the thing before it goes down to it, and as far as the goal a bit before the
-    end; the thing goes with the hand. Actions bend with the path. Where one would have to
+    The hand is as far from its path as the thing when it has reached it (a bit before: it comes from above), and as far
+    as the goal a bit before the end; the thing goes with the hand. Actions bend with the path. Where one would have to
     be larger than 1, the direction is right and the speed is not: acting looks again after a few steps anyway.
     """
     seen, actions, L = episode["observations"], episode["actions"].copy(), len(episode["actions"])
-    above, at, moving = turns(episode)
-    toward = ramp(L + 1, LAG, min(above + 10, 0.7 * at))[:, None]
-    along = ramp(L + 1, moving, moving + 0.7 * (L - moving))[:, None]
+    at, moving = turns(episode)
+    toward, along = ramp(L + 1, LAG, 0.7 * at)[:, None], ramp(L + 1, moving, moving + 0.7 * (L - moving))[:, None]
     of_hand = toward * thing + along * (goal - thing)  # (L + 1, 2)
     of_thing = thing + along * (goal - thing)
     bends = np.diff(of_hand[np.minimum(np.arange(LAG, L + LAG + 1), L)], axis=0)
@@ -71,18 +70,14 @@ def moved(episode: dict, thing: np.ndarray, goal: np.ndarray) -> dict:
             "actions": actions.astype(np.float32)}  # fmt: skip
 
 
-def turns(episode: dict) -> tuple[int, int, int]:
-    """The first steps at which the hand is at the thing (within 2 cm of the nearest that it ever gets), before that:
-    above it (within 2 cm of that place across the table, and stays), and after it: at which the thing has been moved
-    from there by 1 cm (L, if never). -> above, at, moving."""
+def turns(episode: dict) -> tuple[int, int]:
+    """The first steps at which the hand is at the thing (within 2 cm of the nearest that it ever gets), and at which
+    the thing has been moved from there by 1 cm (L, if never)."""
     hand, thing = (episode["observations"][part][:, 0, THING] for part in ("proprioception", "objects"))
     distance = np.linalg.norm(hand - thing, axis=1)
     at = int(np.argmax(distance < distance.min() + 0.02))
-    across = np.linalg.norm((hand - thing)[: at + 1, :2], axis=1)
-    beside = np.flatnonzero(across > across[at] + 0.02)
     away = np.linalg.norm(thing[at:] - thing[at], axis=1) > 0.01
-    moving = at + int(np.argmax(away)) if away.any() else len(thing) - 1
-    return int(beside[-1]) + 1 if len(beside) else 0, at, moving
+    return at, at + int(np.argmax(away)) if away.any() else len(thing) - 1
 
 
 def ramp(length: int, begin: float, end: float) -> np.ndarray:
