@@ -19,7 +19,6 @@ from study.adapt.results import (  # noqa: E402
     NEW,
     before,
     budget,
-    least,
     new_tasks,
     old_change,
     one_task,
@@ -36,7 +35,7 @@ from study.ml45.results import one_demonstration, one_demonstration_finding  # n
 from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
 from study.pixels.results import cameras  # noqa: E402
 from study.router.results import how_many, on_fifty, rivals, routing_finding, waking  # noqa: E402
-from study.sequences.results import from_nothing  # noqa: E402
+from study.sequences.results import from_nothing, in_turn_finding  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
 
 
@@ -138,8 +137,6 @@ def finding(study: Path) -> list[str]:
     exact, full = adapted["add-exact"], adapted["full"]
     new, of = expert([r for mine in adapted.values() for r in mine], NEW)
     share = exact[0]["stage"]["trained_parameters"] / full[0]["stage"]["trained_parameters"]
-    fewest, steps = least(study, "steps")
-    one, demos = least(study, "demos_per_task")
     return [
         *text(f"Factorizing {verdict} one network of the same size here: on six tasks the difference is {more} points "
               f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({len(found[MT6[0]])} seeds, "
@@ -150,12 +147,10 @@ def finding(study: Path) -> list[str]:
         *text(f"New tasks are added without forgetting: a stage (a component copied, a router, a correction of the "
               f"encoder) learns four to {number(success(new_tasks(exact)))} with {share:.0%} of the parameters (the "
               f"expert {number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning everything has "
-              f"{number(success(new_tasks(full)))}, and loses {number(-old_change(full, was).mean, 1)} points on them.",
-              bullet=True),
-        *text(f"The honest rival, a policy of a stage's size for each new task alone, has "
-              f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations; from {one} "
-              f"{demos['specialist']} (adding {demos['add-exact']}), after {fewest} steps {steps['specialist']} "
-              f"({steps['add-exact']}).", bullet=True),
+              f"{number(success(new_tasks(full)))}, and loses {number(-old_change(full, was).mean, 1)} points on them. "
+              "The honest rival, a policy of a stage's size for each new task alone, has "
+              f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations.",
+              *when_measured(in_turn_finding, study), bullet=True),
         *bullets(*when_measured(one_demonstration_finding, study), *when_measured(fifty_finding, study))[:-1],
     ]  # fmt: skip
 

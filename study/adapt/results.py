@@ -355,10 +355,3 @@ def why_paper(study: Path) -> list[str]:
               f"{total['before']} to {total['paper']} of {n}. With that weight given back to the component that was "
               f"copied, they have {total['given_back']}. The rest is weight that the router shifted among old ones."),
     ]  # fmt: skip
-
-
-def least(study: Path, varied: str) -> tuple[int, dict[str, str]]:
-    """The smallest budget that was measured, and way -> success on the new tasks with it."""
-    found = budget_runs(study, varied)
-    level = min(level for _, level in found)
-    return level, {way: number(success(found[way, level])) for way in EVERY}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study.intervals import DAGGER, by_task, number, rate
+from study.intervals import DAGGER, by_task, number, rate, success
 from study.markdown import NotMeasured, expert, played_on, table, text
 
 LIMIT = 200  # steps, in published tables of these sequences
@@ -74,3 +74,14 @@ def from_nothing(study: Path) -> list[str]:
         "0.730), generative replay 0.853 (0.082), Trust Region 0.883 (0.044). Other demonstrations, another network: "
         "beside ours, not a comparison.",
     )]  # fmt: skip
+
+
+def in_turn_finding(study: Path) -> str:
+    found = in_turn(study, "cw10")
+    if "exact" not in found:
+        raise NotMeasured("`study/sequences/cw10-exact-*.json`")
+    results, last = found["exact"]
+    successes, n = expert(last)
+    lost, seeds = number(max(r["forgetting"] for r in results), 1), len(results)
+    return (f"Continual World's ten in turn, from nothing: {number(success(by_task(last)))}, forgetting {lost} ({seeds} "
+            f"seed{'s' * (seeds > 1)}; the expert {number(successes / n)}).")  # fmt: skip
