@@ -83,5 +83,5 @@ def in_turn_finding(study: Path) -> str:
     results, last = found["exact"]
     successes, n = expert(last)
     lost, seeds = number(max(r["forgetting"] for r in results), 1), len(results)
-    return (f"Continual World's ten in turn, from nothing: {number(success(by_task(last)))}, forgetting {lost} ({seeds} "
-            f"seed{'s' * (seeds > 1)}; the expert {number(successes / n)}).")  # fmt: skip
+    return (f"Continual World's ten in turn, from nothing: {number(success(by_task(last)))}, forgetting {lost} "
+            f"({seeds} seed{'s' * (seeds > 1)}; the expert {number(successes / n)}).")  # fmt: skip
