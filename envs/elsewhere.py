@@ -18,6 +18,7 @@ from envs.metaworld import PARTS
 from envs.tasks import spaces
 
 FEW, COPIES = 3, 100  # up to so many demonstrations of a task, so many are made of each: adapt.py's default
+MOST = 10_000  # made ones of a task: half a gigabyte
 SPREAD = 0.07  # metres, standard deviation of how far things are moved along either side of the table
 CENTIMETRE, LAG = 0.01, 3  # what an action of 1 moves the hand by, and how many steps later it has done so
 THING, OTHER = slice(0, 3), slice(7, 10)  # positions among an object's numbers

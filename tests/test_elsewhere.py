@@ -107,4 +107,7 @@ def test_where_positions_are_is_not_known_of_other_environments(tiny_run, tmp_pa
         command(adapt, "--run", tiny_run, "--tasks", "toy:Point-v0", "--copies", 5, "--out", tmp_path / "run")
     with pytest.raises(BadInput, match="--copies must be at most 1000, got 1001"):
         command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--copies", 1001, "--out", tmp_path / "run")
+    with pytest.raises(BadInput, match="--copies 1000 of 11 demonstrations would be 11,000 made ones; at most 10,000"):
+        command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--copies", 1000, "--demos-per-task", 11, "--out",
+                tmp_path / "run")  # fmt: skip
     assert not list(tmp_path.iterdir())
