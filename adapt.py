@@ -73,7 +73,7 @@ class AdaptConfig:
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
-    copies: int | None = None  # made of each, as if things stood elsewhere (envs/elsewhere.py); default 100 of up to 3
+    copies: int | None = None  # made of each, as if things stood elsewhere (envs/elsewhere.py); default 100, of up to 3
     steps: int | None = None  # optimiser steps of a stage; default 2000 for each new task
     batch_size: int = 64
     lr: float = 1e-3  # schedule, weight decay, clipping and averaging are train.py's

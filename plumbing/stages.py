@@ -72,8 +72,8 @@ def check(config) -> list[str]:
     if config.copies and (other := [task for task in tasks if not elsewhere.possible(task)]):
         raise BadInput(f"--copies: which numbers of '{other[0]}' are positions is not known; leave it out, or say 0")
     if (made := (config.copies or 0) * config.demos_per_task) > elsewhere.MOST:
-        raise BadInput(f"--copies {config.copies} of {config.demos_per_task} demonstrations would be {made:,} made ones; "
-                       f"at most {elsewhere.MOST:,} of a task")  # fmt: skip
+        raise BadInput(f"--copies {config.copies} of {config.demos_per_task} demonstrations would be {made:,} made "
+                       f"ones; at most {elsewhere.MOST:,} of a task")  # fmt: skip
     if config.copies is None:
         few = config.demos_per_task <= elsewhere.FEW and all(map(elsewhere.possible, tasks))
         config.copies = elsewhere.COPIES if few else 0
