@@ -28,7 +28,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def flags(data_dir):
-    return ["--steps", 6, "--demos-per-task", 2, "--data-dir", data_dir, "--eval-episodes", 0, "--device", "cpu"]
+    return ["--steps", 6, "--demos-per-task", 2, "--copies", 0, "--data-dir", data_dir, "--eval-episodes", 0, "--device",
+            "cpu"]  # fmt: skip
 
 
 def fingerprint(folder) -> dict:
