@@ -102,20 +102,20 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]],
 def one_demonstration_finding(study: Path) -> str:
     """Of the way that adapt.py goes by itself, where that is measured."""
     found = crossed_runs(study, 1, 2000)
-    made = "-elsewhere" * (("fdp", "add-elsewhere") in found)
-    best, usual = found["fdp", "add-exact" if not made else "add-elsewhere"], found["fdp", "add-exact"]
-    fair = {way: found.get((base, f"{way}{made}")) for base, way in (("fdp", "specialist"), ("monolithic", "low-rank"))}
-    rival = fair["low-rank"] or found["monolithic", "low-rank"]
+    made = "-elsewhere" if ("fdp", "add-elsewhere") in found else ""
+    usual, best = found["fdp", "add-exact"], found["fdp", "add-elsewhere" if made else "add-exact"]
+    bases, draws = (np.isfinite(best[NEW_ML45[0]]).any(2).any(axis).sum() for axis in (1, 0))
+    fair = ("monolithic", f"low-rank{made}")  # with the same demonstrations made of it; else both without
+    change = crossed_difference(best, found[fair]) if fair in found else (
+        crossed_difference(usual, found["monolithic", "low-rank"]))  # fmt: skip
     runs = [r for key in found for r in read(study, f"ml45/{key[0]}/{key[1]}-*-d1-n2000-*.json").values()]
     successes, n = expert(runs, NEW_ML45)
-    change = crossed_difference(best if fair["low-rank"] else usual, rival)
-    more = crossed_difference(best, usual)
-    how = f", of which a hundred are made ({more} points more than without)," if made else ""
-    alone = f"; a policy for it alone has {number(success(fair['specialist']))}" if fair["specialist"] else ""
-    why = "Factorizing helps here" if change.low > 0 else "Factorizing is not shown to help"
+    how = f", of which a hundred are made ({crossed_difference(best, usual)} points)," if made else ""
+    alone = number(success(found.get(("fdp", f"specialist{made}"), found["fdp", "specialist"])))
+    why = "helps here" if change.low > 0 else "is not shown to help"
     return (
         f"A policy of 45 tasks learns each of five others from one demonstration{how} to "
-        f"{number(crossed_rate(best).mean)}{alone}; the expert {number(successes / n)}. {why}: one network of the same "
-        f"size, with low-rank adapters, has {number(success(rival))}; the difference is {change} points "
-        f"({change.verdict})."
+        f"{number(crossed_rate(best).mean)} ({bases} base{'s' * int(bases > 1)}, {draws} demonstrations; a policy "
+        f"for it alone {alone}, the expert {number(successes / n)}). Factorizing {why}: beside one network of the same size "
+        f"with low-rank adapters, where both were measured, the difference is {change} points."
     )

@@ -70,23 +70,20 @@ def routing_finding(study: Path) -> str:
     if missing := {SPARSE, "softmax"} - set(found):
         raise NotMeasured(f"`study/router/wake/{min(missing)}.json`")
     usual, sparse = (found[name] for name in ("softmax", SPARSE))
-    nats = [number(r["tells"]["task"]["above"], 2) for r in (usual, sparse)]
-    most = number(sparse["tells"]["task"]["most"], 2)
+    nats, most = (number(sparse["tells"]["task"][key], 2) for key in ("above", "most"))
     swapped = number(sparse["changed"]["another task's"]["success"])
     verdict = "it does" if routes(sparse) else "it does not either"
     told = (f"Paid for telling situations apart, with the best two of four acting (`--policy informed --top 2`), "
-            f"{verdict}: a component tells {nats[1]} of {most} nats about the task (before: {nats[0]}), and with "
-            f"another task's weights {number(sparse['success'])} falls to {swapped}")  # fmt: skip
+            f"{verdict}: a component tells {nats} of {most} nats about the task (before: "
+            f"{number(usual['tells']['task']['above'], 2)}), and another task's weights take "
+            f"{number(sparse['success'])} to {swapped} (one seed)")  # fmt: skip
     pair = [[json.loads(path.read_text()) for path in sorted(study.glob(f"router/baselines/mt6-25-{name}-s[0-9].json"))]
             for name in ("informed", "fdp")]  # fmt: skip
     seeds = min(map(len, pair))
     if not seeds:
-        return f"{told} (one seed, block for choices)."
-    mine, its = (r[:seeds] for r in pair)
-    change = crossed_difference(redrawn(mine), redrawn(its))
-    rates = [number(rate(by_task(r)).mean) for r in (mine, its)]
-    return (f"{told} (one seed, block for choices). On new episodes it has {rates[0]}, today's router {rates[1]}: "
-            f"{change} points ({seeds} seed{'s' * (seeds > 1)}).")  # fmt: skip
+        return f"{told}."
+    change = crossed_difference(*(redrawn(results[:seeds]) for results in pair))
+    return f"{told}. On new episodes success changes by {change} points ({seeds} seed{'s' * (seeds > 1)})."
 
 
 def by_name(study: Path, pattern: str) -> dict[str, list[dict]]:
