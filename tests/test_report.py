@@ -366,6 +366,18 @@ def test_what_routes_and_what_was_not_measured_is_named(tmp_path):
     assert "Not measured yet: own-encoder, fast," in " ".join(lines[:5])
 
 
+def test_where_a_component_acts_and_what_fails_without_it():
+    left_out = {"without 0": {"a": entry(failed=range(10)), "b": entry(failed=range(4))},
+                "without 1": {"a": entry(), "b": entry(failed=range(5))}}  # fmt: skip
+    found = {"similarity": {"signed": [[1, 0], [0, 1]]}, "tasks": {"a": {"mean": [0.9, 0.1]}, "b": {"mean": [0.5, 0.5]}},
+             "played": {"a": entry(), "b": entry()},
+             "changed": {what: {"tasks": tasks} for what, tasks in left_out.items()}}  # fmt: skip
+    assert router.reading(found) == [
+        "Component 0 acts in a and b (mean weight at least 0.15); without it a loses half or more.",
+        "Component 1 acts in b (mean weight at least 0.15); without it b loses half or more.",
+    ]
+
+
 def written(folder: Path, *failed: int, loss: float = 0.5, weights=(0.9, 0.1)) -> None:
     """An evaluation of one task, and the log of the run."""
     folder.parent.mkdir(parents=True, exist_ok=True)

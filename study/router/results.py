@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from study.intervals import DAGGER, Difference, by_task, crossed_difference, crossed_rate, number, rate
-from study.markdown import NotMeasured, evenly, expert, expert_cell, played_on, read, span, table, text, words
+from study.markdown import NotMeasured, bullets, evenly, expert, expert_cell, played_on, read, span, table, text, words
 from study.router.table import PREDICTIONS
 from study.router.table import WAYS as WAKING
 
@@ -58,7 +58,31 @@ def waking(study: Path) -> list[str]:
               "the task that loses most minus the median task, in points, mean over components. *Routes*, by a rule "
               f"written down beforehand: {ROUTES[0]} nats about the task, with an interval above the untrained; and "
               f"{-ROUTES[1]} points lost with weights of another task, with an interval below zero."),
+        *(pictures(found[SPARSE]) if SPARSE in found and "tasks" in found[SPARSE] else []),
     ]  # fmt: skip
+
+
+def pictures(found: dict) -> list[str]:
+    """Of the way that the finding speaks of."""
+    return [
+        *text(f"`{SPARSE}`, from an episode's beginning to its end:"),
+        f"![{SPARSE}: the weight of each component over time, task by task](router/wake/{SPARSE}-time.png)", "",
+        f"![{SPARSE}: success with other weights, and without each component](router/wake/{SPARSE}-without.png)", "",
+        *bullets(*reading(found)),
+    ]  # fmt: skip
+
+
+def reading(found: dict) -> list[str]:
+    """What a person reads off the pictures of one way: where a component acts, and what fails without it."""
+    told = []
+    for k in range(len(found["similarity"]["signed"])):
+        acts = [task for task, entry in found["tasks"].items() if entry["mean"][k] >= 0.15]
+        left_out = found["changed"][f"without {k}"]["tasks"]
+        fails = [task for task, entry in found["played"].items()
+                 if (entry["successes"] - left_out[task]["successes"]) / entry["n"] >= 0.5]  # fmt: skip
+        told.append(f"Component {k} acts in {words(acts or ['nothing'])} (mean weight at least 0.15); without it "
+                    f"{words(fails or ['nothing'])} {'loses' if len(fails) < 2 else 'lose'} half or more.")  # fmt: skip
+    return told
 
 
 SPARSE = "top2-bonus"  # what the finding speaks of, beside "softmax"
