@@ -369,8 +369,8 @@ def test_what_routes_and_what_was_not_measured_is_named(tmp_path):
 def test_where_a_component_acts_and_what_fails_without_it():
     left_out = {"without 0": {"a": entry(failed=range(10)), "b": entry(failed=range(4))},
                 "without 1": {"a": entry(), "b": entry(failed=range(5))}}  # fmt: skip
-    found = {"similarity": {"signed": [[1, 0], [0, 1]]}, "tasks": {"a": {"mean": [0.9, 0.1]}, "b": {"mean": [0.5, 0.5]}},
-             "played": {"a": entry(), "b": entry()},
+    found = {"similarity": {"signed": [[1, 0], [0, 1]]}, "played": {"a": entry(), "b": entry()},
+             "tasks": {"a": {"mean": [0.9, 0.1]}, "b": {"mean": [0.5, 0.5]}},
              "changed": {what: {"tasks": tasks} for what, tasks in left_out.items()}}  # fmt: skip
     assert router.reading(found) == [
         "Component 0 acts in a and b (mean weight at least 0.15); without it a loses half or more.",
