@@ -28,8 +28,8 @@ def adapted(tiny_run, data_dir, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.Learner, "step", watch)
-        command(adapt, "--run", tiny_run, "--tasks", ",".join(NEW), "--steps", 5, "--demos-per-task", 2, "--data-dir",
-                data_dir, "--eval-episodes", 0, "--device", "cpu", "--out", folder)  # fmt: skip
+        command(adapt, "--run", tiny_run, "--tasks", ",".join(NEW), "--steps", 5, "--demos-per-task", 2, "--copies", 0,
+                "--data-dir", data_dir, "--eval-episodes", 0, "--device", "cpu", "--out", folder)  # fmt: skip
     return folder, steps
 
 

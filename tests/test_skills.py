@@ -25,7 +25,7 @@ def learned(tiny_run, data_dir, tmp_path_factory):
     """Task -> its run. One for each new task, learned apart from the same base; one with a correction of another rank,
     one without a new component. And "both": a second stage that leans on the first one too."""
     home = tmp_path_factory.mktemp("skills")
-    usual = ["--steps", 6, "--demos-per-task", 2, "--data-dir", data_dir, "--eval-episodes", 0, "--device", "cpu"]
+    usual = ["--steps", 6, "--demos-per-task", 4, "--data-dir", data_dir, "--eval-episodes", 0, "--device", "cpu"]
     more = dict.fromkeys(NEW, ()) | {"drawer-close": ("--encoder-rank", 3), "door-close": ("--mode", "router")}
     for task in NEW:
         command(adapt, "--run", tiny_run, "--tasks", task, *usual, *more[task], "--out", home / task)
@@ -147,7 +147,7 @@ def test_one_that_leans_on_another_goes_where_that_is(tiny_run, learned, tmp_pat
 
 def test_the_file_says_where_it_comes_from(learned):
     about = skills.read(file(learned["drawer-open"])).about
-    assert about["stage"]["trained_parameters"] > 0 and about["revision"] and about["demonstrations"] == 2
+    assert about["stage"]["trained_parameters"] > 0 and about["revision"] and about["demonstrations"] == 4
     assert about["base"] == OLD
 
 
