@@ -4,7 +4,7 @@ Policies that saw a task once fail where it begins far from what they saw (study
 near a thing depends on where the thing is from the hand, and hardly on where both are. So whole demonstrations are
 made: the hand begins where it began, the thing stands a few centimetres away, its goal too, and the path between them
 bends. Near the thing, and near the goal, the hand does what it did, as seen from there. The idea is MimicGen's
-(Mandlekar et al., arXiv 2310.17596, section 4), which cuts demonstrations at the same two places. Unlike there, no
+(Mandlekar et al., arXiv 2310.17596), which cuts demonstrations at the same two places. Unlike there, no
 simulator checks what was made: a few are impossible (through a wall, or off the table), most are not.
 
 adapt.py does this where there are at most FEW demonstrations of a task (`--copies`).

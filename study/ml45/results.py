@@ -117,7 +117,7 @@ def one_demonstration_finding(study: Path) -> str:
     return (
         f"A policy of 45 tasks learns each of five others from one demonstration{how} to "
         f"{number(crossed_rate(best).mean)} ({bases} base{'s' * int(bases > 1)}, {draws} demonstrations; a policy "
-        f"for it alone {alone}, the expert {number(successes / n)}). Factorizing {why}: beside one network of the same "
+        f"for it alone, from the first, {alone}, the expert {number(successes / n)}). Factorizing {why}: beside one network of the same "
         f"size with low-rank adapters the difference is {change} points (on {shared} of the {bases * draws} pairs of "
         "base and demonstration)."
     )

@@ -100,7 +100,7 @@ def routing_finding(study: Path) -> str:
     told = (f"Paid for telling situations apart, with the best two of four acting (`--policy informed --top 2`), "
             f"{verdict}: a component tells {nats} of {most} nats about the task (before: "
             f"{number(usual['tells']['task']['above'], 2)}), and another task's weights take "
-            f"{number(sparse['success'])} to {swapped} (one seed)")  # fmt: skip
+            f"{number(sparse['success'])} to {swapped} (one seed, block for choices)")  # fmt: skip
     pair = [[json.loads(path.read_text()) for path in sorted(study.glob(f"router/baselines/mt6-25-{name}-s[0-9].json"))]
             for name in ("informed", "fdp")]  # fmt: skip
     seeds = min(map(len, pair))
