@@ -116,8 +116,8 @@ def one_demonstration_finding(study: Path) -> str:
     why = "helps here" if change.low > 0 else "is not shown to help"
     return (
         f"A policy of 45 tasks learns each of five others from one demonstration{how} to "
-        f"{number(crossed_rate(best).mean)} ({bases} base{'s' * int(bases > 1)}, {draws} demonstrations; a policy "
-        f"for it alone, from the first, {alone}, the expert {number(successes / n)}). Factorizing {why}: beside one network of the same "
-        f"size with low-rank adapters the difference is {change} points (on {shared} of the {bases * draws} pairs of "
-        "base and demonstration)."
+        f"{number(crossed_rate(best).mean)} ({bases} base{'s' * int(bases > 1)}, {draws} demonstrations; a policy for "
+        f"it alone, from the first, {alone}, the expert {number(successes / n)}). Factorizing {why}: beside one "
+        f"network of the same size with low-rank adapters the difference is {change} points (on {shared} of the "
+        f"{bases * draws} pairs of base and demonstration)."
     )
