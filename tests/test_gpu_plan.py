@@ -150,14 +150,14 @@ time.sleep(1000)
 
     monkeypatch.setattr(section, "say", listen)
     monkeypatch.setattr(section, "TRAINING_ENDS", 1000)
-    checkpoints, summary = section.watch(["-c", script, str(tmp_path)], tmp_path, section.time.perf_counter())
+    checkpoints, summary = section.watch(["-c", script, str(tmp_path)], tmp_path, section.time.perf_counter(), 480)
     assert summary is None and [checkpoint["step"] for checkpoint in checkpoints] == [1, 2]
     assert [load_file(tmp_path / f"step-{n}" / "model.safetensors")["x"].item() for n in (1, 2)] == [1, 2]
 
 
 def test_training_without_a_checkpoint_is_a_failure(tmp_path):
     with pytest.raises(RuntimeError, match="no checkpoint, exit code 3"):
-        section.watch(["-c", "raise SystemExit(3)"], tmp_path, section.time.perf_counter())
+        section.watch(["-c", "raise SystemExit(3)"], tmp_path, section.time.perf_counter(), 480)
 
 
 def test_speed_says_what_failed_and_measures_the_rest(tmp_path, monkeypatch):

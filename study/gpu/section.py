@@ -35,8 +35,7 @@ from study.speed.candidates import make_policy, training_step  # noqa: E402
 from study.speed.timing import Peer, matrix_peak, take_turns, timer, wait  # noqa: E402
 
 GOALS = {"mt6": (0.95,), "mt50": (0.95, 0.98)}  # mean success; on mt6 hoped for in 300 s, demonstrations included
-# Seconds since a section began. Where GPUs are shared a command may have ten minutes; run.sh ends it after nine.
-TRAINING_ENDS, COMPILING_ENDS, EVALUATING_ENDS = 330, 300, 450
+TRAINING_ENDS, COMPILING_ENDS, EVALUATING_ENDS = 0.69, 0.62, 0.94  # of --seconds, since a section began
 
 
 @dataclass
@@ -58,6 +57,7 @@ class SectionConfig:
     ]
     device: str = "auto"  # auto | cuda; cpu goes with --tiny only
     peer: str = ""  # python of an environment with LeRobot, for speed; study/speed/lerobot_peer.py says how to make it
+    seconds: int = 480  # that it may take; run.sh ends it after 540, because a shared GPU's command may have 600
     steps: int | None = None  # of training, for mt6-*, mt50-* and the base of one-demonstration
     tiny: bool = False  # the same code at a size for tests
     out: str = ""  # folder of the JSON files; default study/gpu, with --tiny runs/gpu/tiny
@@ -73,7 +73,7 @@ def tests(config: SectionConfig, device: torch.device) -> dict:
         path = Path(temporary) / "report.xml"
         command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-p", "no:cacheprovider", f"--junitxml={path}"]
         environment = {**os.environ, "FDP_TEST_DEVICE": str(device)}
-        subprocess.run(command, cwd=ROOT, env=environment, stdout=sys.stderr, timeout=EVALUATING_ENDS)
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=sys.stderr, timeout=EVALUATING_ENDS * config.seconds)
         found = {}
         for case in xml.parse(path).iter("testcase"):
             other = [node for node in case if node.tag in ("failure", "error", "skipped")]
@@ -106,24 +106,24 @@ def speed(config: SectionConfig, device: torch.device) -> dict:
     for row in rows:
         row |= {} if peer else {"LeRobot": "no peer"}
     for size in sizes:  # last, because the compiler may take minutes
-        rows += attempt(f"compiling {size}", lambda size=size: compiled_rows(device, size, turns, config.tiny, begin))
+        rows += attempt(f"compiling {size}", lambda size=size: compiled_rows(device, size, turns, config, begin))
     peak = None if config.tiny else matrix_peak(device) / 1e9
     return {"peer": config.peer or "no peer", "peak_gflops": peak, "rows": rows}
 
 
-def compiled_rows(device: torch.device, size: str, turns: int, tiny: bool, begin: float) -> list[dict]:
+def compiled_rows(device: torch.device, size: str, turns: int, config: SectionConfig, begin: float) -> list[dict]:
     """A training step, as it is, compiled, and replayed as a CUDA graph; and how long each takes to get ready."""
-    compiler = {"backend": "aot_eager"} if tiny else {}  # which generates no code, so it is quick
+    compiler = {"backend": "aot_eager"} if config.tiny else {}  # which generates no code, so it is quick
     ways = {"eager": None, "compile": compiler, "compile, CUDA graphs": compiler or {"mode": "reduce-overhead"}}
     candidates, ready, failed = {}, {}, {}
     for name, how in ways.items():
         start, policy = time.perf_counter(), make_policy(4, size, device)
-        if start - begin > COMPILING_ENDS:
+        if start - begin > COMPILING_ENDS * config.seconds:
             failed[name] = "left out: too little time"
             continue
         try:
             loss = policy.loss if how is None else begin_step(torch.compile(policy.loss, **how))
-            candidates[name] = timer(training_step(policy, 64, loss), 1 if tiny else 50, device)
+            candidates[name] = timer(training_step(policy, 64, loss), 1 if config.tiny else 50, device)
             wait(device)
             ready[name] = time.perf_counter() - start
         except Exception as error:  # no compiler on this machine, say: the other ways still count
@@ -170,7 +170,7 @@ def from_nothing(config: SectionConfig, device: torch.device) -> dict:
     flags |= {"--steps": config.steps} if config.steps else {}
     flags |= {"--eval-episodes": 0, "--device": device, "--data-dir": home / "data", "--out": home / "run"}
     command = ["train.py", *(str(word) for flag in flags.items() for word in flag)]
-    checkpoints, summary = watch(command, home, begin)
+    checkpoints, summary = watch(command, home, begin, config.seconds)
     trained = time.perf_counter() - begin
     say(f"{len(checkpoints)} checkpoints after {trained:.0f} s; training {'done' if summary else 'was cut short'}")
 
@@ -182,7 +182,7 @@ def from_nothing(config: SectionConfig, device: torch.device) -> dict:
     evaluated, reached = time.perf_counter() - begin, dict.fromkeys(map(str, GOALS[group]))
     say(evaluate.table(final))
     for checkpoint in checkpoints:
-        if time.perf_counter() - begin > EVALUATING_ENDS:
+        if time.perf_counter() - begin > EVALUATING_ENDS * config.seconds:
             say("no time for the checkpoints that are left")
             break
         episodes = 1 if config.tiny else 20 if group == "mt6" else 4
@@ -213,11 +213,11 @@ def one_demonstration(config: SectionConfig, device: torch.device) -> dict:
         tasks, steps, episodes = tasks[1:2], 2, 1
     flags |= {"--eval-episodes": 0, "--device": device, "--data-dir": home / "data", "--out": home / "run"}
     command = ["train.py", *(str(word) for flag in flags.items() for word in flag)]
-    checkpoints, summary = watch(command, home, begin)
+    checkpoints, summary = watch(command, home, begin, config.seconds)
     trained, found, left_out = time.perf_counter() - begin, {}, []
     origin = home / f"step-{checkpoints[-1]['step']}"
     for task in tasks:
-        if time.perf_counter() - begin > EVALUATING_ENDS:
+        if time.perf_counter() - begin > EVALUATING_ENDS * config.seconds:
             left_out.append(task)
             continue
         folder = home / task
@@ -234,7 +234,7 @@ def one_demonstration(config: SectionConfig, device: torch.device) -> dict:
     }  # fmt: skip
 
 
-def watch(command: list[str], home: Path, begin: float) -> tuple[list[dict], dict | None]:
+def watch(command: list[str], home: Path, begin: float, seconds_in_all: float) -> tuple[list[dict], dict | None]:
     """Run train.py, and copy each checkpoint as it appears. -> what and when they were, and what train.py's last line
     says; None if it was stopped because its time was up."""
     weights, seen, checkpoints = home / "run" / "model.safetensors", None, []
@@ -242,7 +242,7 @@ def watch(command: list[str], home: Path, begin: float) -> tuple[list[dict], dic
         child = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=output)
         try:
             ended = False
-            while not ended and time.perf_counter() - begin < TRAINING_ENDS:
+            while not ended and time.perf_counter() - begin < TRAINING_ENDS * seconds_in_all:
                 ended = child.poll() is not None  # asked first: what it wrote last is still looked at
                 if weights.exists() and (now := weights.stat().st_mtime_ns) != seen:
                     seen, seconds = now, time.perf_counter() - begin
