@@ -29,6 +29,7 @@ from study.adapt.results import (  # noqa: E402
 )
 from study.core.results import MT6, commands, core, core_groups, mt6, mt6_difference  # noqa: E402
 from study.forks.results import fork_table, forks  # noqa: E402
+from study.gpu.results import on_a_gpu  # noqa: E402
 from study.intervals import RESAMPLES, by_task, number, success  # noqa: E402
 from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, bullets, expert, read, table, text, words  # noqa: E402
 from study.ml45.results import one_demonstration, one_demonstration_finding  # noqa: E402
@@ -45,7 +46,8 @@ def sources(study: Path) -> list[str]:
     for pattern in ("core/*-s[0-9]*.json", "adapt/*-s[0-9]*.json", "adapt/budget/*.json", "ml45/*-s[0-9].json",
                     "ml45/*/*-draw[0-9]-s[0-9].json", "mt50/*-s[0-9].json", "sequences/*-s[0-9].json",
                     "router/wake/*.json", "router/fifty/*-s[0-9].json", "router/baselines/*-s[0-9].json",
-                    "router/components/*-s[0-9].json", "speed/[cl]*.json"):  # fmt: skip
+                    "router/components/*-s[0-9].json", "speed/[cl]*.json",
+                    "gpu/*.json"):  # fmt: skip
         if rows and not any(study.glob(pattern)):
             continue  # not measured yet, as its own section says
         results = read(study, pattern).values()
@@ -102,6 +104,7 @@ SECTIONS = {
     "The factorized policy beside its rivals": rivals,
     "How many components": how_many,
     "Speed, beside a peer": speed,
+    "On a GPU": on_a_gpu,
     "Network calls per action chunk": samplers,
     "How long whole commands take": commands,
     "Where the files come from": sources,

@@ -194,7 +194,7 @@ def from_nothing(config: SectionConfig, device: torch.device) -> dict:
         if None not in reached.values():
             break
     return {
-        "seconds_to_goal": reached, "checkpoints": checkpoints, "final": final, "train": command,
+        "seconds_to_goal": reached, "checkpoints": checkpoints, "final": final, "train": typed(command),
         "seconds": {"until trained": trained, "until evaluated": evaluated, **(summary or {}).get("seconds", {})},
         "training_finished": summary is not None,
     }  # fmt: skip
@@ -229,7 +229,7 @@ def one_demonstration(config: SectionConfig, device: torch.device) -> dict:
         found[task] = result["tasks"][task] | about
         say(json.dumps({"task": task, "success": found[task]["success"]} | about))
     return {
-        "base": checkpoints[-1], "tasks": found, "left_out": left_out, "train": command,
+        "base": checkpoints[-1], "tasks": found, "left_out": left_out, "train": typed(command),
         "seconds": {"until trained": trained}, "training_finished": summary is not None,
     }  # fmt: skip
 
@@ -257,6 +257,11 @@ def watch(command: list[str], home: Path, begin: float, seconds_in_all: float) -
             raise RuntimeError(f"no checkpoint, exit code {child.returncode}; what train.py says is above")
         output.seek(0)
         return checkpoints, json.loads(output.read()) if ended and child.returncode == 0 else None
+
+
+def typed(command: list[str]) -> list[str]:
+    """The command as it is typed in the project's folder: where that lies on this machine is nobody's concern."""
+    return [word.removeprefix(f"{ROOT}/") for word in command]
 
 
 def keep(home: Path) -> int | None:
