@@ -39,6 +39,7 @@ WAYS = {
     "add-replay": {"retain": "replay"},
     "scratch": {"mode": "scratch"},
     "router": {"mode": "router", "encoder_rank": 0},
+    "router-elsewhere": {"mode": "router", "encoder_rank": 0, "copies": 100},
     "components": {"mode": "components", "train_components": "0,1"},
     "add-encoder": {"train_encoder": True},
     "start-random": {"start_from": "random"},

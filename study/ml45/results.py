@@ -36,44 +36,71 @@ def crossed_runs(study: Path, demos: int, steps: int) -> dict[tuple[str, str], d
         cell[seeds.index(r["flags"]["seed"]), draws.index(r["flags"]["demo_draw"])] = x
     for base, way in ONE:
         missing = set(NEW_ML45) - set(found.get((base, way), ()))
-        if missing and "elsewhere" not in way:
+        if missing and demos == 1 and "elsewhere" not in way:
             raise NotMeasured(f"`study/ml45/{base}/{way}-{min(missing)}-d{demos}-n{steps}-*.json`")
         if missing:  # measured later than the others
             found.pop((base, way), None)
-    return found
+    return {key: found[key] for key in ONE if key in found}
 
 
-def one_demonstration(study: Path) -> list[str]:
-    found, near = crossed_runs(study, 1, 2000), read(study, "ml45/nearness.json")
-    rows, best = [], found["fdp", "add-exact"]
-    every = {key: [r for r in read(study, f"ml45/{key[0]}/{key[1]}-*-d1-n2000-*.json").values() if r["way"] == key[1]]
-             for key in found}  # fmt: skip
-    for key, title in [(key, title) for key, title in ONE.items() if key in found]:
-        played, runs = found[key], every[key]
+def runs_of(study: Path, key: tuple[str, str], demos: int) -> list[dict]:
+    """What `crossed_runs` is made of, one way's."""
+    base, way = key
+    return [r for r in read(study, f"ml45/{base}/{way}-*-d{demos}-n2000-*.json").values() if r["way"] == way]
+
+
+def ways_table(study: Path, found: dict[tuple[str, str], dict[str, np.ndarray]], demos: int) -> list[str]:
+    """A row for each way, compared with the first one, and the expert's."""
+    rows, first, every = [], next(iter(found.values())), {key: runs_of(study, key, demos) for key in found}
+    for key, played in found.items():
         made = np.isfinite(played[NEW_ML45[0]]).any(2)  # (S, D)
-        change = "" if played is best else crossed_difference(played, best)
-        rows.append([title, f"{made.any(1).sum()} x {made.any(0).sum()}" + " in part" * (not made.all()),
+        change = "" if played is first else crossed_difference(played, first)
+        rows.append([ONE[key] if demos == 1 else alone(key),
+                     f"{made.any(1).sum()} x {made.any(0).sum()}" + " in part" * (not made.all()),
                      *(count({task: played[task]}) for task in NEW_ML45), crossed_rate(played).share, change,
-                     f"{runs[0]['stage']['trained_parameters']:,}",
-                     f"{np.median([r['stage']['seconds'] for r in runs]):.0f}"])  # fmt: skip
+                     f"{every[key][0]['stage']['trained_parameters']:,}",
+                     f"{np.median([r['stage']['seconds'] for r in every[key]]):.0f}"])  # fmt: skip
     runs = [r for mine in every.values() for r in mine]
     successes, n = expert(runs, NEW_ML45)
     rows.append(["scripted expert", "", *("/".join(map(str, expert(runs, [task]))) for task in NEW_ML45),
                  number(successes / n)])  # fmt: skip
     header = ["way", "base seeds x draws", *NEW_ML45, "all, 95 % interval", "minus the first row, points", "trained "
               "parameters", "seconds"]  # fmt: skip
+    return table(header, rows)
+
+
+def alone(key: tuple[str, str]) -> str:
+    """A way's title where the row above may be another's."""
+    usual = key[0], {"add-elsewhere": "add-exact"}.get(key[1], key[1].removesuffix("-elsewhere"))
+    return f"{ONE[usual]}, with demonstrations made of them" if usual != key else ONE[key]
+
+
+def one_demonstration(study: Path) -> list[str]:
+    found, near = crossed_runs(study, 1, 2000), read(study, "ml45/nearness.json")
+    runs = [r for key in found for r in runs_of(study, key, 1)]
     bases = [f"{name} {words(number(r['mean_success']) for r in read(study, f'ml45/{name}-s[0-9].json').values())}"
              for name in ("fdp", "monolithic")]  # fmt: skip
     return [
         *text("Commands: `study/ml45/table.py`. Bases: the 45 tasks of MetaWorld's ml45-train, 25 demonstrations each, "
               f"24,000 steps; success on them {words(bases)} (each seed). New: the five of ml45-test, one at a time, "
               "from ONE demonstration, 2000 steps.", played_on(runs)),
-        *table(header, rows),
+        *ways_table(study, found, 1),
         *text("Which demonstration it is (a draw), which base, and which episode are all drawn anew for the intervals; "
               "differences are on the bases and draws that both have. With one base and one draw (1 x 1) an interval "
               "is over episodes alone, and too narrow. Seconds are of training, the median run."),
         *one_demonstration_notes(found, *(r["tasks"] for r in near.values())),
+        *more_demonstrations(study),
     ]  # fmt: skip
+
+
+def more_demonstrations(study: Path) -> list[str]:
+    """The same from three and from ten, where that is measured."""
+    lines = []
+    for demos in (3, 10):
+        if found := crossed_runs(study, demos, 2000):
+            lines += [*text(f"From {demos} demonstrations (a draw is {demos} of them):"),
+                      *ways_table(study, found, demos)]  # fmt: skip
+    return lines
 
 
 def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]], near: dict) -> list[str]:
@@ -109,7 +136,7 @@ def one_demonstration_finding(study: Path) -> str:
     mine, rival = (best, found[fair]) if fair in found else (usual, found["monolithic", "low-rank"])
     change = crossed_difference(mine, rival)
     shared = np.isfinite(mine[NEW_ML45[0]] + rival[NEW_ML45[0]]).any(2).sum()  # of bases and draws
-    runs = [r for key in found for r in read(study, f"ml45/{key[0]}/{key[1]}-*-d1-n2000-*.json").values()]
+    runs = [r for key in found for r in runs_of(study, key, 1)]
     successes, n = expert(runs, NEW_ML45)
     how = f", of which a hundred are made ({crossed_difference(best, usual)} points)," if made else ""
     alone = number(success(found.get(("fdp", f"specialist{made}"), found["fdp", "specialist"])))

@@ -34,12 +34,12 @@ def base(policy: str, seed: int) -> tuple[str, ...]:
     )
 
 
-def one_demonstration(policy: str, ways: str, seed: int, draws: str) -> tuple[str, str]:
-    """Five new tasks in some ways, from these draws of a demonstration."""
-    last = f"{ways.split(',')[-1]}-hand-insert-d1-n2000-draw{draws.split(',')[-1]}-s{seed}"
+def new_tasks(policy: str, ways: str, seed: int, draws: str, demos: int = 1) -> tuple[str, str]:
+    """The five in some ways, from these draws of one demonstration, or of some."""
+    last = f"{ways.split(',')[-1]}-hand-insert-d{demos}-n2000-draw{draws.split(',')[-1]}-s{seed}"
     return (
         f"study/ml45/{policy}/{last}.json",
-        f"python study/adapt/one_task.py --run {folder(policy, seed)} --tasks {NEW} --demos 1 --steps 2000 "
+        f"python study/adapt/one_task.py --run {folder(policy, seed)} --tasks {NEW} --demos {demos} --steps 2000 "
         f"--new-only --block 9 --out study/ml45/{policy} --ways {ways} --seeds {seed} --draws {draws}",
     )
 
@@ -54,12 +54,14 @@ TABLE = [
            f"--overwrite --out runs/ml45/draw-{draw}") for draw in range(1, 6)],
     ],
     [
-        one_demonstration("fdp", LEADING["fdp"], 0, "1,2,3"),  # needs no base but the one that is shipped
+        new_tasks("fdp", LEADING["fdp"], 0, "1,2,3"),  # needs no base but the one that is shipped
         *[base(policy, seed) for policy, seed in product(LEADING, range(3)) if folder(policy, seed).startswith("runs")],
     ],
-    [one_demonstration(policy, LEADING[policy], seed, "1,2,3") for seed, policy in product(range(3), LEADING)][1:],
-    [one_demonstration(policy, OTHERS[policy], 0, "1") for policy in OTHERS],
-    [one_demonstration(policy, ELSEWHERE[policy], 0, "1,2,3") for policy in ELSEWHERE],
-    [one_demonstration(policy, LEADING[policy], seed, "4,5") for seed, policy in product(range(3), LEADING)],
-    [one_demonstration(policy, OTHERS[policy], 0, "2,3") for policy in OTHERS],
+    [new_tasks(policy, LEADING[policy], seed, "1,2,3") for seed, policy in product(range(3), LEADING)][1:],
+    [new_tasks(policy, OTHERS[policy], 0, "1") for policy in OTHERS],
+    [new_tasks(policy, ELSEWHERE[policy], 0, "1,2,3") for policy in ELSEWHERE],
+    [new_tasks(policy, ELSEWHERE[policy].split(",")[-1], 0, "1,2,3", demos=3) for policy in ELSEWHERE],
+    [new_tasks(policy, LEADING[policy], 0, "1", demos=10) for policy in LEADING],
+    [new_tasks(policy, LEADING[policy], seed, "4,5") for seed, policy in product(range(3), LEADING)],
+    [new_tasks(policy, OTHERS[policy], 0, "2,3") for policy in OTHERS],
 ]  # fmt: skip

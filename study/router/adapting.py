@@ -1,0 +1,32 @@
+"""A new task by routing alone: from one demonstration, only the router and the task's name are learned. An hour.
+
+    python study/grid.py study/router/adapting.py && python study/report.py
+
+Bases are of ml45-train, 25 demonstrations each, 24,000 steps; new, one at a time, the five of ml45-test. What a router
+can do here is choose among components that it finds. Does it do more on a base whose router routes? Predicted: 0.46
+from today's base without demonstrations made of the one (that was measured before, study/ml45), 0.5 with them; from a
+base that routes 0.55 to 0.65.
+"""
+
+from study.ml45.table import NEW
+
+BASES = {"fdp": "", "informed": "--policy informed --bonus 0.1"}  # today's is shipped: study/ml45/base
+
+
+def row(name: str, way: str, draws: str) -> tuple[str, str]:
+    run = "study/ml45/base" if name == "fdp" else f"runs/router/adapting/{name}-s0"
+    return (
+        f"study/router/adapting/{name}/{way}-hand-insert-d1-n2000-draw{draws.split(',')[-1]}-s0.json",
+        f"python study/adapt/one_task.py --run {run} --tasks {NEW} --demos 1 --steps 2000 --new-only --block 9 "
+        f"--out study/router/adapting/{name} --ways {way} --seeds 0 --draws {draws}",
+    )
+
+
+TABLE = [
+    [(f"runs/router/adapting/{name}-s0/evaluation.json",
+      f"python train.py --tasks ml45-train --components 4 --demos-per-task 25 --steps 24000 --eval-episodes 20 "
+      f"{flags} --out runs/router/adapting/{name}-s0 --overwrite",
+      f"cp runs/router/adapting/{name}-s0/evaluation.json study/router/adapting/{name}-s0.json")
+     for name, flags in BASES.items() if flags],
+    [row(name, way, "1,2,3") for name in BASES for way in ("router-elsewhere", "router")],
+]  # fmt: skip
