@@ -35,7 +35,7 @@ from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, bullets, expert, re
 from study.ml45.results import one_demonstration, one_demonstration_finding  # noqa: E402
 from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
 from study.pixels.results import cameras  # noqa: E402
-from study.router.results import how_many, on_fifty, rivals, routing_finding, waking  # noqa: E402
+from study.router.results import by_routing, how_many, on_fifty, rivals, routing_finding, waking  # noqa: E402
 from study.sequences.results import from_nothing, in_turn_finding  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
 
@@ -46,7 +46,7 @@ def sources(study: Path) -> list[str]:
     for pattern in ("core/*-s[0-9]*.json", "adapt/*-s[0-9]*.json", "adapt/budget/*.json", "ml45/*-s[0-9].json",
                     "ml45/*/*-draw[0-9]-s[0-9].json", "mt50/*-s[0-9].json", "sequences/*-s[0-9].json",
                     "router/wake/*.json", "router/fifty/*-s[0-9].json", "router/baselines/*-s[0-9].json",
-                    "router/components/*-s[0-9].json", "speed/[cl]*.json",
+                    "router/components/*-s[0-9].json", "router/adapting/*/*.json", "speed/[cl]*.json",
                     "gpu/*.json"):  # fmt: skip
         if rows and not any(study.glob(pattern)):
             continue  # not measured yet, as its own section says
@@ -101,6 +101,7 @@ SECTIONS = {
     "Forks": fork_table,
     "What wakes the router": waking,
     "What routes, on fifty tasks": on_fifty,
+    "A new task by routing alone": by_routing,
     "The factorized policy beside its rivals": rivals,
     "How many components": how_many,
     "Speed, beside a peer": speed,

@@ -410,6 +410,22 @@ def test_what_routes_on_fifty_tasks(tmp_path):
     assert rows["scripted expert"][-1] == "0.900"
 
 
+def test_new_tasks_by_routing_alone(tmp_path):
+    """The base that routes has learned of one draw so far, and is compared on that one."""
+    made = {("fdp", "router", 1): [1, 2, 3], ("fdp", "router", 2): range(10), ("informed", "router", 1): [1],
+            ("fdp", "router-elsewhere", 1): [1, 2]}  # fmt: skip
+    for (base, way, draw), failed in made.items():
+        played = entry(failed=failed) | {"expert": {"successes": 9, "n": 10}}
+        path = tmp_path / "router/adapting" / base / f"{way}-hammer-draw{draw}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"tasks": {"hammer": played}, "task": "hammer", "way": way,
+                                    "flags": {"demo_draw": draw}, "stage": {"trained_parameters": 8644}}))  # fmt: skip
+    rows = cells(router.by_routing(tmp_path))
+    assert [row[2:4] for row in rows] == [["1", "8/10"], ["2", "7/20"], ["1", "9/10"], ["", "9/10"]]
+    assert rows[2][1] == "the one demonstration" and rows[2][5].startswith("+20.0 [")
+    assert rows[-1][-1] == "0.900"
+
+
 def test_rivals_are_compared_within_their_data(tmp_path):
     for name, failed in {"mt6-25-fdp-s0": [1, 2], "mt6-25-fdp-s1": [1, 2], "mt6-25-bc-s0": [1], "mt6-25-bc-s1": [1],
                          "mt6-1-fdp-s0": range(10), "mt6-1-bc-s0": [1]}.items():  # fmt: skip

@@ -140,11 +140,13 @@ def one_demonstration_finding(study: Path) -> str:
     successes, n = expert(runs, NEW_ML45)
     how = f", of which a hundred are made ({crossed_difference(best, usual)} points)," if made else ""
     alone = number(success(found.get(("fdp", f"specialist{made}"), found["fdp", "specialist"])))
+    more = crossed_runs(study, 3, 2000).get(("fdp", "add-elsewhere"))
+    three = f", from three to {number(crossed_rate(more).mean)}" if more else ""
     why = "helps here" if change.low > 0 else "is not shown to help"
     return (
         f"A policy of 45 tasks learns each of five others from one demonstration{how} to "
-        f"{number(crossed_rate(best).mean)} ({bases} base{'s' * int(bases > 1)}, {draws} demonstrations; a policy for "
-        f"it alone, from the first, {alone}, the expert {number(successes / n)}). Factorizing {why}: beside one "
+        f"{number(crossed_rate(best).mean)}{three} ({bases} base{'s' * int(bases > 1)}, {draws} draws; a policy "
+        f"for it alone, from the first, {alone}, the expert {number(successes / n)}). Factorizing {why}: beside one "
         f"network of the same size with low-rank adapters the difference is {change} points (on {shared} of the "
-        f"{bases * draws} pairs of base and demonstration)."
+        f"{bases * draws} pairs of base and draw)."
     )

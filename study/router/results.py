@@ -1,11 +1,22 @@
 """Does the router route? As sections of study/README.md."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from study.intervals import DAGGER, Difference, by_task, crossed_difference, crossed_rate, number, rate
+from study.intervals import (
+    DAGGER,
+    Difference,
+    by_task,
+    count,
+    crossed_difference,
+    crossed_rate,
+    number,
+    rate,
+    stack,
+)
 from study.markdown import NotMeasured, bullets, evenly, expert, expert_cell, played_on, read, span, table, text, words
 from study.router.table import PREDICTIONS
 from study.router.table import WAYS as WAKING
@@ -72,17 +83,30 @@ def pictures(found: dict) -> list[str]:
     ]  # fmt: skip
 
 
+def lost_without(found: dict, k: int) -> dict[str, float]:
+    """Task -> share of its episodes that fail for want of component k."""
+    left_out = found["changed"][f"without {k}"]["tasks"]
+    return {task: (e["successes"] - left_out[task]["successes"]) / e["n"] for task, e in found["played"].items()}
+
+
 def reading(found: dict) -> list[str]:
     """What a person reads off the pictures of one way: where a component acts, and what fails without it."""
     told = []
     for k in range(len(found["similarity"]["signed"])):
         acts = [task for task, entry in found["tasks"].items() if entry["mean"][k] >= 0.15]
-        left_out = found["changed"][f"without {k}"]["tasks"]
-        fails = [task for task, entry in found["played"].items()
-                 if (entry["successes"] - left_out[task]["successes"]) / entry["n"] >= 0.5]  # fmt: skip
+        fails = [task for task, lost in lost_without(found, k).items() if lost >= 0.5]
         told.append(f"Component {k} acts in {words(acts or ['nothing'])} (mean weight at least 0.15); without it "
                     f"{words(fails or ['nothing'])} {'loses' if len(fails) < 2 else 'lose'} half or more.")  # fmt: skip
     return told
+
+
+def named(found: dict) -> str:
+    """Whether a component has work of its own, in a sentence."""
+    lost = [list(lost_without(found, k).values()) for k in range(len(found["similarity"]["signed"]))]
+    need, others = [sum(x >= 0.5 for x in one) for one in lost], [100 * x for one in lost for x in one if x < 0.5]
+    return (f"With a larger bonus and all four (`--bonus 0.1`, the picture below) a component has work that can be "
+            f"named: without it {span(need, 0)} of {len(lost[0])} tasks lose half or more, and the others at most "
+            f"{number(max(others, default=0), 0)} points.")  # fmt: skip
 
 
 SPARSE = "top2-bonus"  # what the finding speaks of, beside "softmax"
@@ -102,13 +126,14 @@ def routing_finding(study: Path) -> str:
             f"{verdict}: a component tells {nats} of {most} nats about the task (before: "
             f"{number(usual['tells']['task']['above'], 2)}), and another task's weights take "
             f"{number(sparse['success'])} to {swapped} (one seed, block for choices)")  # fmt: skip
+    more = f" {named(found[READ])}" if READ in found else ""
     pair = [[json.loads(path.read_text()) for path in sorted(study.glob(f"router/baselines/mt6-25-{name}-s[0-9].json"))]
             for name in ("informed", "fdp")]  # fmt: skip
     seeds = min(map(len, pair))
     if not seeds:
-        return f"{told}."
+        return f"{told}.{more}"
     change = crossed_difference(*(redrawn(results[:seeds]) for results in pair))
-    return f"{told}. On new episodes success changes by {change} points ({seeds} seed{'s' * (seeds > 1)})."
+    return f"{told}. On new episodes success changes by {change} points ({seeds} seed{'s' * (seeds > 1)}).{more}"
 
 
 def by_name(study: Path, pattern: str) -> dict[str, list[dict]]:
@@ -160,6 +185,42 @@ def on_fifty(study: Path) -> list[str]:
         *table(header, rows), *text(DAGGER),
         *text("Differences are in points, and their intervals draw seeds, too. Nats and the rule: as above, for the "
               "first seed, 4 episodes of each task on block 400."),
+    ]  # fmt: skip
+
+
+BASES = {"fdp": "today's", "informed": "one that routes: `--policy informed --bonus 0.1`"}
+LEARNS = {"router-elsewhere": "a hundred demonstrations made of it", "router": "the one demonstration"}
+
+
+def by_routing(study: Path) -> list[str]:
+    """A new task by the router and the name alone."""
+    made = {(base, way): runs for base, way in product(BASES, LEARNS)
+            if (runs := [r for path in sorted(study.glob(f"router/adapting/{base}/{way}-*.json"))
+                         if (r := json.loads(path.read_text()))["way"] == way])}  # fmt: skip
+    if not (every := [r for runs in made.values() for r in runs]):
+        raise NotMeasured("`study/router/adapting/*/*.json`")
+    tasks, draws = sorted({r["task"] for r in every}), sorted({r["flags"]["demo_draw"] for r in every})
+    rows, played = [], {}
+    for (base, way), runs in made.items():
+        n = runs[0]["tasks"][runs[0]["task"]]["n"]
+        mine = played[base, way] = {task: np.full((1, len(draws), n), np.nan) for task in tasks}
+        for r in runs:
+            mine[r["task"]][0, draws.index(r["flags"]["demo_draw"])] = stack([r["tasks"][r["task"]]])[0]
+        idle = played.get(("fdp", way))
+        change = "" if base == "fdp" or idle is None else crossed_difference(mine, idle)
+        rows.append([BASES[base], LEARNS[way], len({r["flags"]["demo_draw"] for r in runs}),
+                     *(count({task: x}) for task, x in mine.items()), crossed_rate(mine).share, change,
+                     f"{runs[0]['stage']['trained_parameters']:,}"])  # fmt: skip
+    of = [expert(every, [task]) for task in tasks]
+    rows.append(["scripted expert", "", "", *("/".join(map(str, cell)) for cell in of),
+                 number(sum(s for s, _ in of) / sum(n for _, n in of))])  # fmt: skip
+    header = ["base", "learned from", "draws", *tasks, "all, 95 % interval", "minus today's, points", "trained "
+              "parameters"]  # fmt: skip
+    return [
+        *text("Commands: `study/router/adapting.py`. On a base of 45 tasks only the router and the new task's name are "
+              "learned: what the policy can do then is choose among components that it has.", played_on(every)),
+        *table(header, rows),
+        *text("One base each. Intervals draw demonstrations and episodes; with one draw they are over episodes alone."),
     ]  # fmt: skip
 
 
