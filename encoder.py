@@ -196,7 +196,7 @@ class PixelsEncoder(nn.Module):
             raise ValueError(f"unknown eye '{eye}': choose from {', '.join(EYES)}")
         self.cameras = [name for name, shape in parts.items() if len(shape) == 3]
         for name in self.cameras:
-            if parts[name][0] != 3 or min(parts[name]) < 3 or min(parts[name][1:]) < 32:
+            if parts[name][0] != 3 or min(parts[name][1:]) < 32:
                 raise ValueError(f"pictures must be (3, h, w) of at least 32 x 32, and '{name}' has {parts[name]}")
         self.eyes = nn.ModuleList([EYES[eye]() for _ in self.cameras]).to(memory_format=torch.channels_last)
         numbers = {name: shape for name, shape in parts.items() if name not in self.cameras}

@@ -37,23 +37,28 @@ def nearest(here: np.ndarray, there: np.ndarray, same: bool = False) -> dict[str
     return {name: round(float(f(closest)), 1) for name, f in (("min", np.min), ("median", np.median), ("max", np.max))}
 
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--data-dir", type=Path, default=HERE.parent.parent / "data")
-result = {}
-for task, episodes in demonstrations(resolve_tasks(TASKS), COUNT, parser.parse_args().data_dir).items():
-    seen = [e["observations"] for e in episodes]
-    shown = np.array([start(o["objects"][1], o["goal"][1]) for o in seen])  # (50, 6)
-    env, played = gymnasium.make(f"fdp/{task}-v3"), np.empty_like(shown)
-    for i in range(COUNT):
-        env.reset(seed=FIRST_EVALUATION_SEED + 10_000 * BLOCK + i)
-        now = env.step(np.zeros(4, np.float32))[0]
-        played[i] = start(now["objects"], now["goal"])
-    result[task] = {
-        "nearest": nearest(played, shown),
-        "nearest_goal": nearest(played[:, 3:], shown[:, 3:]),  # all that counts in reach
-        "between_demonstrations": nearest(shown, shown, same=True),
-    }
-    say(f"{task:<18}" + ", ".join(f"{what} {r}" for what, r in result[task].items()))
-    for name, x in (("demonstrations", shown), ("evaluation", played)):  # (object, goal) x, y, z: least and most
-        result[task][name] = np.stack([x.min(0), x.max(0)]).round(1).tolist()
-write_json(HERE / "nearest.json", {"unit": "mm", "tasks": result, **provenance(BLOCK, "cpu")})
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, default=HERE.parent.parent / "data")
+    result = {}
+    for task, episodes in demonstrations(resolve_tasks(TASKS), COUNT, parser.parse_args().data_dir).items():
+        seen = [e["observations"] for e in episodes]
+        shown = np.array([start(o["objects"][1], o["goal"][1]) for o in seen])  # (50, 6)
+        env, played = gymnasium.make(f"fdp/{task}-v3"), np.empty_like(shown)
+        for i in range(COUNT):
+            env.reset(seed=FIRST_EVALUATION_SEED + 10_000 * BLOCK + i)
+            now = env.step(np.zeros(4, np.float32))[0]
+            played[i] = start(now["objects"], now["goal"])
+        result[task] = {
+            "nearest": nearest(played, shown),
+            "nearest_goal": nearest(played[:, 3:], shown[:, 3:]),  # all that counts in reach
+            "between_demonstrations": nearest(shown, shown, same=True),
+        }
+        say(f"{task:<18}" + ", ".join(f"{what} {r}" for what, r in result[task].items()))
+        for name, x in (("demonstrations", shown), ("evaluation", played)):  # (object, goal) x, y, z: least and most
+            result[task][name] = np.stack([x.min(0), x.max(0)]).round(1).tolist()
+    write_json(HERE / "nearest.json", {"unit": "mm", "tasks": result, **provenance(BLOCK, "cpu")})
+
+
+if __name__ == "__main__":
+    main()

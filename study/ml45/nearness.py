@@ -19,13 +19,9 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from envs.demos import DATASET_ID, demonstrations  # noqa: E402  (registers fdp/door-lock-v3, ... as well)
 from plumbing.cli import provenance, say, write_json  # noqa: E402
+from study.core.nearest import start  # noqa: E402
 from study.intervals import outcomes  # noqa: E402
 from study.ml45.table import LEADING, NEW  # noqa: E402
-
-
-def place(observation: dict[str, np.ndarray], step=()) -> np.ndarray:
-    """One step after the reset: first object's and goal's position (6,), in mm."""
-    return 1000 * np.concatenate([observation["objects"][step][0, :3], observation["goal"][step]]).astype(np.float64)
 
 
 def begins(task: str, seeds: range) -> np.ndarray:
@@ -33,7 +29,8 @@ def begins(task: str, seeds: range) -> np.ndarray:
     env, found = gymnasium.make(f"fdp/{task}-v3"), []
     for seed in seeds:
         env.reset(seed=seed)
-        found.append(place(env.step(np.zeros(4, np.float32))[0]))
+        now = env.step(np.zeros(4, np.float32))[0]
+        found.append(start(now["objects"], now["goal"]))
     return np.stack(found)
 
 
@@ -57,7 +54,7 @@ def main() -> None:
                 continue
             first, last = next(r for mine in runs.values() for r in mine)["tasks"][task]["seeds"]
             (shown,) = demonstrations([task], 1, data_dir, DATASET_ID, draw)[task]
-            there = place(shown["observations"], 1)
+            there = start(shown["observations"]["objects"][1], shown["observations"]["goal"][1])
             here = begins(task, range(first, last + 1))
             distance = np.linalg.norm(here - there, axis=1)
             success = {base: np.mean([outcomes(r["tasks"][task]) for r in mine], 0) for base, mine in runs.items()}
