@@ -21,6 +21,11 @@ How raw network outputs (logits) become weights is a real choice:
 Weights that sum to one have a property that `fdp.py` builds on: the composition is then the same whether the
 components predict noise, clean actions or velocity. `raw` gives that up.
 
+Whether a router routes is another matter. The denoising loss does not ask it to tell situations apart, and left alone it
+hardly does: the weights stay near 1/K, in each of these modes, with a larger learning rate, and with an encoder of its
+own. Of the ways that were tried one wakes it: paying it for information, as `variants/informed.py` does (study/README.md,
+"What wakes the router").
+
 Axis legend: B batch, K components, C condition dim.
 """
 
