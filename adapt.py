@@ -23,8 +23,7 @@ of low rank (encoder.py, `Residual`), without which few steps are not enough. It
 | replay | a few old observations, on which the router imitates the old router      | per task 10 kB, pictures 1.6 MB |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
-The lesson in order of reading: `grow` (what is copied), `train_only` (what is frozen), variants/staged.py and
-plumbing/memory.py (what is kept), `learn` (one stage).
+Read `grow` (what is copied), `train_only` (what is frozen), variants/staged.py (what is kept), `learn` (a stage).
 
 Axis legend: K components before growing, n new ones, B batch
 """
@@ -164,6 +163,7 @@ def most_used(variant: str, policy, observation, task: str, count: int) -> list[
     """The components with the largest mean weights on a new task's demonstrations {part: (N, *shape)}."""
     _, named = grow(variant, policy, [task], 0, [], newest_rank(policy))  # it has to have a name before it is weighed
     index = named.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
+    observation = {part: x.to(policy.device) for part, x in observation.items()}
     return named.eval().weigh(named.encode(observation, index)).mean(0).topk(count).indices.tolist()
 
 
@@ -241,11 +241,12 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
         new = config.new_components if config.mode == "add-component" else 0
         if new and config.start_from == "most-used":
             seen = join([make_windows(demos[task], 1)[0] for task in tasks])
-            seen = {name: x.to(policy.device) for name, x in seen.items()}
             copied = most_used(variant, policy, seen, tasks[0], new)
         elif new and config.start_from != "random":
             copied = numbers(config.start_from, K, "--start-from")
         variant, grown = grow(variant, policy, tasks, new, copied, config.encoder_rank)
+        if config.retain == "exact":
+            skills.take_apart(grown)  # now, rather than after the training: a fork may have tables that do not grow
         if new:
             say(f"new components start as copies of {copied}" if copied else "new components start at random")
     if config.mode in ("full", "scratch"):
@@ -262,8 +263,7 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, roller=None) -> None:
     """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too. roller: simulators."""
-    device = runs.choose_device(config.device)
-    policy = runs.load_policy(origin, device)
+    policy = runs.load_policy(origin, device := runs.choose_device(config.device))
     policy, earlier = skills.take_apart(policy) if config.lean_on == "base" else (policy, [])
     wanted = (tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
     demos = demonstrations(*wanted, policy.config.observation)

@@ -39,7 +39,7 @@ class EvaluateConfig:
     sampler: str = ""  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M); default: the policy's own, dpm
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
     seed: int = 0  # which block of 10,000 evaluation episodes
-    even: bool = False  # replace the router's weights by 1/K: what success loses is what the router is worth
+    even: bool = False  # replace the router's weights by 1/K: how much does success depend on them?
     shift: str = ""  # of a policy with cameras: camera | light | table | object | corner-off | wrist-off look otherwise
     video: bool = False  # also render the first episode of each task
     out: str = ""  # the JSON file; default: evaluation.json in the run folder

@@ -108,10 +108,10 @@ class Policy(nn.Module):
 
             sum_k w_k grad log p_k(a)  =  grad log prod_k p_k(a)^w_k
 
-        So the policy is a *product* of K distributions: an action is likely where all components with weight agree,
-        each ruling out what it knows to be wrong. (A mixture, by contrast, would add densities: an action would be
-        likely where *any* component likes it, and sampling would first pick a component.) Exactly so at low noise; at
-        high noise it is an approximation, since noising a product is not the product of the noised.
+        If each eps_k is the score of a density, the policy is their *product*: an action is likely where all
+        components with weight agree. Training fits the sum alone: whether they are is a question. (A mixture, by
+        contrast, would add densities: an action would be likely where *any* component likes it, and sampling would
+        first pick one.) At high noise this is an approximation: noising a product is not the product of the noised.
 
         Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all components get gradient at every
         sample, in proportion to their weight. A top-k router, as in a sparse mixture of experts (variants/moe.py),

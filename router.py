@@ -4,8 +4,9 @@
 
 It sees the *condition* only: what the encoder made of the observation, and the task's name unless that is switched
 off; neither the noisy actions nor the diffusion step. Hence the weights are computed once per action chunk, however
-many denoising steps follow, and a weight means "in this situation, component k matters that much", which can be plotted
-over an episode and read (FDP, arXiv 2512.21898). A router that sees the step too is a fork: `router_sees_step`.
+many denoising steps follow, and a weight of softmax means "in this situation, component k matters that much": where it
+routes, that can be plotted over an episode and read (FDP, arXiv 2512.21898). A router that sees the step too is a
+fork: `router_sees_step`.
 
 How raw network outputs (logits) become weights is a real choice:
 
@@ -21,10 +22,11 @@ How raw network outputs (logits) become weights is a real choice:
 Weights that sum to one have a property that `fdp.py` builds on: the composition is then the same whether the
 components predict noise, clean actions or velocity. `raw` gives that up.
 
-Whether a router routes is another matter. The denoising loss does not ask it to tell situations apart, and left alone it
-hardly does: the weights stay near 1/K, in each of these modes, with a larger learning rate, and with an encoder of its
-own. Of the ways that were tried one wakes it: paying it for information, as `variants/informed.py` does (study/README.md,
-"What wakes the router").
+Whether a router routes is another matter. The denoising loss does not ask it to tell situations apart, and left alone
+it hardly does: whatever the mode, its weights are nearly the same in every task. With softmax they stay near 1/K;
+affine and raw settle on other constants, on which the policy then depends, without routing. A larger learning rate or
+an encoder of its own changes nothing. Of the ways that were tried one wakes it: paying it for information, as
+`variants/informed.py` does (study/README.md, "What wakes the router"; one seed).
 
 Axis legend: B batch, K components, C condition dim.
 """

@@ -209,7 +209,7 @@ def main(config: SkillsConfig) -> dict:
     origin = Path(config.run)
     source, policy = runs.read_config(origin), runs.load_policy(origin)
     base, skills = take_apart(policy)
-    stages, datasets = source.get("adapted", []), source.get("datasets") or {}
+    stages, datasets = source.get("adapted") or [], source.get("datasets") or {}
     before = stages[: max(0, len(stages) - len(skills))]  # of the base, if it was adapted in another way
     for skill in skills:
         told = [stage for stage in stages if stage["tasks"] == skill.tasks]

@@ -29,7 +29,7 @@ from plumbing.log import Log, Usage, loss_by_step, read_log
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
 SIZES = {
-    # Widths of the U-Net's levels, and its kernel. small: 0.15 M parameters per component, 25 s per 1000 steps.
+    # Widths of the U-Net's levels, and its kernel. small: 0.15 M parameters per component, about 15 s per 1000 steps.
     "small": {"channels": (32, 64), "kernel": 3},
     "base": {"channels": (128, 256, 512), "kernel": 5, "eye": "resnet18"},  # as in the FDP authors' released code
 }

@@ -21,7 +21,7 @@ Changed, and why:
     1x1 head: our chunks are 8 steps long, not 16 or more.
   - The skip connection at full resolution is used (the reference stores it and never reads it).
 
-Axis legend (the same in every file):
+Axis legend (these letters mean the same in every file):
     B batch   K components   H action horizon   A action dim   O observation dim   C condition   T diffusion steps
 """
 

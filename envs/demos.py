@@ -226,8 +226,9 @@ def store(data_dir: Path, name: str, both_spaces: tuple, buffers: list, about: d
         if target.exists():
             os.rename(target, Path(temporary) / "replaced")
         os.rename(folder.parent, target)
-        # Minari's own record that the folder fdp/ is a namespace.
-        os.replace(Path(temporary) / "namespace", data_dir / name.split("/")[0] / "namespace_metadata.json")
+        # Minari's own record that the folder fdp/ is a namespace; somebody else's says more.
+        if not (record := data_dir / name.split("/")[0] / "namespace_metadata.json").exists():
+            os.replace(Path(temporary) / "namespace", record)
 
 
 @contextmanager

@@ -24,9 +24,9 @@ CENTIMETRE, LAG = 0.01, 3  # what an action of 1 moves the hand by, and how many
 THING, OTHER = slice(0, 3), slice(7, 10)  # positions among an object's numbers
 
 
-def possible(task: str) -> bool:
-    """Whether it is known which of its numbers are positions: MetaWorld's tasks, seen from the state."""
-    return spaces(task).observation == PARTS
+def possible(task: str, seen=PARTS) -> bool:
+    """Whether it is known which of its numbers are positions: MetaWorld's tasks, of whose state all parts are seen."""
+    return spaces(task).observation == PARTS and set(PARTS) <= set(seen)
 
 
 def multiply(demos: dict[str, list[dict]], copies: int, seed: int) -> dict[str, list[dict]]:

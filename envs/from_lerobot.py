@@ -135,11 +135,21 @@ def main(config: ConvertConfig) -> dict:
             rewards=[0.0] * n, terminations=[False] * n, truncations=[False] * (n - 1) + [True], infos={},
         ))  # fmt: skip
     data_dir, name = Path(config.data_dir).resolve(), demos.dataset_name(task, "lerobot/{task}/v0")
-    if (data_dir / name).exists():
-        raise BadInput(f"{data_dir / name} exists: remove it, or choose another --data-dir")
-    data_dir.mkdir(parents=True, exist_ok=True)
     both = gymnasium.spaces.Dict(parts), box(-1.0, 1.0, (4,), np.float32)
-    demos.store(data_dir, name, both, buffers, {"description": f"{config.folder}, label '{config.label}'"})
+
+    def free() -> bool:  # asked again where nobody else can write
+        if (data_dir / name).exists():
+            raise BadInput(f"{data_dir / name} exists: remove it, or choose another --data-dir")
+        return True
+
+    try:
+        free()
+        data_dir.mkdir(parents=True, exist_ok=True)
+        demos.store(
+            data_dir, name, both, buffers, {"description": f"{config.folder}, label '{config.label}'"}, wanted=free
+        )
+    except OSError as error:
+        raise BadInput(f"cannot write to --data-dir {config.data_dir}: {error}") from error
     say(f"{len(episodes)} episodes of {task}: {name}")
     return {"dataset": name, "episodes": len(episodes)}
 

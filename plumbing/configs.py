@@ -52,6 +52,7 @@ def _outline(config: object) -> None:
         _is(isinstance(config.get(name), kind), f"'{name}' must be {'a text' if kind is str else 'an object'}")
     _is(_whole(config["train"].get("demos_per_task")), "'demos_per_task' in 'train' must be a whole number")
     _is(_whole(config.get("format", 1)), "'format' must be a whole number")
+    _is(_whole(config["train"].get("seed", 0)), "'seed' in 'train' must be a whole number")
     check_sizes(config, "config.json", 0)
 
 

@@ -61,10 +61,12 @@ def read_memory(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, t
     try:
         kept = formats.upgrade_memory(tensors.load(path)[0]) if os.path.lexists(path) else {}
         wrong = [name for name, x in kept.items() if tuple(x.shape) != shapes[name.rpartition("/")[2]]]
+        tasks = dict.fromkeys(name.rpartition("/")[0] for name in kept)
+        wrong += [name for task in tasks for part in shapes if (name := f"{task}/{part}") not in kept]
     except BadInput:
         raise
     except Exception as error:  # with other parts
         raise BadInput(f"{path} is damaged: {error}") from error
     if wrong:
-        raise BadInput(f"{path} is damaged: {wrong[0]} has another shape than this policy's observations")
+        raise BadInput(f"{path} is damaged: {wrong[0]} is missing, or of another shape than this policy's observations")
     return kept

@@ -66,17 +66,18 @@ def check(config) -> list[str]:
     named = [task for words in config.sequence.split(",") if words.strip() for task in resolve_tasks(words)]
     if again := sorted({task for task in named if named.count(task) > 1}):
         raise BadInput(f"--sequence names '{', '.join(again)}' twice")
-    tasks = resolve_tasks(config.tasks or config.sequence)
+    tasks, known = resolve_tasks(config.tasks or config.sequence), {}
     if config.run:
-        tasks = as_seen_by(runs.read_config(Path(config.run))["policy_config"]["tasks"], tasks)
-    if config.copies and (other := [task for task in tasks if not elsewhere.possible(task)]):
+        known = runs.read_config(Path(config.run))["policy_config"]
+        tasks = as_seen_by(known["tasks"], tasks)
+    other = [task for task in tasks if not elsewhere.possible(task, *([known["observation"]] if known else []))]
+    if config.copies and other:
         raise BadInput(f"--copies: which numbers of '{other[0]}' are positions is not known; leave it out, or say 0")
     if (made := (config.copies or 0) * config.demos_per_task) > elsewhere.MOST:
         raise BadInput(f"--copies {config.copies} of {config.demos_per_task} demonstrations would be {made:,} made "
                        f"ones; at most {elsewhere.MOST:,} of a task")  # fmt: skip
     if config.copies is None:
-        few = config.demos_per_task <= elsewhere.FEW and all(map(elsewhere.possible, tasks))
-        config.copies = elsewhere.COPIES if few else 0
+        config.copies = elsewhere.COPIES if config.demos_per_task <= elsewhere.FEW and not other else 0
     if not config.run and len(tasks) < 2:
         raise BadInput("--sequence without --run begins with a fresh policy for the first task: name more than one")
     return tasks
@@ -193,7 +194,7 @@ def begin(config, origin: Path, folder: Path, variant: str, grown, parts: dict, 
              "source_weights": runs.fingerprint(origin), **found}  # fmt: skip
     source = runs.read_config(origin)
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
-    about = {**provenance(config.seed, str(grown.device)), "adapted": [*source.get("adapted", []), stage],
+    about = {**provenance(config.seed, str(grown.device)), "adapted": [*(source.get("adapted") or []), stage],
              "datasets": datasets(source) | dict.fromkeys(windows.tasks, learned_from)}  # fmt: skip
     flags = asdict(config) | {"policy": variant, "run": str(origin)}
     runs.begin_run(folder, flags, asdict(grown.config), about)
@@ -385,6 +386,7 @@ def evaluated(
             same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)
             block = [seeds[0], seeds[-1]]
             if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):
+                evaluate.table(result)  # all that is read of it is there
                 return result
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: it is made again
             continue

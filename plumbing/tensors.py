@@ -40,7 +40,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     elif written != checksum([about, tensors]):
         raise BadInput(f"{path} is damaged: its numbers are not those that were written (checksum)")
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():  # float8 is not asked directly
             raise BadInput(f"{path} is of no use: '{name}' has numbers that are not finite")
     return tensors, about
 

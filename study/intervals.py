@@ -98,9 +98,13 @@ def crossed(played: dict[str, np.ndarray]) -> np.ndarray:
     """(RESAMPLES,): mean success over tasks of each draw of seeds, of each task's demonstrations and of its episodes.
 
     played: task -> (S, D, E), nan where nothing was played. The same seeds are drawn for all tasks, as one base has
-    learned them all. Like `draws` it is the same for all ways of the same shape, which pairs differences. A draw that
-    hits nothing that was played, which happens where most of a task's cells are empty, counts as the task's mean.
+    learned them all. Like `draws` it is the same for all ways of the same shape, which pairs differences. Only seeds
+    and draws that were played are drawn. A resample that hits nothing that was played of a task, which happens where
+    cells in between are empty, counts as the task's mean.
     """
+    there = [np.isfinite(x).any(2) for x in played.values()]  # (S, D)
+    seeds_played, draws_played = np.any([x.any(1) for x in there], 0), np.any([x.any(0) for x in there], 0)
+    played = {task: x[seeds_played][:, draws_played] for task, x in played.items()}
     rates, shapes = [], tuple(x.shape for x in played.values())
     seeds, each = crossed_draws(shapes)
     for x, (demos, episodes) in zip(played.values(), each, strict=True):

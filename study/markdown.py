@@ -95,7 +95,14 @@ def mean(values) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def evenly(study: Path, pattern: str, results: list[dict]) -> str:
+def paired(study: Path, *patterns: str) -> list[list[dict]]:
+    """Results of the training seeds of which all are there, for each pattern, which has [0-9] for the seed."""
+    found = [[study / pattern.replace("[0-9]", str(seed)) for pattern in patterns] for seed in range(10)]
+    rows = [[json.loads(path.read_text()) for path in paths] for paths in found if all(map(Path.exists, paths))]
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in patterns]
+
+
+def evenly(study: Path, pattern: str) -> str:
     """What success changes by, in points, where 1/K stood in for the router's weights. Empty if that was not played."""
-    found = [json.loads(path.read_text()) for path in sorted(study.glob(pattern))][: len(results)]
-    return str(compare(found, results[: len(found)])) if found else ""
+    even, usual = paired(study, pattern, pattern.replace("-even", ""))
+    return str(compare(even, usual)) if even else ""

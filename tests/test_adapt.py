@@ -20,6 +20,7 @@ from envs.metaworld import DIFFERENCES, PARTS, split_state
 from fdp import Policy, PolicyConfig
 from plumbing import stages
 from plumbing.cli import BadInput, write_json
+from plumbing.memory import read_memory
 from plumbing.runs import load_policy, read_config, save_weights
 from plumbing.stages import outside
 
@@ -555,6 +556,11 @@ def test_a_damaged_memory_is_refused(tiny_run, flags, tmp_path):
     line = ["--retain", "replay", *flags]
     command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *line, "--out", tmp_path / "a")
     path = tmp_path / "a" / "replay.safetensors"
+    kept = {name: x for name, x in safetensors.torch.load_file(path).items() if name != "reach/goal"}
+    (tmp_path / "part").mkdir()
+    safetensors.torch.save_file(kept, tmp_path / "part" / path.name)
+    with pytest.raises(BadInput, match="reach/goal is missing"):
+        read_memory(tmp_path / "part", {part: (64, *shape) for part, shape in PARTS.items()})
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(BadInput, match="replay.safetensors is damaged"):
         command(adapt, "--run", tmp_path / "a", "--tasks", "drawer-close", *line, "--out", tmp_path / "b")
@@ -586,12 +592,14 @@ def test_an_evaluation_of_other_weights_or_steps_is_not_taken_for_this_one(tiny_
     made = json.loads((run / "evaluation.json").read_text())
     assert stages.evaluated(run, tmp_path / "none" / "e.json", 2, 0, CPU)["tasks"] == made["tasks"]
     assert not (tmp_path / "none").exists() and not played  # it was found, not made
-    for change in ({"sampling_steps": 1}, {"tasks": ["reach"]}, {"training": {**made["training"], "steps": 5}}):
+    short = {task: {name: x for name, x in r.items() if name != "interval"} for task, r in made["tasks"].items()}
+    for change in ({"sampling_steps": 1}, {"tasks": ["reach"]}, {"training": {**made["training"], "steps": 5}},
+                   {"tasks": short}):  # fmt: skip
         (run / "evaluation.json").write_text(json.dumps(made | change))
         assert stages.evaluated(run, tmp_path / "new" / "e.json", 2, 0, CPU)["sampling_steps"] == 5
         assert (tmp_path / "new" / "e.json").exists()
         (tmp_path / "new" / "e.json").unlink()
-    assert len(played) == 3
+    assert len(played) == 4
 
 
 def test_a_staged_run_goes_on_exactly_or_not_at_all(tiny_run, flags, tmp_path):

@@ -92,6 +92,20 @@ def test_episodes_of_one_label_become_a_dataset_that_trains(version, tmp_path):
         from_lerobot.main(config)
 
 
+def test_a_namespace_of_somebody_elses_keeps_its_record_and_a_bad_folder_is_one_line(tmp_path):
+    folder = write(tmp_path / "theirs", "v2.1", three())
+    record = tmp_path / "data" / "lerobot" / "namespace_metadata.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"author": "somebody"}')
+    words = (str(folder), "push", "Push the puck to a goal")
+    from_lerobot.main(ConvertConfig(*words, data_dir=str(tmp_path / "data")))
+    assert record.read_text() == '{"author": "somebody"}'
+    (tmp_path / "file").write_text("")
+    for bad in (tmp_path / "file", tmp_path / ("x" * 300)):
+        with pytest.raises(BadInput, match="cannot write to --data-dir"):
+            from_lerobot.main(ConvertConfig(*words, data_dir=str(bad)))
+
+
 def broken(what: str):
     def change(episode: list[dict]) -> None:
         if what == "action":

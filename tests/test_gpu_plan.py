@@ -62,6 +62,21 @@ def test_the_tests_for_a_gpu_run(plan):
     assert result["passed"] == len(result["tests"]) > 5, result["tests"]
 
 
+def test_what_another_section_has_made_is_not_removed(tmp_path):
+    """A tiny one may not take the checkpoints of a real one away, nor any a folder of somebody else's."""
+    real, tiny = (section.SectionConfig("mt6-base", tiny=tiny, runs=str(tmp_path)) for tiny in (False, True))
+    home = section.fresh(real)
+    (home / "step-1000").mkdir()
+    with pytest.raises(BadInput, match="not of such a section"):
+        section.fresh(tiny)
+    assert (home / "step-1000").exists()
+    section.fresh(real)  # its own earlier try
+    assert not (home / "step-1000").exists()
+    (tmp_path / "mt6-small").mkdir()
+    with pytest.raises(BadInput, match="not of such a section"):
+        section.fresh(section.SectionConfig("mt6-small", runs=str(tmp_path)))
+
+
 def test_components_beside_one(tmp_path):
     make("components", tmp_path)
     acting, training = read(tmp_path, "components")["rows"]
@@ -101,7 +116,7 @@ def test_mt6_from_nothing_finds_the_first_checkpoint_that_reached_the_goal(tmp_p
 def test_other_sections_train_with_flags_of_their_own(tmp_path, monkeypatch, name):
     said = []
 
-    def stop(command: list[str], home, begin: float):
+    def stop(command: list[str], home, begin: float, seconds: float):
         said.extend(command)
         raise KeyboardInterrupt
 

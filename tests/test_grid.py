@@ -20,6 +20,7 @@ from plumbing import interrupt
 from plumbing.cli import BadInput, parse
 from plumbing.runs import parse_with_own_fields
 from study import grid, jobs
+from study.adapt import one_task
 from study.adapt.one_task import OneTaskConfig
 from study.curve import CurveConfig
 from study.router.measure import MeasureConfig
@@ -226,6 +227,13 @@ def test_results_of_the_studies_were_made_by_the_commands_of_their_tables(study,
         if len(commands) == 2:
             assert commands[0] == made["training"]["command"]
     assert compared == count
+
+
+@pytest.mark.parametrize("flags,words", [({"ways": "add-exacct"}, "--ways: no way 'add-exacct'; there are add-exact,"),
+                                         ({"seeds": "x"}, "--seeds and --draws must be whole numbers")])  # fmt: skip
+def test_one_task_looks_at_its_words_first(flags, words):
+    with pytest.raises(BadInput, match=words):
+        one_task.main(OneTaskConfig(**flags))
 
 
 TABLES = [path.relative_to(ROOT) for path in sorted(ROOT.glob("study/*/*.py")) if "\nTABLE = [" in path.read_text()]

@@ -208,6 +208,26 @@ def test_each_of_seeds_demonstrations_and_episodes_makes_its_own_interval(axis):
     assert (rate.high - rate.low) / 2 == pytest.approx(1.96 * error, rel=0.08)  # steps of 1/12
 
 
+def test_seeds_and_demonstrations_that_were_not_played_are_not_drawn():
+    """One base and one draw in a table of three times three: the interval of that one alone."""
+    random = np.random.default_rng(1)
+    alone = {task: (random.random((1, 1, 50)) < 0.7) * 1.0 for task in "ab"}
+    table = {task: np.full((3, 3, 50), np.nan) for task in "ab"}
+    for task, x in alone.items():
+        table[task][1, 2] = x[0, 0]
+    worse = {task: x * (np.arange(50) % 2) for task, x in alone.items()}
+    assert intervals.crossed_rate(table) == intervals.crossed_rate(alone)
+    assert intervals.crossed_difference(table, {task: x * (np.arange(50) % 2) for task, x in table.items()}) == (
+        intervals.crossed_difference(alone, worse))  # fmt: skip
+
+
+def test_results_are_paired_by_their_seed(tmp_path):
+    for name in ("a-s0", "a-s2", "b-s1", "b-s2", "c-s5"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(name))
+    assert markdown.paired(tmp_path, "a-s[0-9].json", "b-s[0-9].json") == [["a-s2"], ["b-s2"]]
+    assert markdown.paired(tmp_path, "a-s[0-9].json", "c-s[0-9].json") == [[], []]
+
+
 def test_a_crossed_difference_is_paired_and_of_what_both_have():
     random = np.random.default_rng(0)
     one = {task: (random.random((3, 5, 50)) < 0.8) * 1.0 for task in "ab"}
@@ -359,9 +379,10 @@ def test_what_routes_and_what_was_not_measured_is_named(tmp_path):
         (tmp_path / f"router/wake/{name}.json").write_text(json.dumps(content))
     lines = router.waking(tmp_path)
     rows = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
-    assert [rows[name][14] for name in ways] == ["yes", "no", "no", "no", "no"]
-    assert rows["softmax"][4:6] == ["0.500 (-50.0 [-55.0, -40.0])", "0.500 (-20.0 [-25.0, -10.0])"]
-    assert rows["clean"][8] == "0.50 [0.40, 0.60]" and rows["clean"][11] == "0.40"
+    assert [rows[name][15] for name in ways] == ["yes", "no", "no", "no", "no"]
+    assert rows["softmax"][5:7] == ["0.500 (-50.0 [-55.0, -40.0])", "0.500 (-20.0 [-25.0, -10.0])"]
+    assert rows["clean"][9] == "0.50 [0.40, 0.60]" and rows["clean"][12] == "0.40"
+    assert rows["clean"][1] == "`--target clean`"
     assert rows["noise"][-1] == f"{PREDICTIONS['noise']} |"
     assert "Not measured yet: own-encoder, fast," in " ".join(lines[:5])
 
@@ -424,6 +445,11 @@ def test_new_tasks_by_routing_alone(tmp_path):
     assert [row[2:4] for row in rows] == [["1", "8/10"], ["2", "7/20"], ["1", "9/10"], ["", "9/10"]]
     assert rows[2][1] == "the one demonstration" and rows[2][5].startswith("+20.0 [")
     assert rows[-1][-1] == "0.900"
+    folder = tmp_path / "router/adapting/informed"  # a second task begins to come in
+    text = (folder / "router-hammer-draw1.json").read_text()
+    (folder / "router-reach-draw1.json").write_text(text.replace("hammer", "reach"))
+    rows = cells(router.by_routing(tmp_path))
+    assert [row[0] for row in rows] == [router.BASES["informed"], "scripted expert"] and rows[0][3:5] == ["9/10"] * 2
 
 
 def test_rivals_are_compared_within_their_data(tmp_path):

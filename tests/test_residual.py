@@ -104,6 +104,21 @@ def test_every_stage_begins_as_what_the_policy_was_and_leaves_it_as_it_is():
     assert list(policy.config.ranks) == [0, 2, 2, 5]
 
 
+def test_a_fused_optimiser_does_not_leave_what_was_kept():
+    """It changes weights without counting the change. The log looks at the router between steps of training."""
+    _, grown = grow("fdp", make_policy(), ["drawer-open"], 1, [0], 2)
+    parts = [p for p in grown.residual[-1].parameters() if p.numel()]
+    optimizer = torch.optim.AdamW(parts, lr=0.1, fused=True)
+    for _ in range(2):
+        before = chunks(grown, ["drawer-open"] * 2)[0]  # as without gradients
+        grown.residual.train()
+        sum(x.square().sum() for x in grown.at(-1).encoder.parameters()).backward()
+        optimizer.step()
+        now = chunks(grown, ["drawer-open"] * 2)[0]
+        grown.__dict__.pop("kept", None)
+        assert np.array_equal(chunks(grown, ["drawer-open"] * 2)[0], now) and not np.array_equal(now, before)
+
+
 def test_what_acting_keeps_from_call_to_call_is_made_anew_when_a_weight_changes(monkeypatch):
     """A correction's product, and a stage's components where they are not the first ones of all."""
     _, grown = grow("fdp", make_policy(), ["drawer-open"], 1, [0], 2)

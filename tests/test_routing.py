@@ -269,6 +269,10 @@ def test_a_policy_of_one_component_is_refused(tmp_path):
     )
     with pytest.raises(BadInput, match="K > 1 components side by side"):
         measure.measure(Policy(config), TASKS, 1, 400)
+    with pytest.raises(BadInput, match="--tasks must name two at least"):
+        measure.main(
+            measure.MeasureConfig(run=str(ROOT / "study/core/mt6"), tasks="hammer", out=str(tmp_path / "r.json"))
+        )
     (tmp_path / "router.json").write_text("{}")
     with pytest.raises(BadInput, match=r"router\.json"):  # something else's file
         measure.main(measure.MeasureConfig(run=str(ROOT / "study/core/mt6"), out=str(tmp_path / "router.json")))

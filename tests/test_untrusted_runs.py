@@ -16,7 +16,7 @@ from conftest import command
 import adapt
 import evaluate
 import train
-from plumbing import cli, configs, runs, tensors
+from plumbing import cli, configs, runs, stages, tensors
 from plumbing.cli import BadInput
 from plumbing.log import read_log
 from plumbing.memory import read_memory
@@ -95,6 +95,30 @@ def test_a_module_that_only_a_file_names_is_not_imported(run, tmp_path, monkeypa
     with pytest.raises(BadInput, match="no environment"):  # named by the user: imported, and it has no such environment
         command(evaluate, "--run", run, "--episodes", 1, "--tasks", "payload_module:Evil-v0")
     assert (tmp_path / "executed").exists()
+
+
+def test_a_seed_that_is_none_is_refused_before_a_run_is_made_of_it(run):
+    change(run, train__seed="one")
+    with pytest.raises(BadInput, match="'seed' in 'train' must be a whole number"):
+        runs.read_config(run)
+
+
+def test_numbers_of_eight_bits_are_looked_at_too(tmp_path):
+    bad = torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)
+    tensors.save(tmp_path / "x.safetensors", {"x": bad}, {})
+    with pytest.raises(BadInput, match="'x' has numbers that are not finite"):
+        tensors.load(tmp_path / "x.safetensors")
+
+
+def test_copies_are_not_made_for_a_policy_that_does_not_see_all_of_the_state(run):
+    """Its demonstrations would have no objects to move: none by default, and one line where they are asked for."""
+    observation = json.loads((run / "config.json").read_text())["policy_config"]["observation"]
+    change(run, policy_config__observation={part: x for part, x in observation.items() if part != "objects"})
+    config = adapt.AdaptConfig(run=str(run), tasks="drawer-open", demos_per_task=1)
+    stages.check(config)
+    assert config.copies == 0
+    with pytest.raises(BadInput, match="--copies: which numbers"):
+        stages.check(adapt.AdaptConfig(run=str(run), tasks="drawer-open", demos_per_task=1, copies=2))
 
 
 @pytest.mark.parametrize("policy", ["../../evil", "os", "/tmp/evil", "fdp.Policy", ""])

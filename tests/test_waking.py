@@ -9,9 +9,11 @@ import pytest
 import torch
 from test_forks import act, batch, make, same
 
+import adapt
 import train
 from fdp import Policy as FactorizedPolicy
 from plumbing import runs
+from plumbing.cli import BadInput
 from variants import decorrelated, informed, waking
 
 # ------------------------------------------------------------------------------------------ a bonus for information
@@ -59,6 +61,47 @@ def test_only_the_best_count_and_the_others_get_no_gradient():
     used = (kept > 0).any(0)
     moved = torch.stack([x.grad.flatten(1).abs().sum(1) for x in policy.components.parameters()]).sum(0) > 0
     assert torch.equal(moved, used) and not used.all()
+
+
+def test_rows_that_learn_alone_are_computed_with_the_others():
+    """adapt.py lets some components of one tensor learn: what is gathered must not mistake which ones those are."""
+    policy, inputs = make("informed", top=2), batch(make(), n=20)
+    spread(policy)
+    least = int((policy.sparse(policy.router(policy.encode(*inputs[:2]))) != 0).sum(0).argmin())
+    adapt.only_rows(policy.components, [least])
+    results = []
+    for gathers in (True, False):
+        policy.gathers = gathers
+        policy.zero_grad()
+        errors, _ = policy.loss(*inputs)
+        errors.mean().backward()
+        learned = policy.components.head.parametrizations.bias.original
+        results.append((errors.detach(), learned.grad.clone()))
+    torch.testing.assert_close(*results)
+
+
+def test_informed_needs_to_know_tasks_apart_and_whole_numbers():
+    for wrong in ({"task_conditioning": "none"}, {"top": 2.5}):
+        with pytest.raises(ValueError, match="needs to know tasks apart|--top must be"):
+            make("informed", **wrong)
+    make("informed", task_conditioning="none", bonus=0.0)
+
+
+def test_a_stage_upon_it_does_not_cool_it_further():
+    policy, inputs = make("waking", how="cooling"), batch(make())
+    policy.train()
+    policy.loss(*inputs)
+    assert policy.seen == 1
+    policy.encoder.requires_grad_(False)  # as adapt.py does
+    policy.loss(*inputs)
+    assert policy.seen == 1
+
+
+def test_a_fork_with_a_second_table_of_tasks_is_refused_before_its_stage_is_trained():
+    policy = make("waking", how="own-encoder")
+    config = adapt.AdaptConfig(retain="exact", start_from="0", encoder_rank=2)
+    with pytest.raises(BadInput, match="do not come apart"):
+        adapt.prepare(config, "waking", policy, ["drawer-open"], {})
 
 
 def spread(policy) -> None:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
@@ -72,10 +73,12 @@ class Policy(FactorizedPolicy):
 
     def build(self):
         c = self.config
-        if not 0 <= c.top <= c.components:
+        if not (isinstance(c.top, int) and 0 <= c.top <= c.components):
             raise ValueError(f"--top must be between 0 and the {c.components} components, got {c.top}")
         if c.router != "softmax":
             raise ValueError(f"policy informed needs probabilities: router softmax, not {c.router}")
+        if c.task_conditioning == "none" and c.bonus:  # it would never be paid: no batch is known to be of two tasks
+            raise ValueError("policy informed needs to know tasks apart: task conditioning name, not none")
         super().build()
 
     def weigh(self, condition, step=None):
@@ -93,7 +96,8 @@ class Policy(FactorizedPolicy):
     def compose(self, noisy_actions, step, condition, weights):
         """As in fdp.py, without the components whose weight is zero."""
         c = self.config
-        if c.top in (0, c.components) or not self.gathers:
+        learning_rows = any(parametrize.is_parametrized(part) for part in self.components.modules())  # see adapt.py
+        if c.top in (0, c.components) or learning_rows or not self.gathers:
             return super().compose(noisy_actions, step, condition, weights)
         known, rows, chosen = self.__dict__.get("gathered", (None,) * 3)
         if known is not weights or torch.is_grad_enabled():
@@ -108,8 +112,8 @@ class Policy(FactorizedPolicy):
         return torch.zeros_like(noisy_actions).index_add(0, rows.row, said.to(noisy_actions.dtype))
 
     def loss(self, observation, task, actions, step, noise):
-        """fdp.py's errors (B,), and minus the information, in nats; of one task alone none, because a policy that
-        learns a new task must not be paid for switching within it."""
+        """fdp.py's errors (B,), and minus the information, in nats. A batch of one of several tasks pays nothing: a
+        policy that learns a new task must not be paid for switching within it."""
         condition = self.encode(observation, task)
         p = self.router(condition).float()
         paid = len(self.config.tasks) == 1 or (task != task[0]).any()

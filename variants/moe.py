@@ -30,7 +30,7 @@ class PolicyConfig(FactorizedConfig):
 class Policy(FactorizedPolicy):
     def build(self):
         c = self.config
-        if not 1 <= c.top <= min(2, c.components):
+        if not (isinstance(c.top, int) and 1 <= c.top <= min(2, c.components)):
             raise ValueError(f"--top must be 1 or 2, and at most the {c.components} components, got {c.top}")
         if c.selection not in ("straight-through", "multinomial"):
             raise ValueError(f"unknown selection '{c.selection}': choose from straight-through, multinomial")

@@ -75,8 +75,10 @@ def on_top_of(base: str):
 
         def made_of(self, name: tuple, parts: tuple[nn.Module, ...], make) -> nn.Module:
             """make(), or what it gave when it was last called with these parts: while acting, nothing changes them. A
-            tensor counts its changes in place, and has another address when it is replaced or moved."""
+            tensor counts its changes in place, and has another address when it is replaced or moved. Fused optimisers
+            change it without counting: a call that learns forgets what was kept."""
             if torch.is_grad_enabled():
+                self.__dict__.pop("kept", None)
                 return make()
             tensors = [x for part in parts for x in (*part.parameters(), *part.buffers())]
             now = [self.training, *((x.data_ptr(), x._version) for x in tensors)]

@@ -92,8 +92,8 @@ class Policy(FactorizedPolicy):
 
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's (B,)."""
-        if self.training and self.config.how == "cooling":
-            self.seen += 1
+        if self.training and self.config.how == "cooling" and next(self.encoder.parameters()).requires_grad:
+            self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
         condition = self.encode(observation, task)
         weights = self.weigh(condition)
         if self.training and self.config.how == "dropout":

@@ -26,7 +26,7 @@ from envs.rollout import Roller, block_seeds  # noqa: E402
 from envs.tasks import resolve_tasks, slug  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from plumbing import runs, stages  # noqa: E402
-from plumbing.cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
+from plumbing.cli import ROOT, BadInput, parse, provenance, run, say, write_json  # noqa: E402
 from study.ml45 import augment, low_rank  # noqa: E402
 
 WAYS = {
@@ -87,6 +87,11 @@ class OneTaskConfig:
 
 
 def main(config: OneTaskConfig) -> dict:
+    if strange := [way for way in config.ways.split(",") if way not in WAYS]:
+        raise BadInput(f"--ways: no way '{strange[0]}'; there are {', '.join(WAYS)}")
+    if not all(word.isdecimal() for word in f"{config.seeds},{config.draws}".split(",")):
+        raise BadInput(f"--seeds and --draws must be whole numbers with commas between, got '{config.seeds}' and "
+                       f"'{config.draws}'")  # fmt: skip
     with Roller() as roller:
         return {"wrote": adapt_all(config, roller)}
 
@@ -104,7 +109,8 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
     if not config.new_only:  # what a change is measured against has to be of the same episodes
         made = json.loads(before.read_text())
         found = [r["seeds"] for r in made["tasks"].values()][0], made.get("run", config.run)
-        assert found == (seeds, config.run), f"{before} is of {found}: move it"
+        if found != (seeds, config.run):
+            raise BadInput(f"{before} is of {found}: move it, or choose another --out")
     every = product(map(int, config.seeds.split(",")), map(int, config.draws.split(",")), config.ways.split(","),
                     as_seen_by(old.config.tasks, resolve_tasks(config.tasks)))  # fmt: skip
     for seed, draw, way, task in every:
@@ -113,7 +119,8 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
         if path.exists():
             made = json.loads(path.read_text())
             same = made["tasks"][task]["seeds"] == seeds and made["flags"].get("run", config.run) == config.run
-            assert same, f"{path} is of another run, or other episodes: choose another --out"
+            if not same:
+                raise BadInput(f"{path} is of another run, or other episodes: choose another --out")
             continue
         folder = f"runs/{config.out.removeprefix('study/')}/{path.stem}"
         usual = {"demos_per_task": config.demos, "demo_draw": draw, "steps": config.steps, "seed": seed,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What only a GPU can show, section by section; study/gpu/README.md says which question each one answers.
-#   bash study/gpu/run.sh                      all sections: three quarters of an hour at most
+#   bash study/gpu/run.sh                      all sections: eighty minutes at most
 #   bash study/gpu/run.sh speed components     some of them
 #   ... --peer peer/bin/python                 flags, after the names, go to section.py
 # A section whose JSON is there is left out, and one that fails does not stop the others. Demonstrations are made here.

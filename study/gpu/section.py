@@ -159,9 +159,7 @@ def from_nothing(config: SectionConfig, device: torch.device) -> dict:
     """
     group, size = config.name.split("-")
     cameras = {"--observation": "pixels", "--image-size": 128, "--demos-per-task": 25} if size == "pixels" else {}
-    home, begin = Path(config.runs).resolve() / config.name, time.perf_counter()
-    shutil.rmtree(home, ignore_errors=True)  # "from nothing" includes the demonstrations
-    home.mkdir(parents=True)
+    home, begin = fresh(config), time.perf_counter()  # "from nothing" includes the demonstrations
     flags = {"--tasks": group, "--size": "base" if cameras else size, "--components": 4, "--save-every": 1000}
     flags |= cameras
     if config.tiny:
@@ -203,9 +201,7 @@ def from_nothing(config: SectionConfig, device: torch.device) -> dict:
 def one_demonstration(config: SectionConfig, device: torch.device) -> dict:
     """A base of 45 tasks, and each of the five others from one demonstration, with a new component: study/ml45 at this
     size. A task that there is no time for is left out, and named."""
-    home, begin = Path(config.runs).resolve() / config.name, time.perf_counter()
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
+    home, begin = fresh(config), time.perf_counter()
     flags = {"--tasks": "ml45-train", "--size": "base", "--demos-per-task": 25, "--steps": config.steps or 24_000}
     tasks, steps, episodes = NEW.split(","), 2000, 50
     if config.tiny:
@@ -232,6 +228,19 @@ def one_demonstration(config: SectionConfig, device: torch.device) -> dict:
         "base": checkpoints[-1], "tasks": found, "left_out": left_out, "train": typed(command),
         "seconds": {"until trained": trained}, "training_finished": summary is not None,
     }  # fmt: skip
+
+
+def fresh(config: SectionConfig) -> Path:
+    """An empty folder for a section's checkpoints and demonstrations. What an earlier try left there is removed, and
+    nothing else: BadInput for a folder that no section of this kind, tiny or not, has made."""
+    home = Path(config.runs).resolve() / config.name
+    mark = home / ("tiny-section" if config.tiny else "section")
+    if home.exists() and not mark.exists():
+        raise BadInput(f"{home} is there, and not of such a section: remove it, or choose another --runs")
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    mark.touch()
+    return home
 
 
 def watch(command: list[str], home: Path, begin: float, seconds_in_all: float) -> tuple[list[dict], dict | None]:

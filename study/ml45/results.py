@@ -53,7 +53,7 @@ def ways_table(study: Path, found: dict[tuple[str, str], dict[str, np.ndarray]],
     """A row for each way, compared with the first one, and the expert's."""
     rows, first, every = [], next(iter(found.values())), {key: runs_of(study, key, demos) for key in found}
     for key, played in found.items():
-        made = np.isfinite(played[NEW_ML45[0]]).any(2)  # (S, D)
+        made = np.all([np.isfinite(x).any(2) for x in played.values()], 0)  # (S, D): of all tasks
         change = "" if played is first else crossed_difference(played, first)
         rows.append([ONE[key] if demos == 1 else alone(key),
                      f"{made.any(1).sum()} x {made.any(0).sum()}" + " in part" * (not made.all()),
@@ -131,11 +131,13 @@ def one_demonstration_finding(study: Path) -> str:
     found = crossed_runs(study, 1, 2000)
     made = "-elsewhere" if ("fdp", "add-elsewhere") in found else ""
     usual, best = found["fdp", "add-exact"], found["fdp", "add-elsewhere" if made else "add-exact"]
-    bases, draws = (np.isfinite(best[NEW_ML45[0]]).any(2).any(axis).sum() for axis in (1, 0))
+    played = np.all([np.isfinite(x).any(2) for x in best.values()], 0)  # (S, D)
+    bases, draws = (played.any(axis).sum() for axis in (1, 0))
     fair = ("monolithic", f"low-rank{made}")  # with the same demonstrations made of it; else both without
     mine, rival = (best, found[fair]) if fair in found else (usual, found["monolithic", "low-rank"])
     change = crossed_difference(mine, rival)
-    shared = np.isfinite(mine[NEW_ML45[0]] + rival[NEW_ML45[0]]).any(2).sum()  # of bases and draws
+    of, shared = (int(np.all([np.isfinite(x).any(2) for x in cells], 0).sum())  # pairs of base and draw, of all tasks
+                  for cells in (mine.values(), (mine[task] + rival[task] for task in mine)))  # fmt: skip
     runs = [r for key in found for r in runs_of(study, key, 1)]
     successes, n = expert(runs, NEW_ML45)
     how = f", of which a hundred are made ({crossed_difference(best, usual)} points)," if made else ""
@@ -148,5 +150,5 @@ def one_demonstration_finding(study: Path) -> str:
         f"{number(crossed_rate(best).mean)}{three} ({bases} base{'s' * int(bases > 1)}, {draws} draws; a policy "
         f"for it alone, from the first, {alone}, the expert {number(successes / n)}). Factorizing {why}: beside one "
         f"network of the same size with low-rank adapters the difference is {change} points (on {shared} of the "
-        f"{bases * draws} pairs of base and draw)."
+        f"{of} pairs of base and draw)."
     )

@@ -1,12 +1,11 @@
 """One policy for fifty tasks, as sections of study/README.md."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from study.intervals import DAGGER, by_task, count, difference, number, rate, success
-from study.markdown import evenly, expert, played_on, read, table, text, typed, words
+from study.markdown import evenly, expert, paired, played_on, read, table, text, typed, words
 
 # How published averages group the tasks (Seo et al. 2022, arXiv 2206.14244); whatever is in none of these is easy.
 DIFFICULTY = {
@@ -26,10 +25,9 @@ def groups(played: dict[str, np.ndarray]) -> dict[str, float]:
 
 def fifty(study: Path) -> list[str]:
     fdp = list(read(study, "mt50/fdp-s[0-9].json").values())
-    other = [json.loads(path.read_text()) for path in sorted(study.glob("mt50/monolithic-s[0-9].json"))]
-    found = {"fdp": fdp} | ({"monolithic": other} if other else {})
-    seeds = min(map(len, found.values()))  # what is compared has to be of the same seeds
-    found = {policy: results[:seeds] for policy, results in found.items()}
+    both, other = paired(study, "mt50/fdp-s[0-9].json", "mt50/monolithic-s[0-9].json")
+    found = {"fdp": both, "monolithic": other} if other else {"fdp": fdp}  # what is compared is of the same seeds
+    seeds = len(found["fdp"])
     played = {policy: by_task(results) for policy, results in found.items()}
     experts = {task: np.array([[r["expert"]["successes"] / r["expert"]["n"]]])
                for task, r in found["fdp"][0]["tasks"].items()}  # fmt: skip
@@ -39,7 +37,7 @@ def fifty(study: Path) -> list[str]:
         training = [r["training"]["seconds"] / 60 for r in found[policy]]
         rows.append([policy, seeds, words(number(r["mean_success"]) for r in found[policy]), rate(x),
                      "" if policy == "fdp" else difference(x, played["fdp"]),
-                     evenly(study, f"mt50/{policy}-s[0-9]-even.json", found[policy]), *map(number, mine.values()),
+                     evenly(study, f"mt50/{policy}-s[0-9]-even.json"), *map(number, mine.values()),
                      number(float(np.mean(list(mine.values())))), words(short) if short else "none",
                      number(float(np.median(training)), 0)])  # fmt: skip
     mine = groups(experts)
@@ -59,8 +57,8 @@ def fifty(study: Path) -> list[str]:
         *table(header, rows), *text(DAGGER),
         *table(["task, fdp's weakest first", *played, "expert"], weak),
         *text("Published averages have other protocols, and none of these is a comparison: one policy from the state, "
-              "random goals, 88.4 over tasks (DaCe-DT); cameras and language, 0.9 B parameters, 92.0 over tasks "
-              "(FabriVLA); Diffusion Policy from cameras 16.1 over tasks, 10.5 over the four groups."),
+              "random goals, 0.884 over tasks (DaCe-DT); cameras and language, 0.9 B parameters, 0.920 over tasks "
+              "(FabriVLA); Diffusion Policy from cameras 0.161 over tasks, 0.105 over the four groups."),
     ]  # fmt: skip
 
 
@@ -89,7 +87,7 @@ def speed_run(study: Path) -> list[str]:
 def fifty_finding(study: Path) -> str:
     found = list(read(study, "mt50/fdp-s[0-9].json").values())
     rates, (successes, n) = rate(by_task(found)), expert(found)
-    even = evenly(study, "mt50/fdp-s[0-9]-even.json", found)
+    even = evenly(study, "mt50/fdp-s[0-9]-even.json")
     minutes, S = np.median([r["training"]["seconds"] for r in found]) / 60, len(found)
     router = f" Weights of 1/K change that by {even} points." if even else ""
     return (f"One policy for all 50 tasks has {number(rates.mean)} [{number(rates.low)}, {number(rates.high)}] "

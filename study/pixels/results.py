@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from study.intervals import DAGGER, by_task, compare, count, number, rate
-from study.markdown import evenly, expert, flag, played_on, read, table, text
+from study.markdown import evenly, expert, flag, paired, played_on, read, table, text
 
 CAMERAS = {"fdp": "fdp", "monolithic": "monolithic: one network of the same size", "uniform": "weights fixed at 1/K",
            "moe-top2": "mixture of experts, top 2"}  # fmt: skip
@@ -20,10 +20,11 @@ def cameras(study: Path) -> list[str]:
     for policy, results in found.items():
         if not results:
             continue
-        change = "" if policy == "fdp" else str(compare(results, first[: len(results)]))
+        both = paired(study, *(f"pixels/{name}-25-s[0-9].json" for name in (policy, "fdp")))
+        change = str(compare(*both)) if policy != "fdp" and both[0] else ""
         played, training = by_task(results), np.median([r["training"]["seconds"] for r in results]) / 60
         rows.append([CAMERAS[policy], len(results), *(count({task: played[task]}) for task in tasks),
-                     rate(played).share, change, evenly(study, f"pixels/{policy}-25-s[0-9]-even.json", results),
+                     rate(played).share, change, evenly(study, f"pixels/{policy}-25-s[0-9]-even.json"),
                      f"{training:.0f}"])  # fmt: skip
         for path in sorted(study.glob(f"pixels/shift/{policy}-25-s0-*.json")):
             r, shift = json.loads(path.read_text()), path.stem.partition("-s0-")[2]

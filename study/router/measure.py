@@ -113,7 +113,9 @@ def watched(policy: Policy, others: list[Policy], similarity: routing.Similarity
 
 
 def components(policy) -> int:
-    """K, by asking. BadInput for a policy without components side by side."""
+    """K, by asking. BadInput for a policy without components side by side, or with a router for each stage."""
+    if hasattr(policy.config, "stages"):
+        raise BadInput("this run has a router for each stage; measure the run that it was adapted from")
     said = []
     hook = policy.components.register_forward_hook(lambda _module, _inputs, x: said.append(len(x)))
     nothing = {part: np.zeros((1, *shape)) for part, shape in policy.config.observation.items()}
@@ -230,6 +232,8 @@ def main(config: MeasureConfig) -> dict:
     policy = runs.load_policy(folder, device)
     known = policy.config.tasks
     tasks = as_seen_by(known, resolve_tasks(config.tasks)) if config.tasks else known
+    if len(tasks) < 2:
+        raise BadInput(f"--tasks must name two at least, whose weights are exchanged, got '{config.tasks}'")
     found = measure(policy, tasks, config.episodes, config.seed)
     trained = runs.training_record(folder) | {"demo_draw": runs.read_config(folder)["train"].get("demo_draw", 0)}
     about = {"flags": asdict(config), "policy": policy.variant, "training": trained,

@@ -17,7 +17,20 @@ from study.intervals import (
     rate,
     stack,
 )
-from study.markdown import NotMeasured, bullets, evenly, expert, expert_cell, played_on, read, span, table, text, words
+from study.markdown import (
+    NotMeasured,
+    bullets,
+    evenly,
+    expert,
+    expert_cell,
+    paired,
+    played_on,
+    read,
+    span,
+    table,
+    text,
+    words,
+)
 from study.router.table import PREDICTIONS
 from study.router.table import WAYS as WAKING
 
@@ -44,7 +57,8 @@ def waking(study: Path) -> list[str]:
 
         nats = [f"{number(told['above'], 2)} [{', '.join(number(x, 2) for x in told['interval'])}]"
                 for told in map(r["tells"].get, ("task", "flags", "step"))]  # fmt: skip
-        rows.append([name, len(r["similarity"]["signed"]), f"{r['parameters']:,}",
+        rows.append([name, f"`{WAKING[name][1]}`" if WAKING[name][1] else "as it is", len(r["similarity"]["signed"]),
+                     f"{r['parameters']:,}",
                      rate(by_task([{"tasks": r["played"]}])),
                      *map(change, ("1/K", "another task's", "mean over tasks", "top two")), *nats,
                      number(max(r["untrained"]["task"]), 2), number(r["contrast"], 0),
@@ -52,21 +66,25 @@ def waking(study: Path) -> list[str]:
                      PREDICTIONS[name]])  # fmt: skip
     one = found[names[0]]
     successes, n = (sum(e[key] for e in one["expert"].values()) for key in ("successes", "n"))
-    header = ["way", "K", "parameters", "success, 95 % interval", "weights 1/K", "another task's", "their mean over "
-              "tasks", "top two", "nats about the task", "about flags", "about time", "untrained, about the task",
-              "contrast", "effective rank", "routes", "predicted: does it route?"]  # fmt: skip
+    header = ["way", "flags", "K", "parameters", "success, 95 % interval", "weights 1/K", "another task's",
+              "their mean over tasks", "top two", "nats about the task", "about flags", "about time",
+              "untrained, about the task", "contrast", "effective rank", "routes",
+              "predicted: does it route?"]  # fmt: skip
     most = one["tells"]["task"]["most"]
     return [
         *text("Commands: `study/router/table.py`; `python study/router/measure.py --run RUN` for any other run. mt6, "
               f"25 demonstrations, 6,000 steps, one seed. {played_on([{'tasks': one['played']}])} The expert: "
-              f"{number(successes / n)}.", f"Not measured yet: {words(missing)}." if missing else ""),
+              f"{number(successes / n)}.", f"Not measured yet: {words(missing)}." if missing else "",
+              "Flags are train.py's; the head of `variants/waking.py` says what its ways are. Rows of a GPU machine "
+              "(study/gpu/README.md) were trained on its CPU."),
         *table(header, rows), *text(DAGGER),
         *text("In brackets: points more or less than as it is, with their interval. Nats: what a component, drawn by "
               f"the weights, tells about the task (ln K and ln 6 are the most: {number(most, 2)} with K = 4) above "
               "shuffled labels; about what the environment reports (near the object, grasped) above the same of "
               "another episode of the task; and about the time in the episode. Untrained: the most that five routers "
               "tell which have learned nothing and weigh in the same way. Contrast: success lost without a component, "
-              "the task that loses most minus the median task, in points, mean over components. *Routes*, by a rule "
+              "the task that loses most minus the median task, in points, mean over components. Effective rank of the "
+              "components' predictions: 1 (all alike) to K. *Routes*, by a rule "
               f"written down beforehand: {ROUTES[0]} nats about the task, with an interval above the untrained; and "
               f"{-ROUTES[1]} points lost with weights of another task, with an interval below zero."),
         *(pictures(found[READ]) if READ in found and "tasks" in found[READ] else []),
@@ -104,11 +122,13 @@ def named(found: dict) -> str:
     """Whether a component has work of its own, in a sentence."""
     lost = [list(lost_without(found, k).values()) for k in range(len(found["similarity"]["signed"]))]
     need, others = [sum(x >= 0.5 for x in one) for one in lost], [100 * x for one in lost for x in one if x < 0.5]
-    return (f"With a larger bonus and all four (`--bonus 0.1`, the picture below) a component has work that can be "
-            f"named: without it {span(need, 0)} of {len(lost[0])} tasks lose half or more, and the others at most "
-            f"{number(max(others, default=0), 0)} points.")  # fmt: skip
+    rest = f"at most {number(max(others), 0)} points" if max(others, default=0) > 0 else "nothing"
+    return (f"With a larger bonus and all four acting (`--policy informed --bonus 0.1`, picture below) components "
+            f"have work of their own: without one, {span(need, 0)} of {len(lost[0])} tasks lose half or more, and the "
+            f"others {rest} ({next(iter(found['played'].values()))['n']} episodes of a task).")  # fmt: skip
 
 
+ANOTHER = "another task's"  # weights
 SPARSE = "top2-bonus"  # what the finding speaks of, beside "softmax"
 READ = "bonus-0.1"  # whose pictures can be read most easily
 
@@ -120,19 +140,20 @@ def routing_finding(study: Path) -> str:
         raise NotMeasured(f"`study/router/wake/{min(missing)}.json`")
     usual, sparse = (found[name] for name in ("softmax", SPARSE))
     nats, most = (number(sparse["tells"]["task"][key], 2) for key in ("above", "most"))
-    swapped = number(sparse["changed"]["another task's"]["success"])
+    swapped, episodes = number(sparse["changed"][ANOTHER]["success"]), sum(e["n"] for e in sparse["played"].values())
     verdict = "it does" if routes(sparse) else "it does not either"
-    told = (f"Paid for telling situations apart, with the best two of four acting (`--policy informed --top 2`), "
-            f"{verdict}: a component tells {nats} of {most} nats about the task (before: "
-            f"{number(usual['tells']['task']['above'], 2)}), and another task's weights take "
-            f"{number(sparse['success'])} to {swapped} (one seed, block for choices)")  # fmt: skip
+    told = (
+        f"With a bonus in the loss for telling situations apart, the best two of four acting (`--policy informed "
+        f"--top 2`), {verdict}: a component tells {nats} of {most} nats about the task (before: "
+        f"{number(usual['tells']['task']['above'], 2)}), and another task's weights take "
+        f"{number(sparse['success'])} to {swapped} (before: {number(usual['success'])} to "
+        f"{number(usual['changed'][ANOTHER]['success'])}; one seed, {episodes} episodes, for choices)"
+    )
     more = f" {named(found[READ])}" if READ in found else ""
-    pair = [[json.loads(path.read_text()) for path in sorted(study.glob(f"router/baselines/mt6-25-{name}-s[0-9].json"))]
-            for name in ("informed", "fdp")]  # fmt: skip
-    seeds = min(map(len, pair))
-    if not seeds:
+    pair = paired(study, *(f"router/baselines/mt6-25-{name}-s[0-9].json" for name in ("informed", "fdp")))
+    if not (seeds := len(pair[0])):
         return f"{told}.{more}"
-    change = crossed_difference(*(redrawn(results[:seeds]) for results in pair))
+    change = crossed_difference(*map(redrawn, pair))
     return f"{told}. On new episodes success changes by {change} points ({seeds} seed{'s' * (seeds > 1)}).{more}"
 
 
@@ -149,10 +170,10 @@ def redrawn(results: list[dict]) -> dict[str, np.ndarray]:
     return {task: x[:, None] for task, x in by_task(results).items()}
 
 
-def minus(results: list[dict], other: list[dict]) -> str:
-    """A difference in points, over the seeds that both have."""
-    seeds = min(len(results), len(other))
-    return str(crossed_difference(redrawn(results[:seeds]), redrawn(other[:seeds]))) if seeds else ""
+def minus(study: Path, folder: str, *names: str) -> str:
+    """Success of one minus another one, in points, over the seeds that both have."""
+    one, other = map(redrawn, paired(study, *(f"router/{folder}/{name}-s[0-9].json" for name in names)))
+    return str(crossed_difference(one, other)) if one else ""
 
 
 def minutes(results: list[dict]) -> str:
@@ -170,9 +191,9 @@ def on_fifty(study: Path) -> list[str]:
         told = looked.get(name)
         nats = number(told["tells"]["task"]["above"], 2) if told else ""
         rows.append([ON_FIFTY.get(name, f"`{name}`"), len(results), rate(by_task(results)).share,
-                     *("" if other == name else minus(results, found.get(other, []))
+                     *("" if other == name else minus(study, "fifty", name, other)
                        for other in ("softmax", *ON_FIFTY)),
-                     evenly(study, f"router/fifty/{name}-s[0-9]-even.json", results), nats,
+                     evenly(study, f"router/fifty/{name}-s[0-9]-even.json"), nats,
                      ("yes" if routes(told) else "no") if told else "", minutes(results)])  # fmt: skip
     results = [r for mine in found.values() for r in mine]
     successes, n = expert(results)
@@ -194,12 +215,14 @@ LEARNS = {"router-elsewhere": "a hundred demonstrations made of it", "router": "
 
 def by_routing(study: Path) -> list[str]:
     """A new task by the router and the name alone."""
-    made = {(base, way): runs for base, way in product(BASES, LEARNS)
-            if (runs := [r for path in sorted(study.glob(f"router/adapting/{base}/{way}-*.json"))
-                         if (r := json.loads(path.read_text()))["way"] == way])}  # fmt: skip
+    made = {(base, way): [r for path in sorted(study.glob(f"router/adapting/{base}/{way}-*.json"))
+                          if (r := json.loads(path.read_text()))["way"] == way]
+            for base, way in product(BASES, LEARNS)}  # fmt: skip
+    tasks = sorted({r["task"] for runs in made.values() for r in runs})
+    made = {key: runs for key, runs in made.items() if runs and {r["task"] for r in runs} == set(tasks)}
     if not (every := [r for runs in made.values() for r in runs]):
         raise NotMeasured("`study/router/adapting/*/*.json`")
-    tasks, draws = sorted({r["task"] for r in every}), sorted({r["flags"]["demo_draw"] for r in every})
+    draws = sorted({r["flags"]["demo_draw"] for r in every})
     rows, played = [], {}
     for (base, way), runs in made.items():
         n = runs[0]["tasks"][runs[0]["task"]]["n"]
@@ -249,9 +272,9 @@ def rivals(study: Path) -> list[str]:
     for setting, title in SETTINGS.items():
         mine = {policy: found[f"{setting}-{policy}"] for policy in RIVALS if f"{setting}-{policy}" in found}
         for policy, results in mine.items():
-            change = "" if policy == "fdp" else minus(results, mine.get("fdp", []))
+            change = "" if policy == "fdp" else minus(study, "baselines", f"{setting}-{policy}", f"{setting}-fdp")
             rows.append([title, RIVALS[policy], len(results), crossed_rate(redrawn(results)).share, change,
-                         evenly(study, f"router/baselines/{setting}-{policy}-s[0-9]-even.json", results),
+                         evenly(study, f"router/baselines/{setting}-{policy}-s[0-9]-even.json"),
                          minutes(results), expert_cell(results)])  # fmt: skip
     header = ["data", "policy", "seeds", "success, 95 % interval", "minus fdp", "weights 1/K", "minutes of training",
               "expert"]  # fmt: skip
@@ -280,7 +303,7 @@ def how_many(study: Path) -> list[str]:
             least = min(min(np.mean([e["router_weights"]["mean"] for e in r["tasks"].values()], 0)) for r in results)
             latency = np.median([r["latency_ms_batch_1"] for r in results])
             rows.append([title, K, len(results), rate(by_task(results)),
-                         evenly(study, f"router/components/{file}-s[0-9]-even.json", results),
+                         evenly(study, f"router/components/{file}-s[0-9]-even.json"),
                          number(float(latency), 1), minutes(results), span(losses, 4), number(spikes, 1),
                          number(float(least), 3)])  # fmt: skip
     results = [r for mine in found.values() for r in mine]

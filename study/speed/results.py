@@ -81,7 +81,7 @@ def samplers(study: Path) -> list[str]:
     blocks = words(sorted({r["seed"] for r in settings}))
     return [
         *text(f"Command: {typed(settings[0]['command'])}. mt6, {len(one)} runs (training seeds), {one[0]['n']} "
-              f"episodes each, block {blocks}. That block is for choices: no other table here is from it."),
+              f"episodes each, block {blocks}, the one for choices."),
         *table(["sampler", "calls", "successes, each run", "all"],
                [*rows, ["scripted expert", "", *cells(one, "expert_successes")]]),
         *text(f"From 3 calls on, all settings have {span(many, 0)} successes, below {span(few, 0)}. The default is 5, "

@@ -2,7 +2,7 @@
 
     python study/speed/samplers.py --runs runs/core/mt6-fdp-50-s0 runs/core/mt6-fdp-50-s1 --seed 400
 
-Block 400 of the evaluation episodes is the one for choices: no reported number comes from it. Begun again, it goes on
+Block 400 of the evaluation episodes is the one for choices. Begun again, it goes on
 after the last setting in its JSON.
 """
 
