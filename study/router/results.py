@@ -123,9 +123,9 @@ def named(found: dict) -> str:
     lost = [list(lost_without(found, k).values()) for k in range(len(found["similarity"]["signed"]))]
     need, others = [sum(x >= 0.5 for x in one) for one in lost], [100 * x for one in lost for x in one if x < 0.5]
     rest = f"at most {number(max(others), 0)} points" if max(others, default=0) > 0 else "nothing"
-    return (f"With a larger bonus and all four acting (`--policy informed --bonus 0.1`, picture below) components "
-            f"have work of their own: without one, {span(need, 0)} of {len(lost[0])} tasks lose half or more, and the "
-            f"others {rest} ({next(iter(found['played'].values()))['n']} episodes of a task).")  # fmt: skip
+    return (f"With `--bonus 0.1` and all four acting (picture below) components have work of their own: without one, "
+            f"{span(need, 0)} of {len(lost[0])} tasks lose half or more, the others {rest} "
+            f"({next(iter(found['played'].values()))['n']} episodes each).")  # fmt: skip
 
 
 ANOTHER = "another task's"  # weights
