@@ -149,8 +149,8 @@ def finding(study: Path) -> list[str]:
               f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (one seed).",
               *when_measured(routing_finding, study), bullet=True),
         *text(f"New tasks are added without forgetting: a stage (a component copied, a router, a correction of the "
-              f"encoder) learns four to {number(success(new_tasks(exact)))} with {share:.0%} of the parameters (the "
-              f"expert {number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning everything has "
+              f"encoder) learns four, two of them easy, to {number(success(new_tasks(exact)))} with {share:.0%} of the "
+              f"parameters (the expert {number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning everything has "
               f"{number(success(new_tasks(full)))}, and loses {number(-old_change(full, was).mean, 1)} points on them. "
               "The honest rival, a policy of a stage's size for each new task alone, has "
               f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations.",

@@ -57,8 +57,9 @@ def fifty(study: Path) -> list[str]:
         *table(header, rows), *text(DAGGER),
         *table(["task, fdp's weakest first", *played, "expert"], weak),
         *text("Published averages have other protocols, and none of these is a comparison: one policy from the state, "
-              "random goals, 0.884 over tasks (DaCe-DT); cameras and language, 0.9 B parameters, 0.920 over tasks "
-              "(FabriVLA); Diffusion Policy from cameras 0.161 over tasks, 0.105 over the four groups."),
+              "random goals, 0.884 over tasks (DaCe-DT, table 2); cameras and language, 0.9 B parameters, 0.920 over "
+              "tasks (FabriVLA, as listed by MINT-SJTU/Evo-SOTA.io); Diffusion Policy from cameras 0.161 over tasks, "
+              "0.105 over the four groups."),
     ]  # fmt: skip
 
 
