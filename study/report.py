@@ -152,7 +152,8 @@ def finding(study: Path) -> list[str]:
               f"encoder) learns four, two of them easy, to {number(success(new_tasks(exact)))} with {share:.0%} of the "
               f"parameters (the expert {number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning "
               f"everything has {number(success(new_tasks(full)))}, and loses "
-              f"{number(-old_change(full, was).mean, 1)} points on them. The honest rival, a policy of a stage's size for each new task alone, has "
+              f"{number(-old_change(full, was).mean, 1)} points on them. "
+              "The honest rival, a policy of a stage's size for each new task alone, has "
               f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations.",
               *when_measured(in_turn_finding, study), bullet=True),
         *bullets(*when_measured(one_demonstration_finding, study), *when_measured(fifty_finding, study))[:-1],
