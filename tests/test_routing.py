@@ -253,6 +253,12 @@ def test_likeness_is_that_of_predicted_noise(specialists, measured, monkeypatch)
     with measure.watched(specialists, [], sums):
         specialists.compose(noisy, step, condition, torch.full((5, 3), 1 / 3))
     assert np.array(sums.result()["signed"]).min() > 0.99
+    nothing, before = {part: np.zeros((1, 2)) for part in ("point", "goal")}, sums.moments
+    with measure.watched(specialists, [], sums):
+        specialists.act(nothing, TASKS[:1])  # as when a chunk is timed
+        assert sums.moments == before
+        specialists.act({part: x + 1 for part, x in nothing.items()}, TASKS[:1])
+        assert sums.moments > before
     assert measured["similarity"]["moments"] % 5 == 0  # of five denoising steps a chunk
     assert "compose" not in vars(specialists) and "weigh" not in vars(specialists)  # all is as it was
 

@@ -87,7 +87,11 @@ def watched(policy: Policy, others: list[Policy], similarity: routing.Similarity
     """The policy as it is, while its components' predictions are compared, and while other routers see the same: their
     weights are returned to the right of the policy's own."""
     sample, compose, units_of_noise = policy.sample, policy.compose, type(policy).sample is Policy.sample
-    counted = []
+    act, counted, playing = policy.act, [], [True]
+
+    def acting(observation, *more, **named):  # evaluate() times chunks of a robot that sees nothing at all
+        playing[:] = [any(x.any() for x in observation.values())]
+        return act(observation, *more, **named)
 
     def both(condition, *rest):
         clean, weights = sample(condition, *rest)
@@ -98,18 +102,20 @@ def watched(policy: Policy, others: list[Policy], similarity: routing.Similarity
         return compose(noisy, step, condition, weights)
 
     def compare(_module, inputs, said):  # said: (K, B, H, A)
+        if not playing[0]:
+            return
         if units_of_noise:  # whatever the target is: all of them say the same thing in units of noise
             noisy, step, *_ = inputs
             said = sampler.to_noise(policy.config.target, said, noisy, policy.alpha_bar_32[step])
         similarity.add(said.flatten(2).cpu().numpy(), *counted)
 
     hook = policy.components.register_forward_hook(compare)
-    policy.sample, policy.compose = both, listen
+    policy.act, policy.sample, policy.compose = acting, both, listen
     try:
         yield
     finally:
         hook.remove()
-        del policy.sample, policy.compose
+        del policy.act, policy.sample, policy.compose
 
 
 def components(policy) -> int:
