@@ -190,7 +190,9 @@ def test_speed_says_what_failed_and_measures_the_rest(tmp_path, monkeypatch):
     make("speed", tmp_path)
     result = read(tmp_path, "speed")
     assert result["peer"] == "no peer"
-    training, acting, compiled = result["rows"]
+    training, acting, seeing, compiled = result["rows"]
+    assert set(seeing["ratio"]) == {"ours", "the encoder alone", "from the state"}
+    assert 0 < seeing["ratio"]["the encoder alone"] < 1
     assert training["LeRobot"] == "no peer" and set(training["ratio"]) == {
         "ours", "ours, as deep as LeRobot's", "one by one",
     }  # fmt: skip

@@ -62,7 +62,7 @@ def paces(study: Path) -> list[str]:
     timed = {row["what"]: row for row in found["rows"] if row.get("ratio")}
     rows, peak = [], found["peak_gflops"]
     for what, row in timed.items():
-        if "ours" not in row["ratio"]:
+        if "one by one" not in row["ratio"]:
             continue
         if "samples_per_second" in row:
             pace = row["samples_per_second"]["ours"]

@@ -30,7 +30,7 @@ from plumbing import stages  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from plumbing.runs import choose_device, load_policy, read_config  # noqa: E402
 from study.ml45.table import NEW  # noqa: E402
-from study.speed.benchmark import acting_rows, scaling_rows, training_rows  # noqa: E402
+from study.speed.benchmark import acting_rows, scaling_rows, seeing_rows, training_rows  # noqa: E402
 from study.speed.candidates import make_policy, training_step  # noqa: E402
 from study.speed.timing import Peer, matrix_peak, take_turns, timer, wait  # noqa: E402
 
@@ -105,6 +105,7 @@ def speed(config: SectionConfig, device: torch.device) -> dict:
     rows += attempt("acting", lambda: acting_rows(peer, device, turns))
     for row in rows:
         row |= {} if peer else {"LeRobot": "no peer"}
+    rows += attempt("seeing", lambda: seeing_rows(device, turns, sizes))
     for size in sizes:  # last, because the compiler may take minutes
         rows += attempt(f"compiling {size}", lambda size=size: compiled_rows(device, size, turns, config, begin))
     peak = None if config.tiny else matrix_peak(device) / 1e9

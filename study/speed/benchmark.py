@@ -26,7 +26,7 @@ from envs.worker import Episode  # noqa: E402
 from plumbing import figures  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from plumbing.runs import choose_device, load_policy  # noqa: E402
-from study.speed.candidates import action_chunk, make_policy, three_policies, training_step  # noqa: E402
+from study.speed.candidates import action_chunk, make_policy, seeing, three_policies, training_step  # noqa: E402
 from study.speed.timing import Peer, first_step, flops, matrix_peak, process, take_turns, timer  # noqa: E402
 from train import SIZES  # noqa: E402
 
@@ -63,6 +63,23 @@ def training_rows(peer: Peer | None, device: torch.device, turns: int, sizes=("s
         rows.append({
             "what": f"training, {size}, K = 4, batch {batch}", "gflops": flops(ours) / seconds["ours"] / 1e9,
             "samples_per_second": {name: batch / s for name, s in seconds.items()},
+            "ratio": {name: s / seconds["ours"] for name, s in seconds.items()},
+        })  # fmt: skip
+    return rows
+
+
+def seeing_rows(device: torch.device, turns: int, sizes=("small", "base")) -> list[dict]:
+    """What two cameras add to a training step, K = 4, at the default batch."""
+    rows = []
+    for size in sizes:
+        pixels, batch, calls = {"small": 64, "base": 128}[size], 64, 1 if device.type == "cpu" else 10
+        policy = make_policy(4, size, device, pixels)
+        candidates = {"ours": training_step(policy, batch), "the encoder alone": seeing(policy, batch),
+                      "from the state": training_step(make_policy(4, size, device), batch)}  # fmt: skip
+        seconds = take_turns({name: timer(step, calls, device) for name, step in candidates.items()}, turns)
+        rows.append({
+            "what": f"training, {size}, cameras of {pixels} pixels, K = 4, batch {batch}",
+            "milliseconds": {name: 1000 * s for name, s in seconds.items()},
             "ratio": {name: s / seconds["ours"] for name, s in seconds.items()},
         })  # fmt: skip
     return rows

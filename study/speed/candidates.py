@@ -8,21 +8,26 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from envs.pixels import CAMERAS
 from envs.tasks import spaces
 from fdp import Policy, PolicyConfig
+from plumbing.runs import autocast
 from train import SIZES, Learner, draw_noise
 from unet import Linear, ResidualBlock
 
 TASK = "reach"  # all MetaWorld tasks have its shapes
 
 
-def make_policy(components: int, size: str, device: torch.device) -> Policy:
-    """Ours, as train.py makes it."""
+def make_policy(components: int, size: str, device: torch.device, pixels: int = 0) -> Policy:
+    """Ours, as train.py makes it. pixels: of the side of each camera's pictures; 0: it sees the state."""
     torch.manual_seed(0)
     seen = spaces(TASK)
+    parts, differences = seen.observation, seen.differences
+    if pixels:
+        parts, differences = {**dict.fromkeys(CAMERAS, (3, pixels, pixels)), "proprioception": (2, 4)}, ()
     config = PolicyConfig(
-        observation=seen.observation, action_low=seen.action_low, action_high=seen.action_high, tasks=[TASK],
-        components=components, differences=seen.differences, **SIZES[size],
+        observation=parts, action_low=seen.action_low, action_high=seen.action_high, tasks=[TASK],
+        components=components, differences=differences, **SIZES[size],
     )  # fmt: skip
     return Policy(config).to(device)
 
@@ -44,6 +49,20 @@ def training_step(policy: Policy, batch: int, loss_function: Callable | None = N
 
     def step() -> None:
         learner.step(loss_function or policy.loss, (*windows, *draw_noise(policy, actions)), lr=1e-4, decay=0.999)
+
+    return step
+
+
+def seeing(policy: Policy, batch: int) -> Callable[[], None]:
+    """The encoder alone, forward and backward: of a training step, what is spent on looking."""
+    device, precision = policy.device, "bf16" if policy.device.type == "cuda" else "float32"
+    observation = {part: torch.rand(batch, *shape, device=device) for part, shape in policy.config.observation.items()}
+    task = torch.zeros(batch, dtype=torch.long, device=device)
+
+    def step() -> None:
+        with autocast(device, precision):
+            total = policy.encode(observation, task).sum()
+        total.backward()
 
     return step
 
