@@ -40,6 +40,6 @@ def cameras(study: Path) -> list[str]:
               f"hand's own position, {demos} demonstrations per task, {first[0]['training']['steps']:,} steps, K = 4. "
               "Each seed draws its own demonstrations. Minutes are of training.", played_on(first)),
         *table(header, rows), *text(DAGGER),
-        *table(["policy", "`--shift`", "all, 95 % interval", "minus as it was, points"], shifted),
+        *(table(["policy", "`--shift`", "all, 95 % interval", "minus as it was, points"], shifted) if shifted else []),
         "![What the policy sees](pixels/sees.png)", "",
     ]  # fmt: skip
