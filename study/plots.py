@@ -122,18 +122,21 @@ def in_turn(study: Path, path: Path) -> Path:
 
 
 def curves(study: Path, path: Path) -> Path:
-    """Success over seconds of training, of both policies, for each group of tasks."""
+    """Success over the training of both policies, for each group of tasks."""
     found = markdown.read(study, "mt50/curve-*.json")
     groups = sorted({result["flags"]["tasks"] for result in found.values()})
     figure, axes = figures.pyplot().subplots(1, len(groups), figsize=(5.5 * len(groups), 3.6), squeeze=False)
     for axis, group in zip(axes[0], groups, strict=True):
         mine = [result for result in found.values() if result["flags"]["tasks"] == group]
+        along = (
+            "seconds" if len({result["hardware"] for result in mine}) == 1 else "step"
+        )  # seconds of one machine only
         for i, result in enumerate(mine):
-            seconds, success = zip(*((row["seconds"], row["success"]) for row in result["checkpoints"]), strict=True)
-            axis.plot(seconds, success, "o-", markersize=3, color=figures.COLORS[i], label=result["flags"]["policy"])
+            passed, success = zip(*((row[along], row["success"]) for row in result["checkpoints"]), strict=True)
+            axis.plot(passed, success, "o-", markersize=3, color=figures.COLORS[i], label=result["flags"]["policy"])
         tasks = mine[0]["checkpoints"][-1]["tasks"].values()
         axis.axhline(sum(theirs for _, _, theirs in tasks) / sum(n for _, n, _ in tasks), **EXPERT)
-        axis.set(xlabel="seconds of training", title=group)
+        axis.set(xlabel="seconds of training" if along == "seconds" else "steps of training", title=group)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("success, block 400")
     axes[0][0].legend(fontsize=8, loc="lower right")

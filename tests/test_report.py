@@ -507,12 +507,15 @@ def test_both_averages_over_fifty_tasks():
 
 def test_the_first_checkpoint_that_reached_a_success(tmp_path):
     row = {"n": 4, "tasks": {"reach": [4, 4, 4]}}
-    curve = [row | {"seconds": s, "success": x} for s, x in ((10.0, 0.5), (20.0, 0.92), (30.0, 0.89), (40.0, 0.94))]
+    curve = [
+        row | {"seconds": s, "step": 1000 * int(s), "success": x}
+        for s, x in ((10.0, 0.5), (20.0, 0.92), (30.0, 0.89), (40.0, 0.94))
+    ]
     (tmp_path / "mt50").mkdir()
     (tmp_path / "mt50/curve-fdp-s0.json").write_text(json.dumps({
         "checkpoints": curve, "flags": {"tasks": "mt50", "policy": "fdp"}, "hardware": "2 cores", "revision": "abc",
         "command": "python curve.py --tasks mt50"}))  # fmt: skip
-    assert "| mt50 | fdp | 20 | - | 0.940 (40 s) |" in "\n".join(mt50.speed_run(tmp_path))
+    assert "| mt50 | fdp | 20 (20,000) | - | 0.940 (40 s) |" in "\n".join(mt50.speed_run(tmp_path))
     assert plots.curves(tmp_path, tmp_path / "curves.png").exists()
 
 
