@@ -92,7 +92,10 @@ def fifty_finding(study: Path) -> str:
     rates, (successes, n) = rate(by_task(found)), expert(found)
     even = evenly(study, "mt50/fdp-s[0-9]-even.json")
     minutes, S = np.median([r["training"]["seconds"] for r in found]) / 60, len(found)
-    router = f" Weights of 1/K change that by {even} points." if even else ""
+    router = f" Weights of 1/K change that by {even} points" if even else ""
+    both, other = paired(study, "mt50/fdp-s[0-9].json", "mt50/monolithic-s[0-9].json")
+    beside = f", one network of the same size by {difference(by_task(other), by_task(both))}." if other else "."
+    router = f"{router}{beside}" if router else ""
     return (f"One policy for all 50 tasks has {number(rates.mean)} [{number(rates.low)}, {number(rates.high)}] "
             f"({S} seed{'s' * (S > 1)}, {minutes:.0f} minutes on one core; the expert {number(successes / n)}).{router}"
             )  # fmt: skip
