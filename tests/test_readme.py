@@ -68,7 +68,9 @@ def test_there_is_python_in_the_readme():
 
 @pytest.mark.parametrize("box", PYTHON, ids=range(len(PYTHON)))
 def test_the_python_of_the_readme_runs(elsewhere, box):
-    exec(compile(box, "README.md", "exec"), {"__name__": "__main__"})
+    names = {"__name__": "__main__"}
+    exec(compile(box, "README.md", "exec"), names)
+    assert (names["actions"].shape, names["weights"].shape) == ((1, 8, 4), (1, 4))  # as its last comment says
 
 
 @pytest.mark.parametrize("path", [p.name for p in ROOT.glob("*.py")])
