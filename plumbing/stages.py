@@ -28,7 +28,7 @@ from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_limits, check_memory
 from plumbing.log import read_log
 
-TRANSFER = 20  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
+TRANSFER = 10  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
 RANK = 16  # of a stage's correction of the encoder
 FREE = ("run", "out", "device", "precision", "data_dir")  # may differ when a command goes on after an interruption
 

@@ -15,6 +15,7 @@ WAYS = {
 
 
 LAST = {"cw10": "10-peg-unplug-side", "mt50": "50-window-open"}  # the stage whose evaluation is of all tasks
+STEPS = {"cw10": 2000, "mt50": 1000}  # adapt.py's own; half of it, so that fifty stages are two hours
 
 
 def sequence(group: str, way: str, seed: int, episodes: int) -> tuple[str, ...]:
@@ -23,8 +24,8 @@ def sequence(group: str, way: str, seed: int, episodes: int) -> tuple[str, ...]:
     result = f"study/sequences/{group}-{way}-s{seed}.json"
     return (
         result,
-        f"python adapt.py --sequence {group} {WAYS[way]} --demos-per-task 50 --eval-episodes {episodes} "
-        f"--eval-seed 10 --seed {seed} --out {folder}",
+        f"python adapt.py --sequence {group} {WAYS[way]} --demos-per-task 50 --steps {STEPS[group]} "
+        f"--eval-episodes {episodes} --eval-seed 10 --seed {seed} --out {folder}",
         f"cp {folder}/{LAST[group]}/evaluation.json {result.replace('.json', '-evaluation.json')}",
         f"cp {folder}/adaptation.json {result}",
     )
