@@ -41,10 +41,10 @@ def from_nothing(study: Path) -> list[str]:
     if not any(found.values()):
         raise NotMeasured("`study/sequences/*.json`")
     lines = text(
-        "Commands: `study/sequences/table.py`. The first task trains a fresh policy. 50 demonstrations and 2000 "
-        "steps (of the fifty 1000) for each task. Average success is over all tasks after the last stage, from the episodes of the last "
-        f"evaluation; beside it the same with a limit of {LIMIT} steps instead of 500. Tasks whose actions a stage did "
-        "not change by a bit are not played again."
+        "Commands: `study/sequences/table.py`. The first task trains a fresh policy. 50 demonstrations and 2000 steps "
+        "for each task, of the fifty 1000. Average success is over all tasks after the last stage, from the episodes "
+        f"of the last evaluation; beside it the same with a limit of {LIMIT} steps instead of 500. Tasks whose actions "
+        "a stage did not change by a bit are not played again."
     )
     for group, mine in found.items():
         rows = []
