@@ -435,6 +435,29 @@ def test_the_loss_is_a_function_of_its_inputs(variant):
     assert not torch.allclose(other, found[0])  # and of no fewer
 
 
+def test_several_draws_are_the_mean_of_losses_that_look_once():
+    """variants/draws: what fdp's own loss says of each draw, with one look at every observation."""
+    usual, looked = make(), []
+    given = observation, task, actions, step, noise = batch(usual)
+    one, three = make("draws", draws=1), make("draws", draws=3)
+    three.encoder.register_forward_hook(lambda _, __, condition: looked.append(len(condition)))
+    for policy in (one, three):
+        policy.load_state_dict(usual.state_dict())
+    assert torch.equal(one.loss(*given), usual.loss(*given))
+    torch.manual_seed(5)
+    found = three.loss(*given)
+    assert looked == [6]
+    torch.manual_seed(5)
+    steps, noises = torch.randint(0, 100, (2, 6)), torch.randn(2, *noise.shape)
+    losses = [
+        usual.loss(*given),
+        *(usual.loss(observation, task, actions, *drawn) for drawn in zip(steps, noises, strict=True)),
+    ]
+    assert torch.allclose(found, sum(losses) / 3, atol=1e-6) and not torch.allclose(found, losses[0], atol=1e-3)
+    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+        make("draws", draws=0)
+
+
 @pytest.mark.parametrize("module", [train, adapt])
 def test_each_step_draws_index_step_noise_and_nothing_else(module, norm_run, data_dir, tmp_path, monkeypatch):
     """From the random state before the first batch, all batches of the run are drawn again, with the log in between."""
