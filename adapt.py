@@ -14,7 +14,7 @@
 
 With every mode the new tasks' embeddings train too: they are what a name means. The encoder is frozen (the frozen
 components see through it), except with full, scratch and --train-encoder; exact gives the new tasks a correction of it,
-of low rank (encoder.py, `Residual`), without which few steps are not enough. Its statistics are never taken again.
+of low rank (encoder.py, `Residual`), without which few steps are not enough. Its statistics are not taken again.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
@@ -295,8 +295,8 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     save = partial(resume.save, folder, learner, log, data, weights=False)
     for step in interrupt.steps(progress(range(log.start, config.steps), unit="step", desc=", ".join(tasks)), save):
         observation, task, actions = windows.sample(config.batch_size)
-        noise, rate = draw_noise(grown, actions), learning_rate(config, step)
-        losses, norm = learner.step(loss, (observation, task, actions, *noise), rate, average_decay(step))
+        batch, rate = (observation, task, actions, *draw_noise(grown, actions)), learning_rate(config, step)
+        losses, norm = learner.step(loss, batch, rate, average_decay(step))
         log.add(losses)
         if (step + 1) % 50 == 0 or step == config.steps - 1:
             learner.check(step + 1)

@@ -63,7 +63,7 @@ class StateEncoder(nn.Module):
         condition_dim: C.
         differences: pairs of positions to see the difference of; those of parts that it does not read are left out.
 
-    Raises ValueError for a part that is no vector of numbers, such as a picture.
+    Raises ValueError for a part that is no vector of numbers, such as a picture, and for a difference of no positions.
     """
 
     # Standardising blows up what hardly moves: an object's quaternion with spread 0.002 in the demonstrations is off by
@@ -78,11 +78,15 @@ class StateEncoder(nn.Module):
                 raise ValueError(f"this encoder reads numbers, and part '{name}' of the observation has shape {shape}")
         self.parts = list(parts)
         self.differences = [d for d in differences if d[0] in parts and d[2] in parts]
+        for part, i in (end for d in self.differences for end in (d[:2], d[2:])):
+            if not 0 <= i <= parts[part][-1] - 3:
+                raise ValueError(f"a difference is of two positions of 3 numbers each, and part '{part}' of the "
+                                 f"observation, of shape {parts[part]}, has none at {i}")  # fmt: skip
         size = sum(torch.Size(shape).numel() for shape in parts.values()) + 3 * len(self.differences)  # F
         # Buffers, not parameters: they are not learned, but they travel with the weights.
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
-        # In front of everything else, because its first layer sees raw signs; see unet.py for what happens without.
+        # A linear layer before the first activation, which would flatten what is negative (unet.py, "Changed").
         self.net = nn.Sequential(
             nn.Linear(size, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, condition_dim)
         )
@@ -240,7 +244,7 @@ class PixelsEncoder(nn.Module):
 
 class Residual(nn.Module):
     """What is added to a frozen encoder, so that a new task may see what no old one needed: W + A B in the place of
-    each weight W, b + d in that of its bias (LoRA, arXiv 2106.09685, section 4.1).
+    each weight W, b + d in that of its bias (LoRA, arXiv 2106.09685, section 4.1, whose A is our B).
 
     A (outputs, r) and d are zero at first: learning begins with the encoder as it was. B (r, inputs) is drawn; if it
     were zero too, neither would ever get a gradient. The encoder itself is only read, so whoever sees through it alone

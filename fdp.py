@@ -57,7 +57,7 @@ class PolicyConfig:
 
 
 class Policy(nn.Module):
-    """The composed denoiser: `forward` has the signature of a single component, so no sampler ever knows K.
+    """The composed denoiser: `forward` answers as one network would, (B, H, A), so no sampler ever knows K.
 
     Raises ValueError, naming the value and the choices, for a configuration that cannot work.
     """
@@ -103,8 +103,8 @@ class Policy(nn.Module):
     def compose(self, noisy_actions: Tensor, step: Tensor, condition: Tensor, weights: Tensor) -> Tensor:
         """sum_k w_k(o) * eps_k(a_t, t, o): (B, H, A), (B,), (B, C), (B, K) -> (B, H, A).
 
-        Why a sum. The noise prediction is, up to -1/sqrt(1 - ab_t), the score: the gradient of log p(a_t | o). Adding
-        scores adds log-densities, and adding log-densities multiplies densities:
+        Why a sum. A noise prediction is, up to -1/sqrt(1 - ab_t), the score: the gradient of log p(a_t | o). Adding
+        scores adds log-densities, and so multiplies densities (so does adding velocities: sampler.py, `to_noise`):
 
             sum_k w_k grad log p_k(a)  =  grad log prod_k p_k(a)^w_k
 
@@ -121,7 +121,7 @@ class Policy(nn.Module):
         return torch.einsum("kbha,bk->bha", predictions, weights)
 
     def forward(self, noisy_actions: Tensor, step: Tensor, condition: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The composed prediction, in units of `config.target`. Give `weights` to compute them once per chunk."""
+        """The composed prediction (B, H, A), in units of `config.target`; given `weights` (B, K), no router runs."""
         return self.compose(noisy_actions, step, condition, self.weigh(condition, step) if weights is None else weights)
 
     def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:

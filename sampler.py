@@ -4,7 +4,8 @@ Diffusion in one paragraph. Take a clean action chunk x_0, and mix it with Gauss
 
     x_t = sqrt(ab_t) * x_0 + sqrt(1 - ab_t) * e                  (Ho et al. 2020, DDPM, equation 4)
 
-where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. A network learns to
+where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. (x_0 is the papers' name for
+clean data. They count steps from 1 to T, so that step 0 is no noise; our step t is their t + 1.) A network learns to
 say which noise e is in x_t. Sampling runs the film backwards: start at pure noise, ask the network, take
 away a little of the noise it sees, ask again. Everything below is arithmetic on that one equation.
 
@@ -118,7 +119,8 @@ def _predict_clean(predict_noise: PredictNoise, x: Tensor, t: int, ab: float, cl
 
 
 def ddpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
-    """Ancestral sampling, all T steps, fresh noise at each. DDPM algorithm 2, mean and variance of equations 6-7.
+    """Undo the noising step by step, all T of them, with fresh noise at each ("ancestral sampling"). DDPM algorithm 2,
+    mean and variance of equations 6-7.
 
     Args (all samplers): predict_noise: callable; x: pure noise (B, H, A); alpha_bar: (T,); steps: network
     evaluations; clip: clamp the predicted clean action to [-1, 1]. Returns clean actions (B, H, A).
@@ -126,7 +128,7 @@ def ddpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tenso
     """
     for t, ab, ab_next in _walk(alpha_bar, resolve_steps("ddpm", steps, len(alpha_bar))):
         clean = _predict_clean(predict_noise, x, t, ab, clip)
-        beta = 1 - ab / ab_next  # the noise that this single forward step had added
+        beta = 1 - ab / ab_next  # of the noise that noising added between these two steps
         # q(x_{t-1} | x_t, x_0) is Gaussian. Its mean lies between where the clean action says x should be ...
         x = math.sqrt(ab_next) * beta / (1 - ab) * clean + math.sqrt(ab / ab_next) * (1 - ab_next) / (1 - ab) * x
         # ... and where x is; its variance is the noise to put back. None after the last step (ab_next = 1): noise there
@@ -157,7 +159,8 @@ def ddim(predict_noise, x, alpha_bar, steps, clip=True, eta=0.0, generator=None)
 def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
     """DPM-Solver++(2M), deterministic. Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
 
-    Between two network calls the sampling ODE is solved exactly except for one thing: how the predicted clean action
+    With ever smaller steps, DDIM follows a differential equation. Between two network calls this solves it exactly but
+    for one thing: how the predicted clean action
     changes on the way. DDIM assumes that it does not (first order). This assumes that it goes on changing as it did
     over the previous step (second order), at no further network call. The natural clock of that ODE is `lam`, half
     the log of the signal-to-noise ratio ab / (1 - ab).

@@ -7,8 +7,9 @@
 
 `adapt.py` with `--retain exact` moves no bit of the policy that it starts from, the *base*. So what it learns is an
 addition, and its run folder holds it as skill.safetensors too: new components, a router over the old ones and them, a
-correction of the encoder, and what the new name means. Skills are learned apart, by different people, and put onto
-another copy of the same base in any order: each task acts as when it was learned, bit for bit, and so do old tasks.
+correction of the encoder, and what the new name means. (A policy keeps them as *stages*, and the base is the first:
+variants/staged.py, to be read before this.) Skills are learned apart, by different people, and put onto another copy of
+the same base in any order: each task acts as when it was learned, bit for bit, and so do old tasks.
 
 A skill knows by a checksum what it leans on: the base alone, or (`--lean-on all`, from a run that had skills already)
 the base and those skills, in that order. Put onto anything else its numbers would mean nothing, so it is refused.

@@ -188,7 +188,8 @@ class Learner:
         self.optimizer.found_inf = bad.float()  # what a fused optimiser asks, on the device, before it moves anything
         self.optimizer.step()
         with torch.no_grad():  # or the average would carry the graph of every step so far with it
-            torch._foreach_lerp_(self.average, self.tracked, 1 - decay)
+            share = (1 - decay) * ~bad  # a skipped step leaves the average alone, too
+            torch._foreach_lerp_(self.average, self.tracked, [share.to(x.dtype) for x in self.tracked])
             self.skipped_in_a_row = (self.skipped_in_a_row + 1) * bad
             losses = {name: value.detach().masked_fill(bad, 0) for name, value in losses.items()}
         return losses | {"skipped": bad.float()}, norm
@@ -264,9 +265,9 @@ def main(config: TrainConfig) -> dict:
     )
     for step in interrupt.steps(bar, partial(save, interrupted=True), parallel.agree):  # Ctrl-C waits for it
         observation, task, actions = windows.sample(config.batch_size)
-        noise = draw_noise(policy, actions)
+        batch = (observation, task, actions, *draw_noise(policy, actions))  # with a diffusion step for each, and noise
         rate = learning_rate(config, step)
-        losses, norm = learner.step(loss_function, (observation, task, actions, *noise), rate, average_decay(step))
+        losses, norm = learner.step(loss_function, batch, rate, average_decay(step))
         log.add(losses)
 
         last = step == config.steps - 1

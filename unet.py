@@ -1,4 +1,4 @@
-"""One component of the policy: a 1D temporal U-Net that predicts the noise in an action chunk.
+"""The components of the policy: K 1D temporal U-Nets that predict the noise in an action chunk, or what says the same.
 
     noisy actions (B, H, A), diffusion step (B,), condition (B, C)  ->  prediction (K, B, H, A)
 
@@ -21,8 +21,8 @@ Changed, and why:
     1x1 head: our chunks are 8 steps long, not 16 or more.
   - The skip connection at full resolution is used (the reference stores it and never reads it).
 
-Axis legend (these letters mean the same in every file):
-    B batch   K components   H action horizon   A action dim   O observation dim   C condition   T diffusion steps
+Axis legend (these letters mean the same in every file; N and R are rows, as each place says):
+    B batch   K components   H action horizon   A action dim   C condition   T diffusion steps
 """
 
 import math
@@ -53,7 +53,7 @@ class Linear(nn.Module):
 
 
 def shift(x: Tensor, s: int) -> Tensor:
-    """(K, H, B, C), moved by s steps in time; zeros enter at the end that it leaves."""
+    """(K, H, B, channels), moved by s steps in time; zeros enter at the end that it leaves."""
     if abs(s) >= x.shape[1]:
         return torch.zeros_like(x)
     return F.pad(x, (0, 0, 0, 0, s, -s)) if s else x  # a negative pad crops

@@ -29,7 +29,7 @@ MUTANTS = {
     "failed seeds inverted": ("evaluate.py", "if not e.success and not e.lost]", "if e.success and not e.lost]", "test_counting.py"),
     "mean steps count failures": ("evaluate.py", "[e.steps for e in mine if e.success and not e.lost]", "[e.steps for e in mine if not e.lost]", "test_counting.py"),
     "labels shuffled": ("train.py", "rows(self.observations, index), self.task_ids[index], self.actions[index]", "rows(self.observations, index), self.task_ids[index.flip(0)], self.actions[index]", "test_learning.py"),
-    "decay swapped": ("train.py", "torch._foreach_lerp_(self.average, self.tracked, 1 - decay)", "torch._foreach_lerp_(self.average, self.tracked, decay)", "test_learning.py"),
+    "decay swapped": ("train.py", "share = (1 - decay) * ~bad", "share = decay * ~bad", "test_learning.py"),
     "all new tasks under the first name": ("train.py", "self.task_ids = policy.task_index(tasks).repeat", "self.task_ids = policy.task_index([tasks[0]] * len(tasks)).repeat", "test_learning.py"),
     "no steps after success": ("envs/worker.py", "remaining = episode.steps_after_success", "remaining = 0", "test_traps.py"),
     "DPM-Solver's result unclipped": ("sampler.py", "            return clean  # lam of clean data is infinite", "            return _predict_clean(predict_noise, x, t, ab, False)  # lam", "test_traps.py"),

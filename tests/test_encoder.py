@@ -70,6 +70,14 @@ def test_the_order_of_the_numbers():
     assert encoder.numbers(observation).tolist() == [[*now, *before, 100, 200, 300, *apart]]
 
 
+@pytest.mark.parametrize("difference", [("goal", 0, "point", 0), ("arm", 5, "arm", 0), ("arm", 0, "arm", -1)])
+def test_a_difference_of_what_is_no_position_is_refused(difference):
+    """A position is three numbers in a row; of two it would be a shape that does not fit, much later."""
+    parts = {"point": (2,), "goal": (2,), "arm": (2, 7)}
+    with pytest.raises(ValueError, match="a difference is of two positions of 3 numbers each, and part '.*' of the"):
+        StateEncoder(parts, 8, differences=(difference,))
+
+
 def test_differences_of_parts_that_it_does_not_read_are_left_out():
     encoder = StateEncoder({"hand": (3,)}, 8, differences=(("object", 0, "hand", 0), ("hand", 0, "goal", 0)))
     assert encoder.differences == [] and encoder.numbers({"hand": torch.ones(2, 3)}).shape == (2, 3)

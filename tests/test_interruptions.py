@@ -202,7 +202,7 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been():
     for i in range(6):
         for bad in (float("nan"), float("inf")):
             *rest, noise = batch(100 + i)
-            losses, _ = learners[1].step(troubled.loss, (*rest, noise * bad), 1e-3, 1.0)
+            losses, _ = learners[1].step(troubled.loss, (*rest, noise * bad), 1e-3, 0.5)
             assert losses == {"loss": 0, "skipped": 1}
         for learner in learners:
             losses, _ = learner.step(learner.policy.loss, batch(i), 1e-3, 0.5)
