@@ -95,8 +95,7 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     what is different. If its row of the router is a copy too, with log 2 taken off both (softmax), the two share what
     the one had, and the grown policy does what the old one did, up to rounding: learning begins where the old policy
     ends. (With a random start it begins elsewhere, and with the affine router, whose mean over all logits new rows
-    change.) Several new ones copy different components: twins with the same weight would get the same gradient, and
-    stay one component forever.
+    change.) Several new ones copy different components: twins with the same weight get the same gradient, forever.
 
     variant: "fdp", "staged" or a fork; tasks: names to add, which start with the mean of the known tasks' embeddings;
     count: n, may be 0; copied: which component each new one copies, none to start at random; rank: as a new stage with
@@ -107,6 +106,7 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     if rank is not None:
         variant, settings, state = add_stage(variant, old, settings, state, tasks, rank)
     grown = runs.build_policy(variant, settings)
+    stages.check_grown(state, grown.state_dict())
     with torch.no_grad():
         for name, value in grown.state_dict().items():
             if name in state:  # what is new, in rows, columns or whole, keeps what `build` drew for it

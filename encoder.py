@@ -44,7 +44,7 @@ def make_encoder(parts: dict, condition_dim: int, differences: tuple[Difference,
     """The encoder for these parts, name -> shape: one with eyes if there are pictures."""
     parts = {name: tuple(shape) for name, shape in parts.items()}
     if any(len(shape) == 3 for shape in parts.values()):
-        return PixelsEncoder(parts, condition_dim, eye)
+        return PixelsEncoder(parts, condition_dim, eye, differences)
     return StateEncoder(parts, condition_dim, differences)
 
 
@@ -76,6 +76,8 @@ class StateEncoder(nn.Module):
         for name, shape in parts.items():
             if not 1 <= len(shape) <= 2:
                 raise ValueError(f"this encoder reads numbers, and part '{name}' of the observation has shape {shape}")
+        if len(frames := {shape[0] for shape in parts.values() if len(shape) == 2}) > 1:
+            raise ValueError(f"parts of the observation must have as many frames as each other, not {frames}: {parts}")
         self.parts = list(parts)
         self.differences = [d for d in differences if d[0] in parts and d[2] in parts]
         for part, i in (end for d in self.differences for end in (d[:2], d[2:])):
@@ -188,13 +190,14 @@ class PixelsEncoder(nn.Module):
         parts: name -> shape of what it reads; (3, h, w) are pictures in 0 .. 255, all else goes to a StateEncoder.
         condition_dim: C.
         eye: of EYES.
+        differences: of positions among its numbers, as in a StateEncoder.
 
     Raises ValueError for an eye that is not known, or a picture of another shape.
     """
 
     SHIFT = 1 / 16  # of a picture's size: how far augmentation moves it at most, 4 of 64 pixels
 
-    def __init__(self, parts: dict[str, tuple[int, ...]], condition_dim: int, eye: str = "small"):
+    def __init__(self, parts: dict[str, tuple[int, ...]], condition_dim: int, eye="small", differences=()):
         super().__init__()
         if eye not in EYES:
             raise ValueError(f"unknown eye '{eye}': choose from {', '.join(EYES)}")
@@ -204,7 +207,7 @@ class PixelsEncoder(nn.Module):
                 raise ValueError(f"pictures must be (3, h, w) of at least 32 x 32, and '{name}' has {parts[name]}")
         self.eyes = nn.ModuleList([EYES[eye]() for _ in self.cameras]).to(memory_format=torch.channels_last)
         numbers = {name: shape for name, shape in parts.items() if name not in self.cameras}
-        self.numbers = StateEncoder(numbers, 64) if numbers else None
+        self.numbers = StateEncoder(numbers, 64, differences) if numbers else None
         size = 128 * len(self.cameras) + 64 * bool(numbers)
         self.net = nn.Sequential(nn.Linear(size, 256), nn.SiLU(), nn.Linear(256, condition_dim))
 

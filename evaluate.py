@@ -21,7 +21,7 @@ import torch
 from envs.experts import forget_records, play_experts
 from envs.pixels import as_seen_by, check_shift
 from envs.rollout import Roller, block_seeds
-from envs.tasks import check_fit, resolve_tasks, slug, spaces
+from envs.tasks import check_fit, own_random, resolve_tasks, slug, spaces
 from envs.worker import Episode
 from plumbing import doctor, figures
 from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say, write_json
@@ -80,7 +80,7 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
     which others share its batch, up to the rounding of matrix products.
     """
     shape = (policy.config.horizon, policy.config.action_dim)
-    sources = [np.random.default_rng((e.seed, chunk)) for e, chunk in zip(episodes, chunks, strict=True)]
+    sources = [own_random(e.task, e.seed, chunk) for e, chunk in zip(episodes, chunks, strict=True)]
     return torch.tensor(np.stack([source.standard_normal(shape) for source in sources]), dtype=torch.float32)
 
 

@@ -44,6 +44,7 @@ DRAW_SEEDS = 50_000  # environment seeds that each draw of demonstrations has to
 DRAWS = FIRST_EVALUATION_SEED // DRAW_SEEDS
 ACTION_NOISE = 0.1  # of half the action range; larger makes experts fail, smaller leaves drift uncovered
 STEPS_AFTER_SUCCESS = 10  # so that staying at the goal is in the data too
+TRIES = 3  # with a seed whose environment raises an exception, or whose process dies
 COLLECTING = ".collecting-"  # how the names of temporary folders begin
 AUTHOR = "fdp envs/demos.py"  # marks datasets that we made, and may therefore remake
 # Stored with each dataset; one made by another recipe is made again. Change it when anything here changes the data.
@@ -155,12 +156,16 @@ def collect(tasks: list[str], count: int, data_dir: Path, draw: int = 0) -> None
 
 def _play(roller: Roller, task: str, seeds, on_done) -> list[Episode]:
     """The expert's episodes of these seeds. One that is lost with its worker is played again: no seed may be skipped,
-    or the data would depend on it. A roller whose workers keep dying gives up by itself.
+    or the data would depend on it. BadInput for one that is lost again and again.
     """
     played: dict[int, Episode] = {}
-    while todo := [seed for seed in seeds if seed not in played]:
+    for _ in range(TRIES):
+        todo = [seed for seed in seeds if seed not in played]
         episodes = [Episode(task, seed, True, ACTION_NOISE, STEPS_AFTER_SUCCESS) for seed in todo]
-        played |= {e.seed: e for e in roller.play_expert(episodes, on_done=on_done) if not e.lost}
+        done = roller.play_expert(episodes, on_done=on_done) if todo else []
+        played |= {e.seed: e for e in done if not e.lost}
+    if lost := [e for e in done if e.lost]:
+        raise BadInput(f"the scripted expert for '{task}' could not be played with seed {lost[0].seed}: {lost[0].lost}")
     return [played[seed] for seed in seeds]
 
 

@@ -49,14 +49,17 @@ def moved(episode: dict, thing: np.ndarray, goal: np.ndarray) -> dict:
     """The episode as if the thing had stood `thing` (2,) metres away, and its goal `goal` (2,).
 
     The hand is as far from its path as the thing when it has reached it (a bit before: it comes from above), and as far
-    as the goal a bit before the end; the thing goes with the hand. Actions bend with the path. Where one would have to
-    be larger than 1, the direction is right and the speed is not: acting looks again after a few steps anyway.
+    as the goal a bit before the end; the thing goes with the hand, or plays no part (`only_goal`). Actions bend with
+    the path. Where one would have to be larger than 1, the direction is right and the speed is not: acting looks again
+    after a few steps anyway.
     """
     seen, actions, L = episode["observations"], episode["actions"].copy(), len(episode["actions"])
     at, moving = turns(episode)
     toward, along = ramp(L + 1, LAG, 0.7 * at)[:, None], ramp(L + 1, moving, moving + 0.7 * (L - moving))[:, None]
     of_hand = toward * thing + along * (goal - thing)  # (L + 1, 2)
     of_thing = thing + along * (goal - thing)
+    if only_goal(episode):
+        of_hand, of_thing = ramp(L + 1, LAG, 0.7 * L)[:, None] * goal, np.broadcast_to(thing, of_thing.shape)
     bends = np.diff(of_hand[np.minimum(np.arange(LAG, L + LAG + 1), L)], axis=0)
     actions[:, :2] = np.clip(actions[:, :2] + bends / CENTIMETRE, -1, 1)
     made = {part: x.copy() for part, x in seen.items()}
@@ -79,6 +82,14 @@ def turns(episode: dict) -> tuple[int, int]:
     at = int(np.argmax(distance < distance.min() + 0.02))
     away = np.linalg.norm(thing[at:] - thing[at], axis=1) > 0.01
     return at, at + int(np.argmax(away)) if away.any() else len(thing) - 1
+
+
+def only_goal(episode: dict) -> bool:
+    """Whether the thing plays no part, as in reach: it is never moved by 1 cm, and the hand ends within 5 cm of the
+    goal, or as far below as fingers hang. A hand that followed it would miss the goal."""
+    hand, thing = (episode["observations"][part][:, 0, THING] for part in ("proprioception", "objects"))
+    still = np.linalg.norm(thing - thing[0], axis=1).max() < 0.01
+    return bool(still and np.linalg.norm(hand[-1] - episode["observations"]["goal"][-1]) < 0.05)
 
 
 def ramp(length: int, begin: float, end: float) -> np.ndarray:

@@ -59,7 +59,9 @@ def seen_as(observation: str, tasks: list[str], size: int, cameras: str = ",".jo
         return tasks
     if others := [task for task in tasks if task not in TASKS and task not in IDS]:
         raise BadInput(f"--observation pixels is for MetaWorld's tasks, and '{others[0]}' is none: leave it out")
-    return [task_id(IDS.get(task, (task,))[0], size) for task in tasks]
+    if others := [task for task in tasks if IDS.get(task, (task, size))[1] != size]:
+        raise BadInput(f"'{others[0]}' has pictures of {IDS[others[0]][1]} pixels, and {size} are asked for")
+    return list(dict.fromkeys(task_id(IDS.get(task, (task,))[0], size) for task in tasks))  # two names, one task
 
 
 def as_seen_by(policy_tasks: list[str], tasks: list[str]) -> list[str]:

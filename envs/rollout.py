@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 import numpy as np
 
 from envs.worker import Episode
-from plumbing.cli import ROOT, say
+from plumbing.cli import ROOT, BadInput, say
 
 # Every demonstration comes from a seed below this, every evaluation episode from one above: they can never meet.
 FIRST_EVALUATION_SEED = 1_000_000
@@ -59,7 +59,7 @@ class Roller:
     """A pool of simulator processes. Use as a context manager; workers also end by themselves when their pipe closes.
 
     A lost episode (its process died or fell silent, its environment raised an exception) is played once more, alone in
-    a fresh process; lost again, `Episode.lost` says why. RuntimeError if processes die and nothing is played between.
+    a fresh process; lost again, `Episode.lost` says why. BadInput if processes die and nothing is played between.
 
     Args:
         workers: processes; by default one per core, at most 8.
@@ -255,7 +255,7 @@ class Roller:
                 yield connection, None
 
     def _bury(self, connection: Connection, held: list[Episode], why: str = "") -> None:
-        """A worker is gone: say so, mark the episodes it held, start another. RuntimeError if they keep dying."""
+        """A worker is gone: say so, mark the episodes it held, start another. BadInput if they keep dying."""
         process = self.workers.pop(connection)
         connection.close()
         code = process.wait()
@@ -266,7 +266,7 @@ class Roller:
         say(f"warning: a simulator process {why}; lost, the episodes it held: {names}")
         self.deaths += 1
         if self.deaths >= self.MOST_DEATHS:
-            raise RuntimeError(f"{self.deaths} simulator processes have died in a row; the messages above say how")
+            raise BadInput(f"{self.deaths} simulator processes have died in a row; the messages above say how")
         self._start_worker()
 
 

@@ -116,7 +116,10 @@ def spaces(task: str) -> Spaces:
     parts = seen.spaces if isinstance(seen, gymnasium.spaces.Dict) else {"state": seen}
     if not all(isinstance(space, gymnasium.spaces.Box) for space in parts.values()):
         raise BadInput(f"environment '{task}' must have a Box, or a Dict of Boxes, as observations, not {seen}")
-    if not isinstance(action, gymnasium.spaces.Box) or action.shape[1:] or not action.is_bounded():
+    if floats := [name for name, space in parts.items() if len(space.shape) == 3 and space.dtype != np.uint8]:
+        raise BadInput(f"environment '{task}' must have its picture '{floats[0]}' in uint8, 0 to 255, not "
+                       f"{parts[floats[0]].dtype}")  # fmt: skip
+    if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
         raise BadInput(f"environment '{task}' must have a bounded Box of numbers as actions, not {action}")
     low, high = (tuple(float(x) for x in end) for end in (action.low, action.high))
     env.reset(seed=0)
@@ -152,6 +155,17 @@ def check_fit(config, tasks: list[str], who: str) -> None:
         slack = 1e-3 * (most - least)
         if not least - slack <= low <= high <= most + slack:
             raise BadInput(f"{who} acts from {low} to {high}, and task '{tasks[0]}' takes {least} to {most}")
+
+
+def own_random(task: str, seed: int, *which: int) -> np.random.Generator:
+    """Random numbers of ours for an episode, which are not those of its environment.
+
+    Gymnasium's environments draw from default_rng(seed), and numpy takes (seed, 0) for the same seed: without the 1, an
+    action would begin with the numbers by which the scene was laid out. MetaWorld's tasks draw from another source, and
+    stay what they were when results were published.
+    """
+    theirs = task in TASKS or task in pixels.IDS
+    return np.random.default_rng((seed, *which) if theirs else (seed, *which, 1))
 
 
 def name_parts(task: str, observation) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ import mujoco
 import numpy as np
 
 from envs.metaworld import MetaWorldEnv
-from envs.tasks import make, name_parts, trust
+from envs.tasks import make, name_parts, own_random, trust
 
 
 @dataclass
@@ -150,7 +150,7 @@ class Worker:
         look(env, episode.recorded)
         half_range = (space.high - space.low) / 2
         disturbed = list(getattr(policy, "disturbed", range(len(space.low))))  # which actions may be shaken
-        random, noise = np.random.default_rng(episode.seed), np.zeros(len(space.low), np.float32)
+        random, noise = own_random(episode.task, episode.seed), np.zeros(len(space.low), np.float32)
         episode.observations.append(reset(episode, env))
         remaining = episode.steps_after_success
         while True:

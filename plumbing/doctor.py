@@ -52,7 +52,7 @@ def _simulators(opengl: bool):
     try:
         with Roller(min(available_cores(), len(TASKS))) as roller:
             played = roller.play_expert(todo)
-    except RuntimeError as error:  # no simulator process lives
+    except BadInput as error:  # no simulator process lives
         yield "simulators", f"FAILED: {error}", f"simulator processes end at once: {reinstall}"
         return
     for e in played:

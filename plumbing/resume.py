@@ -135,7 +135,7 @@ def restore(folder: Path, learner, seed: int, data: list[float]) -> dict:
         learner.skipped_in_a_row = saved.get("skipped_in_a_row", learner.skipped_in_a_row).to(device)
         same = saved["data"][0] == data[0] and math.isclose(saved["data"][1], data[1], rel_tol=1e-9)
         torch.set_rng_state(saved["rng"].cpu())
-        if device.type == "cuda":
+        if device.type == "cuda" and "cuda_rng" in saved:  # begun on a CPU it has none
             torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
         found = {"start": saved["step"], "seconds": saved["seconds"], "count": saved["count"]}
         found["sums"] = {name: value.to(device) for name, value in saved["sums"].items()}

@@ -121,6 +121,14 @@ def check_source(config, tasks: list[str], device) -> None:
             raise BadInput(f"--start-from must name {new}, one for each new component, got '{config.start_from}'")
 
 
+def check_grown(old: dict, new: dict) -> None:
+    """BadInput if a fork's components have another size where there are more of them: nothing could be copied."""
+    for name in old.keys() & new.keys():
+        if name.startswith("components.") and old[name].shape[1:] != new[name].shape[1:]:
+            raise BadInput("this policy makes components of another size where there are more of them: use --mode "
+                           "router, full or scratch")  # fmt: skip
+
+
 def first_flags(config, task: str, folder: Path | str) -> train.TrainConfig:
     """How the first policy of a sequence without --run is trained: as train.py does, with the flags that both have."""
     both = {field.name for field in fields(train.TrainConfig)} & {field.name for field in fields(config)}
@@ -133,6 +141,8 @@ def train_first(config, task: str, folder: Path) -> None:
     flags = first_flags(config, task, folder)
     if (folder / "model.safetensors").exists() and runs.training_record(folder)["steps"] == flags.steps:
         return
+    if config.copies:
+        say(f"{task}, the first task, is learned from its demonstrations alone: copies are made of later tasks' only")
     flags.resume = (folder / "resume.pt").exists()
     flags.overwrite = not flags.resume and folders.taken(folder)  # killed before its first checkpoint
     train.main(flags)
@@ -206,7 +216,7 @@ def finish(folder: Path, about: dict, policy, steps: int, seconds: float) -> Non
     stage. The policy may have skills that the one that learned did not."""
     figures.training(read_log(folder / "log.jsonl"), folder / "figures")
     stage = about["adapted"][-1]
-    stage["seconds"] = round(seconds, 1)
+    stage |= {"seconds": round(seconds, 1), "components": policy.config.components}
     write_json(folder / "config.json", runs.read_config(folder) | {
         "policy": policy.variant, "policy_config": asdict(policy.config), "adapted": about["adapted"],
     })  # fmt: skip

@@ -71,6 +71,20 @@ def test_a_real_arm_goes_where_the_made_actions_say(data_dir):
     assert np.abs(promised[-1] - offset).max() < 1e-6
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_where_the_thing_plays_no_part_the_hand_goes_with_the_goal(together, data_dir):
+    """In reach there is a puck that nobody touches."""
+    (episode,) = demonstrations(["reach"], 1, data_dir)["reach"]
+    thing, there = np.array([0.08, -0.05]), np.array([-0.06, 0.04])
+    seen = elsewhere.moved(episode, there if together else thing, there)["observations"]
+    before = episode["observations"]
+    assert np.allclose(seen["goal"][:, :2] - before["goal"][:, :2], there, atol=1e-6)
+    moved = seen["proprioception"][:, 0, :2] - before["proprioception"][:, 0, :2]
+    assert not moved[0].any() and np.allclose(moved[-1], there, atol=1e-6)
+    puck = seen["objects"][:, 0, :2] - before["objects"][:, 0, :2]
+    assert np.allclose(puck, there if together else thing, atol=1e-6)
+
+
 def test_originals_stay_and_the_same_seed_makes_the_same(data_dir):
     demos = demonstrations(["reach", "push"], 2, data_dir)
     made, again, other = (elsewhere.multiply(demos, 4, seed) for seed in (0, 0, 1))

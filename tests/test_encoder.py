@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from encoder import StateEncoder, join, rows
+from encoder import StateEncoder, join, make_encoder, rows
 
 
 def test_statistics_round_trip_with_constant_and_hardly_moving_dimensions():
@@ -68,6 +68,18 @@ def test_the_order_of_the_numbers():
     now, before = [0, 1, 2, 3, 20, 21, 22], [4, 5, 6, 7, 25, 26, 27]
     apart = [20 - 1, 21 - 2, 22 - 3, 100 - 20, 200 - 21, 300 - 22]
     assert encoder.numbers(observation).tolist() == [[*now, *before, 100, 200, 300, *apart]]
+
+
+def test_differences_are_seen_beside_a_picture_too():
+    parts = {"corner": (3, 32, 32), "hand": (3,), "goal": (3,)}
+    one = make_encoder(parts, 8, (("goal", 0, "hand", 0),), "small")
+    numbers = one.numbers.numbers({"hand": torch.ones(2, 3), "goal": torch.full((2, 3), 3.0)})
+    assert torch.equal(numbers[:, 6:], torch.full((2, 3), 2.0)) and numbers.shape == (2, 9)
+
+
+def test_parts_of_different_lengths_of_memory_are_refused():
+    with pytest.raises(ValueError, match="must have as many frames as each other"):
+        StateEncoder({"hand": (2, 4), "thing": (3, 4)}, 8)
 
 
 @pytest.mark.parametrize("difference", [("goal", 0, "point", 0), ("arm", 5, "arm", 0), ("arm", 0, "arm", -1)])

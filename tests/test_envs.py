@@ -13,7 +13,7 @@ import envs  # noqa: F401
 from envs import two_ways
 from envs.metaworld import DIFFERENCES, GROUPS, PARTS, TASKS, MetaWorldEnv, split_state
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
-from envs.tasks import common_spaces, resolve_tasks
+from envs.tasks import common_spaces, own_random, resolve_tasks
 from envs.worker import Episode
 from plumbing.cli import BadInput
 
@@ -255,5 +255,39 @@ def test_a_worker_that_dies_is_reported_and_replaced_and_its_episodes_are_played
 
 
 def test_workers_that_keep_dying_are_an_error():
-    with Roller(1, slots=1) as roller, pytest.raises(RuntimeError, match="5 simulator processes have died"):
+    with Roller(1, slots=1) as roller, pytest.raises(BadInput, match="5 simulator processes have died"):
         roller.play(lambda *_: kill_one(roller) and np.zeros((1, 4, 4)), [Episode("reach", i) for i in range(9)])
+
+
+class Odd(gymnasium.Env):
+    """With spaces that fit no policy here."""
+
+    def __init__(self, seen=None, action=None):
+        self.observation_space = seen or gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+        self.action_space = action or gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {"success": False}
+
+
+@pytest.mark.parametrize("number,spaces_of,message", [
+    (0, {"seen": gymnasium.spaces.Dict({"eye": gymnasium.spaces.Box(0, 1, (3, 64, 64), np.float32)})},
+     "must have its picture 'eye' in uint8, 0 to 255, not float32"),
+    (1, {"action": gymnasium.spaces.Box(-1, 1, (), np.float32)}, "must have a bounded Box of numbers as action"),
+    (2, {"action": gymnasium.spaces.Box(-np.inf, 1, (2,), np.float32)}, "must have a bounded Box of numbers as action"),
+])  # fmt: skip
+def test_spaces_that_fit_no_policy_are_refused(number, spaces_of, message):
+    gymnasium.register(f"Odd{number}-v0", Odd, kwargs=spaces_of, max_episode_steps=5)
+    with pytest.raises(BadInput, match=message):
+        common_spaces([f"Odd{number}-v0"])
+
+
+def test_our_random_numbers_are_not_those_of_the_environment():
+    """Of MetaWorld's tasks they are what they were when results were published."""
+    theirs = np.random.default_rng(7).random()
+    assert own_random("push", 7).random() == own_random("push", 7, 0).random() == theirs
+    drawn = [theirs, *(own_random("toy:Point-v0", 7, *which).random() for which in ((), (0,), (1,)))]
+    assert len(set(drawn)) == 4 and own_random("toy:Point-v0", 7, 1).random() == drawn[-1]

@@ -200,12 +200,21 @@ def test_without_opengl_it_is_one_line(monkeypatch, tmp_path):
     (["--tasks", "CartPole-v1:x"], "is not the name of a module"),
     (["--tasks", "toy:Point-v0"], "--observation pixels is for MetaWorld's tasks, and 'toy:Point-v0' is none"),
     (["--image-size", 65], "image-size"),
+    (["--tasks", "fdp/push-pixels96-v3"], "'fdp/push-pixels96-v3' has pictures of 96 pixels, and 64 are asked for"),
 ])  # fmt: skip
 def test_what_cannot_be_seen_is_refused(tmp_path, flags, message):
     line = ["--observation", "pixels", "--out", tmp_path / "run", "--data-dir", tmp_path, *flags]
     with pytest.raises(BadInput, match=message):
         command(train, *([] if "--tasks" in flags else ["--tasks", "push"]), *line)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_names_of_one_task_are_one_task():
+    assert pixels.seen_as("pixels", ["push", "fdp/push-pixels-v3", "reach"], 64) == [
+        "fdp/push-pixels-v3", "fdp/reach-pixels-v3"]  # fmt: skip
+    assert pixels.as_seen_by(["fdp/push-pixels96-v3"], ["reach"]) == ["fdp/reach-pixels96-v3"]
+    with pytest.raises(BadInput, match="'fdp/reach-pixels-v3' has pictures of 64 pixels, and 96 are asked for"):
+        pixels.as_seen_by(["fdp/push-pixels96-v3"], ["fdp/reach-pixels-v3"])
 
 
 # ------------------------------------------------------------------------------------------------ encoder

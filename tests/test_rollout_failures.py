@@ -14,6 +14,7 @@ from conftest import command
 
 import evaluate
 from envs import experts, rollout, worker
+from envs.demos import demonstrations
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
 from envs.tasks import spaces
 from envs.worker import Episode, Worker
@@ -92,6 +93,16 @@ def test_an_environment_that_raises_costs_its_own_episode_only(how, tmp_path, mo
     if how == "play":
         assert [r for r in rows(played) if r[0] != 3] == [calm(seed) for seed in range(2, 8) if seed != 3]
     assert capfd.readouterr().err.count("Traceback") == 2  # once in each process, not for each episode
+
+
+@pytest.mark.parametrize("name,why", [("Raising", "raised RuntimeError: the gearbox is broken"), ("Dying", "died")])
+def test_a_seed_that_cannot_be_demonstrated_is_one_line(name, why, tmp_path, monkeypatch):
+    """It used to be asked for forever."""
+    (tmp_path / "mark").write_text("0")
+    monkeypatch.setenv("FDP_TEST_MARK", str(tmp_path / "mark"))
+    with pytest.raises(BadInput, match=f"for '{task(name)}' could not be played with seed 3: its .* {why}"):
+        demonstrations([task(name)], 4, tmp_path / "data")
+    assert not list((tmp_path / "data").rglob("*.hdf5"))
 
 
 def test_deaths_are_forgiven_where_episodes_are_played_in_between(monkeypatch):

@@ -95,6 +95,18 @@ def test_a_stage_upon_it_does_not_cool_it_further():
     policy.encoder.requires_grad_(False)  # as adapt.py does
     policy.loss(*inputs)
     assert policy.seen == 1
+    # A stage with a correction of the encoder, whose weights are sums of which one part learns.
+    config = adapt.AdaptConfig(retain="exact", start_from="0", encoder_rank=2)
+    _, grown, *_ = adapt.prepare(config, "waking", policy.eval(), ["drawer-open"], {})
+    observation, task, *rest = batch(make())
+    grown.loss(observation, torch.full_like(task, 2), *rest).mean().backward()
+    assert grown.residual[-1].A[0].grad.any() and grown.seen == 1
+
+
+def test_components_that_shrink_as_they_become_more_are_not_added_to():
+    config = adapt.AdaptConfig(retain="exact", start_from="0", encoder_rank=2)
+    with pytest.raises(BadInput, match="this policy makes components of another size where there are more of them"):
+        adapt.prepare(config, "waking", make("waking", how="narrow"), ["drawer-open"], {})
 
 
 def test_a_fork_with_a_second_table_of_tasks_is_refused_before_its_stage_is_trained():

@@ -92,7 +92,8 @@ class Policy(FactorizedPolicy):
 
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's (B,)."""
-        if self.training and self.config.how == "cooling" and next(self.encoder.parameters()).requires_grad:
+        first = next(self.encoder.parameters())  # a leaf, but where a stage has corrected it, and then not its own
+        if self.training and self.config.how == "cooling" and first.requires_grad and first.is_leaf:
             self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
         condition = self.encode(observation, task)
         weights = self.weigh(condition)
