@@ -12,6 +12,7 @@ LIMIT = 200  # steps, in published tables of these sequences
 IN_TURN = {  # way of study/sequences/table.py -> what it is
     "exact": "exact, a stage leans on all before it",
     "base": "exact, `--lean-on base`",
+    "wide": "exact, `--lean-on base --encoder-rank 64`",
     "replay": "replay",
     "full": "full fine-tuning",
 }
