@@ -36,7 +36,7 @@ from study.ml45.results import one_demonstration, one_demonstration_finding  # n
 from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
 from study.pixels.results import cameras  # noqa: E402
 from study.router.results import by_routing, how_many, on_fifty, rivals, routing_finding, waking  # noqa: E402
-from study.sequences.results import from_nothing, in_turn_finding  # noqa: E402
+from study.sequences.results import from_nothing, in_turn_finding, upon_one_task  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
 
 
@@ -95,6 +95,7 @@ SECTIONS = {
     "Why the paper's retention forgets": why_paper,
     "A new task from one demonstration": one_demonstration,
     "Learning in turn, beginning with nothing": from_nothing,
+    "A stage upon a policy of one task": upon_one_task,
     "One policy for fifty tasks": fifty,
     "Seconds to a success": speed_run,
     "From cameras": cameras,

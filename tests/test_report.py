@@ -431,6 +431,12 @@ def test_what_routes_on_fifty_tasks(tmp_path):
     assert rows["scripted expert"][-1] == "0.900"
 
 
+def test_a_table_of_one_way_so_far(tmp_path):
+    written(tmp_path / "router/fifty/softmax-s0", 1, 2)
+    (row, _) = cells(router.on_fifty(tmp_path))
+    assert row[:7] == ["`softmax`", "1", row[2], "", "", "", ""] and row[2].startswith("0.800, ")
+
+
 def test_new_tasks_by_routing_alone(tmp_path):
     """The base that routes has learned of one draw so far, and is compared on that one."""
     made = {("fdp", "router", 1): [1, 2, 3], ("fdp", "router", 2): range(10), ("informed", "router", 1): [1],

@@ -171,9 +171,9 @@ def redrawn(results: list[dict]) -> dict[str, np.ndarray]:
 
 
 def minus(study: Path, folder: str, *names: str) -> str:
-    """Success of one minus another one, in points, over the seeds that both have."""
-    one, other = map(redrawn, paired(study, *(f"router/{folder}/{name}-s[0-9].json" for name in names)))
-    return str(crossed_difference(one, other)) if one else ""
+    """Success of one minus another one, in points, over the seeds that both have; empty if there are none."""
+    pair = paired(study, *(f"router/{folder}/{name}-s[0-9].json" for name in names))
+    return str(crossed_difference(*map(redrawn, pair))) if pair[0] else ""
 
 
 def minutes(results: list[dict]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from study.intervals import DAGGER, by_task, number, rate, success
-from study.markdown import NotMeasured, expert, played_on, table, text
+from study.markdown import NotMeasured, expert, played_on, read, table, text
 
 LIMIT = 200  # steps, in published tables of these sequences
 IN_TURN = {  # way of study/sequences/table.py -> what it is
@@ -75,6 +75,29 @@ def from_nothing(study: Path) -> list[str]:
         "0.730), generative replay 0.853 (0.082), Trust Region 0.883 (0.044). Other demonstrations, another network: "
         "beside ours, not a comparison.",
     )]  # fmt: skip
+
+
+NARROW = {  # file of study/sequences/choice -> the stage, and its steps
+    "both-rank-16-1000": ("a stage as ever", 1000),
+    "box-close-rank-16-2000": ("a stage as ever", 2000),
+    "box-close-rank-64-1000": ("`--encoder-rank 64`", 1000),
+    "basketball-rank-64-1000": ("`--encoder-rank 64`", 1000),
+    "box-close-rank-128-two-2000": ("`--encoder-rank 128 --new-components 2`", 2000),
+    "box-close-scratch-2000": ("`--mode scratch`: a policy of its own", 2000),
+}
+
+
+def upon_one_task(study: Path) -> list[str]:
+    """What a stage needs where the policy that it is put upon knows a single task."""
+    found = read(study, "sequences/choice/*.json")
+    rows = [[how, f"{steps:,}", task, *(f"{e['successes']}/{e['n']}" for e in (entry, entry["expert"]))]
+            for name, (how, steps) in NARROW.items() if name in found
+            for task, entry in found[name]["tasks"].items() if task != "assembly"]  # fmt: skip
+    return [
+        *text("A stage upon a policy of a single task (assembly, 1000 steps), 50 demonstrations, block 400: what was "
+              "looked at before all fifty were begun. Commands: `study/sequences/choice/*.json`."),
+        *table(["stage", "steps", "task", "success", "expert"], rows),
+    ]  # fmt: skip
 
 
 def in_turn_finding(study: Path) -> str:
