@@ -208,7 +208,9 @@ def test_the_new_component_learns(tiny_run, flags, tmp_path):
     for name, p in load_policy(tmp_path / "run", CPU).components.named_parameters():
         assert not torch.equal(p[4], p[2]), name  # what it was a copy of
     stage = read_config(tmp_path / "run")["adapted"][0]
-    assert stage["tasks"] == ["drawer-open"] and stage["components"] == 5
+    assert stage["tasks"] == ["drawer-open"] and stage["components"] == 5 and stage["copied"] == [2]
+    learned = load_policy(tmp_path / "run", CPU).components.film_in.weight
+    assert int((learned[:4] - learned[4]).square().flatten(1).sum(1).argmin()) == 2  # and is still nearest to
 
 
 def test_several_new_components_become_different_ones(tiny_run, flags, tmp_path):
@@ -345,6 +347,7 @@ def test_tasks_that_are_done_to_the_same_bits_are_not_played_again(tiny_run, fla
     asked = []
 
     def play(policy, tasks, episodes, seed, roller):
+        assert (episodes, seed) == (2, 5)
         asked.append(list(tasks))
         of_task = {"success": 0.5, "successes": 1, "n": 2, "interval": [0, 1], "expert": {"success": 1.0, "lost": {}},
                    "lost": {}, "simulation_seconds": 1.0, "seeds": [0, 1]}  # fmt: skip
@@ -440,7 +443,7 @@ def test_forward_transfer_compares_one_that_knows_the_name_only_with_an_untraine
                 "--out", tmp_path / "run")  # fmt: skip
 
     def evaluated(policy, tasks, episodes, seed, roller):
-        assert (tasks, episodes, seed) == (["drawer-open"], 20, 2) and roller is given[-1]
+        assert (tasks, episodes, seed) == (["drawer-open"], 10, 2) and roller is given[-1]
         asked.append(policy)
         return {"tasks": {"drawer-open": {"success": len(asked) / 4}}}, {}
 

@@ -146,3 +146,18 @@ def test_simulators_that_are_used_again_play_the_same(monkeypatch):
     with Roller(1) as roller:
         assert played(roller=roller) == played(roller=roller) == alone
     assert len(begun) == 1
+
+
+def test_the_sampler_that_was_asked_for_acts(policy, monkeypatch):
+    monkeypatch.setattr(evaluate, "Roller", Known)
+    monkeypatch.setattr(experts, "_played", {})
+    asked, act = set(), policy.act
+
+    def watched(observation, tasks, sampler=None, steps=None, noise=None, generator=None):
+        asked.add((sampler, steps, generator and generator.initial_seed()))
+        return act(observation, tasks, sampler, steps, noise, generator)
+
+    monkeypatch.setattr(policy, "act", watched)
+    evaluate.evaluate(policy, TASKS, 2, BLOCK, "ddim", 3)
+    assert asked == {("ddim", 3, BLOCK), ("ddim", 3, None)}  # the second is timed
+    assert policy.choose_sampler() == ("dpm", 5)

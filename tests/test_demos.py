@@ -85,6 +85,9 @@ def test_demonstrations_replay_in_the_simulator(made, data_dir, task):
     # The label is the expert's clean action, not the disturbed one that was executed.
     gap = np.abs(episode.actions - episode.infos["executed_action"][1:])
     assert 0.02 < gap[:, :3].mean() < 0.2 and gap[:, 3].max() == 0
+    noise = np.random.default_rng(seed).standard_normal((len(episode.actions), 3))  # of this episode, and no other
+    executed = (episode.actions[:, :3] + 0.1 * noise).clip(-1, 1)
+    assert np.allclose(episode.infos["executed_action"][1:, :3], executed, atol=1e-6)
 
 
 def test_minari_round_trip_and_nested_subsets(made, data_dir, monkeypatch):

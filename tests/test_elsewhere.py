@@ -51,6 +51,20 @@ def test_a_demonstration_as_if_things_had_stood_elsewhere():
     near(seen["objects"][..., 2:], objects[..., 2:])  # height, quaternion, and the other thing, which is not there
     near(seen["proprioception"][..., 2:], hand[..., 2:])
     assert np.abs(elsewhere.moved(episode, 100 * thing, there)["actions"]).max() == 1
+    # A second thing goes where the first one does.
+    two = {**episode, "observations": episode["observations"] | {"objects": objects.copy()}}
+    two["observations"]["objects"][..., 7:14] = objects[..., :7] + 0.05
+    both = elsewhere.moved(two, thing, there)["observations"]["objects"] - two["observations"]["objects"]
+    near(both[..., 7:9], both[..., :2])
+    assert np.abs(both[..., 7:9]).max() > 0.02
+
+
+def test_things_are_moved_by_seven_centimetres(data_dir):
+    (one,) = demonstrations(["push"], 1, data_dir)["push"]
+    made = elsewhere.multiply({"push": [one]}, 300, 0)["push"][1:]
+    for part in ("goal", "objects"):
+        moves = [(m["observations"][part] - one["observations"][part])[0].flatten()[:2] for m in made]
+        assert np.std(moves, 0) == pytest.approx([0.07, 0.07], rel=0.15), part
 
 
 def test_a_real_arm_goes_where_the_made_actions_say(data_dir):

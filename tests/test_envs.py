@@ -14,7 +14,7 @@ from envs import two_ways
 from envs.metaworld import DIFFERENCES, GROUPS, PARTS, TASKS, MetaWorldEnv, split_state
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
 from envs.tasks import common_spaces, own_random, resolve_tasks
-from envs.worker import Episode
+from envs.worker import Episode, Worker
 from plumbing.cli import BadInput
 
 
@@ -291,3 +291,40 @@ def test_our_random_numbers_are_not_those_of_the_environment():
     assert own_random("push", 7).random() == own_random("push", 7, 0).random() == theirs
     drawn = [theirs, *(own_random("toy:Point-v0", 7, *which).random() for which in ((), (0,), (1,)))]
     assert len(set(drawn)) == 4 and own_random("toy:Point-v0", 7, 1).random() == drawn[-1]
+
+
+def test_an_evaluation_episode_is_the_published_one():
+    """The first of block 0: where it lies decides what every result is about."""
+    seen, _ = MetaWorldEnv("push").reset(seed=1_000_000)
+    np.testing.assert_allclose(seen["goal"], [-0.03284447, 0.83971016, 0.01940468], atol=1e-6)
+    np.testing.assert_allclose(seen["objects"][0, :3], [-0.05224243, 0.61175329, 0.01940468], atol=1e-6)
+
+
+class Once(gymnasium.Env):
+    """Done at its third step, and at no other."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.zeros(1, np.float32), 0.0, False, False, {"success": self.t == 3}
+
+    def expert_action(self):
+        return np.zeros(1, np.float32)
+
+
+gymnasium.register("flicker/Once-v0", Once, max_episode_steps=20)
+
+
+def test_success_at_one_step_is_success():
+    worker = Worker()
+    expert = worker.expert(Episode("flicker/Once-v0", 0, expert=True, steps_after_success=4))
+    assert (expert.success, expert.steps, len(expert.actions)) == (True, 3, 7)
+    worker.chunk([(0, Episode("flicker/Once-v0", 0), None)])
+    ((_, _, done),) = worker.chunk([(0, None, np.zeros((8, 1)))])
+    assert (done.success, done.steps, len(done.phases)) == (True, 3, 3)

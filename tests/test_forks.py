@@ -461,7 +461,7 @@ def test_several_draws_are_the_mean_of_losses_that_look_once():
 @pytest.mark.parametrize("module", [train, adapt])
 def test_each_step_draws_index_step_noise_and_nothing_else(module, norm_run, data_dir, tmp_path, monkeypatch):
     """From the random state before the first batch, all batches of the run are drawn again, with the log in between."""
-    states, windows, batches = [], [], []
+    states, windows, batches, rates = [], [], [], []
     sample, learn = train.Windows.sample, train.Learner.step
 
     def watched_sample(self, batch_size):
@@ -471,6 +471,7 @@ def test_each_step_draws_index_step_noise_and_nothing_else(module, norm_run, dat
 
     def watched_step(self, loss_function, inputs, lr, decay):
         batches.append(inputs)
+        rates.append((lr, decay))
         return learn(self, loss_function, inputs, lr, decay)
 
     monkeypatch.setattr(train.Windows, "sample", watched_sample)
@@ -482,6 +483,8 @@ def test_each_step_draws_index_step_noise_and_nothing_else(module, norm_run, dat
         command(adapt, "--run", norm_run, "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--batch-size", 8,
                 "--device", "cpu", *flags)  # fmt: skip
     assert len(batches) == 3
+    # By the schedules: a cosine over these three steps, and an average that forgets its beginning.
+    assert np.allclose(rates, [(5e-4 * (1 + math.cos(math.pi * s / 3)), 1 - (1 + s) ** -0.75) for s in range(3)])
     torch.set_rng_state(states[0])
     for observation, _, actions, step, noise in batches:
         index = torch.randint(0, len(windows[0].actions), (8,))

@@ -382,18 +382,33 @@ def test_a_run_knows_what_it_sees_and_is_played_by_the_tasks_usual_names(run, tm
     assert list(result) == ["fdp/reach-pixels-v3"] and result["fdp/reach-pixels-v3"]["expert"]["successes"] == 1
 
 
-def test_evaluating_what_looks_otherwise(run, tiny_run, tmp_path):
-    line = ["--tasks", "reach", "--episodes", 1]
+def test_evaluating_what_looks_otherwise(run, tiny_run, tmp_path, monkeypatch):
+    line, shifts, play = ["--tasks", "reach", "--episodes", 1], set(), evaluate.Roller.play
+
+    def watched(self, act, todo, *rest, **more):
+        shifts.update(episode.shift for episode in todo)
+        return play(self, act, todo, *rest, **more)
+
+    monkeypatch.setattr(evaluate.Roller, "play", watched)
     command(evaluate, "--run", run, *line, "--shift", "corner-off")
+    assert shifts == {"corner-off"}
     assert "fdp/reach-pixels-v3" in json.loads((run / "evaluation-corner-off.json").read_text())["tasks"]
     for folder, shift in ((run, "dark"), (tiny_run, "light")):
         with pytest.raises(BadInput, match=f"--shift must be one of camera, light, .* with cameras, got '{shift}'"):
             command(evaluate, "--run", folder, *line, "--shift", shift)
 
 
-def test_a_new_task_leaves_what_old_ones_do_to_the_bit(run, usual, tmp_path):
-    """With a correction of the eyes, which learns while the eyes of the old tasks stay as they are."""
+def test_a_new_task_leaves_what_old_ones_do_to_the_bit(run, usual, tmp_path, monkeypatch):
+    """With a correction of the eyes, which learns from moved pictures, while the eyes of old tasks stay as they are."""
+    moved, augment = [], encoder.PixelsEncoder.augment
+
+    def watched(self, observation):
+        moved.append(len(observation["corner"]))
+        return augment(self, observation)
+
+    monkeypatch.setattr(encoder.PixelsEncoder, "augment", watched)
     command(adapt, "--run", run, "--tasks", "push", "--steps", 4, *usual, "--out", tmp_path / "new")
+    assert moved == [8] * 4
     old, new = load_policy(run, CPU), load_policy(tmp_path / "new", CPU)
     assert new.config.tasks == [*old.config.tasks, "fdp/push-pixels-v3"]
     assert stages.unchanged(old, new) == old.config.tasks

@@ -1,5 +1,6 @@
 """Skills: put on in any order and taken off again, every task does what it did when it was learned, bit for bit."""
 
+import dataclasses
 import pickle
 import shutil
 from pathlib import Path
@@ -283,3 +284,13 @@ def test_leaning_on_the_base_is_for_exact_retention(tiny_run, flags, tmp_path): 
     with pytest.raises(BadInput, match="--lean-on base goes with --retain exact"):
         command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--lean-on", "base", "--retain", "replay", *flags,
                 "--out", tmp_path / "run")  # fmt: skip
+
+
+def test_the_same_weights_with_other_settings_are_another_base(tiny_run):
+    """A range of actions, an order of tasks or another way to weigh is in no weight."""
+    base = load_policy(tiny_run, CPU)
+    for variant, change in (("fdp", {"executed": 2}), ("fdp", {"tasks": ["push", "reach"]}), ("uniform", {}),
+                            ("fdp", {"action_high": (1.0, 1.0, 1.0, 0.5)})):  # fmt: skip
+        other = adapt.runs.build_policy(variant, dataclasses.asdict(base.config) | change)
+        other.load_state_dict(base.state_dict())
+        assert skills.identity(other) != skills.identity(base), (variant, change)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import evaluate
 import train
 from envs.agent import Agent
+from envs.metaworld import DIFFERENCES
 from envs.rollout import FIRST_EVALUATION_SEED
 from envs.worker import Episode
 from evaluate import wilson_interval
@@ -72,6 +73,28 @@ def test_evaluating_with_even_weights(trained_run, tmp_path):
             command(evaluate, "--run", trained_run, "--episodes", 1, "--even", "--out", tmp_path / "e.json")
     raw = evaluate.even(lambda condition, step: torch.tensor([[3.0, -1.0], [0.0, 1.0]]))
     assert raw(None).tolist() == [[1.0, 1.0], [0.5, 0.5]]
+
+
+def test_flags_of_evaluate_reach_the_evaluation(tiny_run, tmp_path, monkeypatch):
+    got = []
+
+    def stop(*words, **more):
+        got.extend(words[1:6])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "evaluate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        command(evaluate, "--run", tiny_run, "--tasks", "push", "--episodes", 3, "--seed", 7, "--sampler", "ddim",
+                "--sampling-steps", 4, "--out", tmp_path / "e.json")  # fmt: skip
+    assert got == [["push"], 3, 7, "ddim", 4]
+
+
+def test_flags_become_the_policy():
+    asked = {"router": "affine", "task_conditioning": "none", "target": "clean", "horizon": 16, "executed": 2,
+             "components": 3}  # fmt: skip
+    made = train.policy_settings(train.TrainConfig(**asked, size="base"), ["reach"])
+    assert {name: made[name] for name in asked} == asked and made["differences"] == DIFFERENCES
+    assert (made["channels"], made["kernel"], made["eye"]) == ((128, 256, 512), 5, "resnet18")
 
 
 def test_only_the_executed_actions_of_a_chunk_are_carried_out(tiny_run):
@@ -198,6 +221,9 @@ def test_learning_rate_at_both_ends():
     config = train.TrainConfig(steps=1000, lr=1e-3)
     rates = [train.learning_rate(config, step) for step in range(1000)]
     assert 0 < rates[0] == pytest.approx(1e-5) and 0 < rates[-1] < 1e-8 and max(rates) == pytest.approx(1e-3, rel=0.03)
+    long, short, at = train.TrainConfig(steps=12_000, lr=1.0), train.TrainConfig(steps=50, lr=1.0), train.learning_rate
+    assert [at(long, step) for step in (0, 49, 99, 6000)] == pytest.approx([0.01, 0.5, 1, 0.5], rel=1e-3)
+    assert [at(short, step) for step in (0, 25)] == pytest.approx([0.2, 0.5])
 
 
 def test_the_policy_learns_what_it_is_shown(tiny, tmp_path):

@@ -14,6 +14,7 @@ from envs.tasks import common_spaces, spaces
 from envs.worker import Episode
 from fdp import Policy, PolicyConfig
 from plumbing.cli import BadInput
+from plumbing.limits import LIMITS
 from sampler import dpm, squared_cosine_schedule
 from unet import Downsample, UNet
 
@@ -91,6 +92,25 @@ def test_only_successful_demonstrations_are_kept_in_the_order_of_their_seeds(tmp
     demos.collect(["push"], 3, tmp_path)
     ((kept, attempts),) = stored
     assert [episode.seed for episode in kept] == [1, 3, 4] and attempts == 5  # 0, 1, 2, and two more for the two
+
+
+def test_an_expert_that_hardly_ever_succeeds_is_no_teacher(tmp_path, monkeypatch):
+    class Never(Roller):
+        def __init__(self):
+            self.workers = {}
+
+        def play_expert(self, episodes, on_done):
+            for episode in episodes:
+                on_done(episode)
+            return episodes
+
+    monkeypatch.setattr(demos, "Roller", Never)
+    with pytest.raises(BadInput, match="the scripted expert for 'push' succeeded only 0 times in 28"):
+        demos.collect(["push"], 2, tmp_path)
+
+
+def test_draws_of_demonstrations_share_no_seed_with_each_other_or_with_evaluation():
+    assert LIMITS["demo_draw"] == (0, 19) and demos.DRAW_SEEDS == 50_000 and 20 * 50_000 <= 1_000_000
 
 
 class Lopsided(Point):
