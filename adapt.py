@@ -289,7 +289,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
 
     torch.manual_seed(config.seed)  # again: what was evaluated before must not decide what is drawn
     learner = Learner(grown, config.lr, precision=about["adapted"][-1].get("precision", "auto"))
-    data = resume.fingerprint(windows.observations, windows.actions)
+    data = resume.fingerprint(windows, *([memory.old] if memory else []))
     log = Log(folder, device, **(resume.restore(folder, learner, config.seed, data) if going_on else {}))
     usage = Usage(tasks, windows.observations, windows.task_ids, windows.of_task)
     save = partial(resume.save, folder, learner, log, data, weights=False)

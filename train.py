@@ -236,7 +236,7 @@ def main(config: TrainConfig) -> dict:
     begin, data_dir = time.perf_counter(), Path(config.data_dir)
     wanted = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw, policy.config.observation)
     windows = Windows(policy, tasks, parallel.first(lambda: demonstrations(*wanted)), device)
-    data = resume.fingerprint(windows.observations, windows.actions)
+    data = resume.fingerprint(windows)
     policy.to(device)
     policy.encoder.fit(windows.observations)
     seconds = {"demonstrations": time.perf_counter() - begin}

@@ -27,6 +27,7 @@ from plumbing.cli import BadInput, parse, run, say  # noqa: E402
 
 IMAGE, STATE, ACTION = "observation.image", "observation.environment_state", "action"  # columns of theirs
 MOST_PIXELS = 1024  # height and width
+MOST_ROWS = 10**6  # of a file; theirs have some thousands
 
 
 @dataclass
@@ -63,7 +64,7 @@ def convert(folder: Path, label: str, size: int, most: int) -> list[dict]:
         wanted, found = labels[label or next(iter(labels))], {}
         for path in sorted(folder.glob("data/chunk-*/*.parquet")):
             columns = ["episode_index", "frame_index", "task_index", IMAGE, STATE, ACTION]
-            table = parquet.read_table(files.regular_file(path), columns=columns).to_pylist()
+            table = rows_of(parquet, path, columns)
             for row in table:
                 if row["task_index"] == wanted and (row["episode_index"] in found or len(found) < most):
                     found.setdefault(row["episode_index"], []).append(row)
@@ -80,8 +81,15 @@ def read_labels(folder: Path, parquet) -> dict[str, int]:
         lines = files.read_text(folder / "meta" / "tasks.jsonl").splitlines()
         rows = [files.json.loads(line) for line in lines]
     else:
-        rows = parquet.read_table(files.regular_file(folder / "meta" / "tasks.parquet")).to_pylist()
+        rows = rows_of(parquet, folder / "meta" / "tasks.parquet")
     return {row.get("task") or row["__index_level_0__"]: row["task_index"] for row in rows}
+
+
+def rows_of(parquet, path: Path, columns: list[str] | None = None) -> list[dict]:
+    """A Parquet file's rows. BadInput for more than a file of this kind has: a page of it may stand for gigabytes."""
+    if (rows := parquet.ParquetFile(files.regular_file(path)).metadata.num_rows) > MOST_ROWS:
+        raise BadInput(f"{path} has {rows:,} rows, more than the {MOST_ROWS:,} that are read")
+    return parquet.read_table(path, columns=columns).to_pylist()
 
 
 def episode(rows: list[dict], size: int, where: str) -> dict:

@@ -22,6 +22,7 @@ from plumbing import files, interrupt
 from plumbing.files import BadInput
 
 ROOT = Path(__file__).resolve().parent.parent
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and new line
 
 
 def run(main: Callable[[], dict]) -> None:
@@ -41,7 +42,7 @@ def run(main: Callable[[], dict]) -> None:
         if not files.disk_full(error):
             raise
         _fail(2, f"error: the disk is full ({error.filename or error.strerror}); what was saved before is still there")
-    print(json.dumps(result), flush=True)
+    _print("stdout", json.dumps(result))
     if result.get("lost"):
         _fail(
             3, f"incomplete: {result['lost']} episodes were lost, twice; they are not counted, see the warnings above"
@@ -49,7 +50,7 @@ def run(main: Callable[[], dict]) -> None:
 
 
 def _fail(code: int, text: str) -> None:
-    print(" ".join(text.split()), file=sys.stderr)
+    say(" ".join(text.split()))
     raise SystemExit(code) from None
 
 
@@ -92,14 +93,23 @@ def progress(iterable=None, **settings):
 def numbers(text: str, K: int, flag: str) -> list[int]:
     """A flag's '0,2' -> [0, 2], each one of a run's K components."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) < K for part in parts):
+    if not all(part.isdecimal() and len(part) < 9 and int(part) < K for part in parts):
         raise BadInput(f"{flag} must name components of this run, 0 to {K - 1}, got '{text}'")
     return sorted({int(part) for part in parts})
 
 
 def say(*words: object, sep: str = " ") -> None:
     """Text for people goes to stderr; stdout belongs to the JSON line."""
-    print(*words, sep=sep, file=sys.stderr, flush=True)
+    _print("stderr", sep.join(map(str, words)))
+
+
+def _print(stream: str, text: str) -> None:
+    """Where nobody listens any more (`2>&1 | head`) what is said is lost, and not what is being made. Some of the text
+    may be a stranger's, in which a control character could move a terminal's cursor, or write to its clipboard."""
+    try:
+        print(_CONTROL.sub("?", text), file=getattr(sys, stream), flush=True)
+    except BrokenPipeError:
+        setattr(sys, stream, open(os.devnull, "w"))  # or Python would complain again at its end, with another exit code
 
 
 @functools.cache
@@ -120,6 +130,8 @@ def check_output(path: Path, key: str) -> None:
     It replaces only a file of its own kind: a JSON with `key` in it. Nothing is made yet, not even its folder.
     """
     there = files.exists(path)
+    if len(os.fsencode(path.name)) > 200:  # pictures beside it have longer names, up to a file system's 255
+        raise BadInput(f"--out has a name of {len(os.fsencode(path.name))} bytes; at most 200: {path.name[:60]}...")
     if path.suffix != ".json" or (there and path.is_dir()):
         raise BadInput(f"--out must name a file that ends in .json, got {path}")
     try:
@@ -149,8 +161,9 @@ def provenance(seed: int, device: str) -> dict:
     revision = git("rev-parse", "--short=12", "HEAD") or "unknown"
     if git("status", "--porcelain", "--untracked-files=all", "--", "*.py"):  # a new fork is code too
         revision += "-dirty"
+    command = shlex.join(["python", script(), *sys.argv[1:]])
     return {
-        "command": shlex.join(["python", script(), *sys.argv[1:]]),
+        "command": command if len(command) < 9000 else f"{command[:9000]} ...",  # what is longer no run may hold
         "revision": revision,
         "seed": seed,
         "hardware": f"{device_name(device)}, {os.cpu_count()} cores",

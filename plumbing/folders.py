@@ -7,8 +7,11 @@ The claim is a lock on the folder itself. It ends with the process, so a killed 
 """
 
 import fcntl
+import json
+import math
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,24 +31,42 @@ def taken(folder: Path) -> bool:
         return False
     if not folder.is_dir():
         return True
-    files_there = (path for path in folder.rglob("*") if path.is_file() and not _half_written(path))
+    files_there = (path for path in folder.rglob("*") if path.is_file() and not _half_written(path, folder))
     return any(files_there) and not _only_begun(folder)
 
 
-def _half_written(path: Path) -> bool:
-    return path.name.startswith(files.TEMPORARY)
+def _half_written(path: Path, folder: Path) -> bool:
+    """What a killed process was writing, or, as a folder, deleting."""
+    return any(name.startswith(files.TEMPORARY) for name in path.relative_to(folder).parts)
 
 
 def _only_begun(folder: Path) -> bool:
-    """Whether it holds a run of ours without a checkpoint, and nothing else. (config.json is a common name.)"""
-    names = {path.name for path in folder.iterdir() if not _half_written(path)}
-    if not names <= {"config.json", "log.jsonl", "figures", "tensorboard"}:
+    """Whether it holds a run of ours that never reached a checkpoint, and nothing else. One whose weights somebody has
+    removed has figures, or a log that goes on past the first checkpoint."""
+    names = {path.name for path in folder.iterdir() if not _half_written(path, folder)}
+    if not names <= {"config.json", "log.jsonl", "figures", "tensorboard"} or not _is_run(folder):
         return False
+    first = files.read_json(folder / "config.json")["train"].get("save_every", 1000)
+    early = isinstance(first, int) and _logged(folder / "log.jsonl") <= first
+    return early and not any((folder / "figures").rglob("*.*"))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether its config.json is one of ours: it is a common name."""
     try:
         config = files.read_json(folder / "config.json")
     except BadInput:
         return False
-    return isinstance(config, dict) and {"policy", "policy_config", "train"} <= config.keys()
+    return isinstance(config, dict) and all(isinstance(config.get(k), dict) for k in ("policy_config", "train"))
+
+
+def _logged(path: Path) -> float:
+    """The last step in a log; 0 without one, and infinity where that cannot be read."""
+    try:
+        lines = files.read_text(path).splitlines() if path.exists() else []
+        return max([json.loads(line)["step"] for line in lines[:-1]], default=0)  # the last one may be half a line
+    except (BadInput, ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def free(wanted: Path) -> Path:
@@ -61,9 +82,8 @@ def check_free(folder: Path, overwrite: bool = False) -> None:
     work in it, or it cannot be written."""
     if taken(folder) and not overwrite:
         raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
-    is_run = any((folder / name).exists() for name in ("config.json", REPLACED))
-    if taken(folder) and not is_run:  # --overwrite is no licence to empty other folders
-        raise BadInput(f"--overwrite replaces runs, and {folder} is none (no config.json): choose another --out")
+    if taken(folder) and not (_is_run(folder) or _is_run(folder / REPLACED)):  # no licence to empty other folders
+        raise BadInput(f"--overwrite replaces runs, and {folder} is none: no config.json of one is there")
     if _busy(folder):
         raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -94,8 +114,8 @@ def claim(folder: Path, overwrite: bool = False) -> None:
         raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
     check_free(folder, overwrite)
     check_inner(folder)
-    for rest in folder.glob(f"{files.TEMPORARY}*"):  # of a process that was killed while it wrote
-        rest.unlink()
+    for rest in folder.glob(f"{files.TEMPORARY}*"):  # of a process that was killed while it wrote, or deleted
+        _remove(rest)
 
 
 def check_inner(folder: Path) -> None:
@@ -112,23 +132,30 @@ def set_aside(folder: Path, names: list[str]) -> None:
 
     config.json is moved last: a process that is killed in between leaves one that the next goes on with.
     """
-    aside, found = folder / REPLACED, any((folder / name).exists() for name in CHECKPOINTS)
-    keep = not (aside / "config.json").exists() and (found or aside.exists())
+    aside = folder / REPLACED
+    keep = not (aside / "config.json").exists() and (aside.exists() or (_is_run(folder) and not _only_begun(folder)))
     for name in sorted(names, key="config.json".__eq__):
         path = folder / name
         if keep and path.exists():
             aside.mkdir(exist_ok=True)
             os.replace(path, aside / name)
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            _remove(path)
 
 
 def drop_replaced(folder: Path) -> None:
     """The new run has a checkpoint: the old one is replaced."""
-    if (folder / REPLACED).exists():
-        shutil.rmtree(folder / REPLACED, ignore_errors=True)
+    if (folder / REPLACED).exists():  # under another name first: half of it would be taken for the old run
+        rest = tempfile.mkdtemp(dir=folder, prefix=files.TEMPORARY)
+        os.replace(folder / REPLACED, rest)
+        _remove(Path(rest))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _busy(folder: Path) -> bool:

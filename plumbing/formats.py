@@ -69,11 +69,16 @@ def upgrade_memory(kept: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _action_range(weights: Path, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Center and scale (A,) of a run of format 1: they stood among the weights."""
+    if not (isinstance(action_dim, int) and 1 <= action_dim <= 1000):
+        raise ValueError(f"'action_dim' must be a whole number from 1 to 1000, got {action_dim!s:.80}")
     if not weights.exists():  # no checkpoint yet: nothing was learned in any range
         return torch.zeros(action_dim), torch.ones(action_dim)
     files.regular_file(weights)
     try:
         with safetensors.safe_open(weights, "pt") as file:
-            return file.get_tensor("normalizer.action_center"), file.get_tensor("normalizer.action_scale")
+            ends = [file.get_tensor(f"normalizer.action_{name}") for name in ("center", "scale")]
+        if any(x.shape != (action_dim,) for x in ends):
+            raise ValueError(f"its action range is not of {action_dim} numbers")
+        return ends[0], ends[1]
     except Exception as error:
         raise BadInput(f"{weights} is damaged: {error}") from error

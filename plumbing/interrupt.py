@@ -11,6 +11,7 @@ made the first signal only leaves a note; a second one does not wait. Exit codes
 number, 130 for Ctrl-C and 143 for SIGTERM.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -72,15 +73,21 @@ def steps(numbers: Iterable[int], save: Callable[[int], str], agree: Callable[[i
 def _handle(number: int, _frame) -> None:
     global _asked
     if not _begun:
-        if is_first():
-            print("interrupted", file=sys.stderr, flush=True)
+        _tell("interrupted\n")
         os._exit(128 + number)
     if _deferring and not _asked:
         _asked = number
-        if is_first():
-            print("\ninterrupted: finishing this step; once more stops at once", file=sys.stderr, flush=True)
+        _tell("\ninterrupted: finishing this step; once more stops at once\n")
         return
     raise Interrupted(number)
+
+
+def _tell(text: str) -> None:
+    """To stderr, past Python's own streams, which may be in use just now. Nobody may be there to read it: the `tee`
+    that it went through dies of the same Ctrl-C, and an exception here would end the step that is to be finished."""
+    if is_first():
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())
 
 
 # Only where a script of ours is what runs: who imports train.py into a program keeps that program's handlers.

@@ -9,6 +9,7 @@ import torch
 from envs.demos import DRAWS
 from plumbing import runs
 from plumbing.cli import BadInput
+from plumbing.files import TEXT_LIMIT
 
 # Flag -> least and most, for every command that has it. The limits are far beyond what is useful: they keep out slips,
 # and what would fail deep inside. Python's numbers have no end; those of a tensor's shape or a file do.
@@ -35,6 +36,14 @@ def check_limits(config: object) -> None:
                 raise BadInput(f"{flag} must be at least {least}, got {value}")
             if value > most:
                 raise BadInput(f"{flag} must be at most {most}, got {value}")
+
+
+def check_log(steps: int, every: int, tasks: int, K: int) -> None:
+    """BadInput for a log.jsonl that would be larger than what is read: measured, 80 bytes a task with K = 4."""
+    lines, most = steps // every + 1, TEXT_LIMIT // (200 + tasks * (60 + 9 * K))
+    if lines > most:
+        raise BadInput(f"--log-every {every} would make a log of {lines:,} lines, and {most:,} of them can be read; "
+                       f"give at least {math.ceil(steps / (most - 1))}")  # fmt: skip
 
 
 def check_memory(policy: dict, batch_size: int, device: torch.device, weights: int) -> None:

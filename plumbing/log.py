@@ -128,7 +128,7 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of log.jsonl, up to one that a crash cut short or that is damaged; steps after the checkpoint are made
+    """The lines of log.jsonl but those that a crash cut short or that are damaged; steps after the checkpoint are made
     again. BadInput if it is no file."""
     lines, shape = [], None
     for text in files.read_text(path).splitlines():
@@ -136,9 +136,9 @@ def read_log(path: Path) -> list[dict]:
             line = json.loads(text)
             now = _router_shape(line)
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-            break
+            continue
         if now is not None and now != (shape := shape or now):
-            break
+            continue
         lines.append(line)
     return lines
 
@@ -154,6 +154,8 @@ def _router_shape(line: dict) -> dict[str, int] | None:
         raise ValueError("no task")
     for of_task in line["router"].values():
         sum(of_task["usage"], of_task["entropy"])  # numbers
+        if not of_task["usage"]:
+            raise ValueError("no component")
     return {task: len(of_task["usage"]) for task, of_task in line["router"].items()}
 
 

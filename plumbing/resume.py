@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from envs.tasks import slug
+from envs.tasks import resolve_tasks, slug
 from plumbing import folders, parallel, runs, tensors, torchrun
 from plumbing.cli import BadInput, provenance
+from plumbing.limits import check_log
 from plumbing.log import read_log
 
 FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")  # may change on resuming
@@ -33,14 +34,19 @@ def behind(folder: Path, step: int) -> bool:
     return not path.exists() or int(tensors.header(path).get("step", -1)) < step
 
 
-def fingerprint(observations: dict[str, torch.Tensor], actions: torch.Tensor) -> list[float]:
-    """What training data are recognised by: their number, and a sum."""
-    return [len(actions), float(sum(x.sum(dtype=torch.float64) for x in [*observations.values(), actions]))]
+def fingerprint(windows, *more: dict[str, torch.Tensor]) -> list:
+    """What training data are recognised by: their number, a sum, which is all that older runs have, and a checksum; of
+    the windows of train.py, and of what else is learned from."""
+    data = [windows.observations, windows.actions, *more]
+    numbers = [*windows.observations.values(), windows.actions]
+    total = float(sum(x.sum(dtype=torch.float64) for x in numbers))
+    return [len(windows.actions), total, tensors.checksum(data)]
 
 
 def run_folder(config) -> tuple[Path, bool]:
     """Where train.py's run goes, and whether it goes on there: an old one to resume, or a new one, which is made when
     it begins."""
+    check_log(config.steps, config.log_every, len(resolve_tasks(config.tasks)), config.components)
     if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and not config.out:
         raise BadInput("torchrun --max-restarts needs --out: a training that is started again goes on there")
     out = Path(config.out)
@@ -90,9 +96,7 @@ def command(folder: Path) -> str:
     return shlex.join(words if named or script == "adapt.py" else [*words, "--out", str(folder)])
 
 
-def save(
-    folder: Path, learner, log, data: list[float], step: int, weights: bool = True, interrupted: bool = False
-) -> str:
+def save(folder: Path, learner, log, data: list, step: int, weights: bool = True, interrupted: bool = False) -> str:
     """model.safetensors gets the averaged weights, resume.pt everything that going on bit for bit needs. Returns how to
     go on. BadInput, and the last files stay, if the weights are not finite.
 
@@ -103,7 +107,7 @@ def save(
     return parallel.first(lambda: _save(folder, learner, log, data, step, weights, interrupted))
 
 
-def _save(folder: Path, learner, log, data: list[float], step: int, weights: bool, interrupted: bool) -> str:
+def _save(folder: Path, learner, log, data: list, step: int, weights: bool, interrupted: bool) -> str:
     learner.check(step)
     state = {
         "step": step, "seconds": log.seconds, "data": data, "sums": log.sums, "count": log.count,
@@ -120,7 +124,7 @@ def _save(folder: Path, learner, log, data: list[float], step: int, weights: boo
     return f"saved after step {step}; go on with: {command(folder)}"
 
 
-def restore(folder: Path, learner, seed: int, data: list[float]) -> dict:
+def restore(folder: Path, learner, seed: int, data: list) -> dict:
     """Put weights, optimiser and random state back where the run in the folder stopped. -> what the log goes on with.
 
     BadInput for a file that does not fit, or other demonstrations.
@@ -133,7 +137,8 @@ def restore(folder: Path, learner, seed: int, data: list[float]) -> dict:
         for mine, old in zip(learner.average, saved["average"], strict=True):
             mine.copy_(old)
         learner.skipped_in_a_row = saved.get("skipped_in_a_row", learner.skipped_in_a_row).to(device)
-        same = saved["data"][0] == data[0] and math.isclose(saved["data"][1], data[1], rel_tol=1e-9)
+        old = saved["data"]
+        same = old[0] == data[0] and math.isclose(old[1], data[1], rel_tol=1e-9) and old[2:] in ([], data[2:])
         torch.set_rng_state(saved["rng"].cpu())
         if device.type == "cuda" and "cuda_rng" in saved:  # begun on a CPU it has none
             torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)

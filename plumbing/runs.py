@@ -19,6 +19,7 @@ import io
 import json
 import re
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -109,6 +110,9 @@ def load_resume(folder: Path, device: torch.device) -> dict:
         raise BadInput(f"nothing to resume: {path} does not exist")
     files.regular_file(path)
     try:
+        with zipfile.ZipFile(path) as packed:  # torch never compresses; who does may pack gigabytes into a page
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
+                raise ValueError("it is compressed")
         state = torch.load(path, map_location=device, weights_only=True)
         written = state.pop("sha256")
         same = written == tensors.checksum(state)
@@ -129,7 +133,7 @@ def read_config(folder: Path) -> dict:
     config = configs.check_outline(files.read_json(path), path)
     try:
         config = formats.upgrade_config(config, folder)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path} is damaged: {error!s:.200}") from error
@@ -147,21 +151,17 @@ def difference(folder: Path, flags: dict, free: tuple[str, ...]) -> str | None:
 
 def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict) -> None:
     """Write config.json in a folder that is claimed. Only now, with nothing left that could be refused, is an old run
-    moved aside."""
+    moved aside. BadInput for what could not be loaded again."""
+    content = {"format": formats.FORMAT, "policy": train_flags["policy"], "policy_config": policy_config,
+               "train": train_flags, **source}  # fmt: skip
+    path = folder / "config.json"
+    read_back = json.loads(json.dumps(content))  # what could not be read again is refused now, not after the training
+    configs.check(configs.check_outline(read_back, path), path)
     # Evaluations of the old weights may have any name.
     results = [path.name for path in folder.glob("*.json") if path.is_file() and b'"mean_success"' in path.read_bytes()]
     folders.set_aside(folder, [*FILES, *results])
     (folder / "figures").mkdir(exist_ok=True)
-    write_json(
-        folder / "config.json",
-        {
-            "format": formats.FORMAT,
-            "policy": train_flags["policy"],
-            "policy_config": policy_config,
-            "train": train_flags,
-            **source,
-        },
-    )
+    write_json(path, content)
 
 
 def note_resuming(folder: Path, step: int, source: dict) -> None:

@@ -45,7 +45,8 @@ def train(config: CurveConfig, home: Path) -> None:
     how = "--resume" if (home / "run" / "resume.pt").exists() else "--overwrite"
     words = [sys.executable, "train.py", *(word for flag in flags.items() for word in flag), how]
     shutil.rmtree(home / "step.tmp", ignore_errors=True)  # a copy that was interrupted
-    child, seen = subprocess.Popen([str(word) for word in words], cwd=ROOT), None
+    # A session of its own: Ctrl-C reaches this process alone, which asks for a save; a second signal would not wait.
+    child, seen = subprocess.Popen([str(word) for word in words], cwd=ROOT, start_new_session=True), None
     weights = home / "run" / "model.safetensors"
     try:
         ended = False
@@ -73,6 +74,11 @@ def main(config: CurveConfig) -> dict:
         asked = {"tasks": config.tasks, "policy": config.policy, "seed": config.seed}
         if other := runs.difference(home / "run", asked | ({"steps": config.steps} if config.steps else {}), ()):
             raise BadInput(f"the run in {home} has {other}: choose another --out")
+    flags = {**asdict(config), "episodes": None, "out": str(path)}
+    if (home / "flags.json").exists() and (before := read_json(home / "flags.json")) != flags:
+        other = next(name for name in flags if before.get(name) != flags[name])
+        raise BadInput(f"{home} has {other} = {before.get(other)}, not {flags[other]}: choose another --out")
+    write_json(home / "flags.json", flags)
     if not (home / "trained").exists():
         train(config, home)
     device, played = runs.choose_device("auto"), home / f"played-{config.episodes}.json"

@@ -157,6 +157,15 @@ def test_a_damaged_old_run_is_refused(tmp_path):
             runs.load_policy(run)
 
 
+@pytest.mark.parametrize("size", [-1, 20_000_000, 4.0, "4"])
+def test_an_action_of_no_size_is_refused_before_it_takes_memory(size, tmp_path, monkeypatch):
+    run = old_run(tmp_path / "run", action_dim=size)
+    (run / "model.safetensors").unlink()
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: pytest.fail("it took memory"))
+    with pytest.raises(BadInput, match="config.json is damaged: 'action_dim' must be a whole number from 1 to 1000"):
+        runs.read_config(run)
+
+
 def test_a_memory_of_the_first_format_is_read_by_parts(tmp_path):
     """One tensor of 39 numbers for each task then, one for each task and part now."""
     state = torch.arange(64 * 39, dtype=torch.float32).view(64, 39)

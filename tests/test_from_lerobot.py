@@ -140,6 +140,15 @@ def test_what_does_not_fit_is_refused(what, message, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+def test_more_rows_than_such_a_file_has_are_not_unpacked(tmp_path, monkeypatch):
+    folder = write(tmp_path / "theirs", "v2.1", three())
+    monkeypatch.setattr(from_lerobot, "MOST_ROWS", 2)
+    with pytest.raises(BadInput, match="rows, more than the 2 that are read"):
+        from_lerobot.main(
+            ConvertConfig(str(folder), "push", "Push the puck to a goal", data_dir=str(tmp_path / "data"))
+        )
+
+
 def test_what_is_no_such_dataset_is_refused(tmp_path):
     video = {"observation.image": {"dtype": "video"}, "observation.environment_state": {}, "action": {}}
     bare = {"observation.image": {"dtype": "image"}, "action": {}}

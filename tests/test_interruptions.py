@@ -121,6 +121,32 @@ def test_while_importing_a_signal_is_one_line(script):
         process.kill()
 
 
+def test_a_signal_is_answered_where_nobody_listens(signals, monkeypatch):
+    """`2>&1 | tee log`: tee dies of the same Ctrl-C, and the step that is to be finished must not die of that."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    kept = os.dup(2)
+    os.dup2(writing, 2)
+    try:
+        monkeypatch.setattr(sys, "stderr", os.fdopen(os.dup(writing), "w"))
+        saved = []
+        with pytest.raises(interrupt.Interrupted):
+            for step in interrupt.steps(range(5), lambda done: saved.append(done) or "saved"):
+                cli.say("step", step)
+                if step == 2:
+                    interrupt._handle(signal.SIGINT, None)
+        assert saved == [3]
+    finally:
+        os.dup2(kept, 2)
+        for handle in (kept, writing):
+            os.close(handle)
+
+
+def test_what_strangers_write_moves_no_cursor(capsys):
+    cli.say("task \x1b]0;owned\x07\x1b[2J of\na run\t\x9b")
+    assert capsys.readouterr().err == "task ?]0;owned??[2J of\na run\t?\n"
+
+
 def test_a_run_without_a_checkpoint_is_begun_again_by_the_same_command(tiny, tiny_run, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -98,6 +98,64 @@ def test_somebody_elses_folder_with_a_config_of_its_own_is_left_alone(tiny, tmp_
         assert (folder / "config.json").read_text() == content
 
 
+def test_a_run_whose_weights_were_removed_is_still_a_run(tiny, tiny_run, tmp_path):
+    """As in a clone, where weights are not kept with the code: its log and figures are not to be begun upon."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for name in ("model.safetensors", "resume.pt", "evaluation.json"):
+        (run / name).unlink()
+    assert folders.taken(run)
+    with pytest.raises(BadInput, match="exists: choose another"):
+        command(train, *tiny, "--out", run)
+    shutil.rmtree(run / "figures")
+    (run / "figures").mkdir()
+    assert folders.taken(run)  # its log goes on past the first checkpoint
+    lines = (run / "log.jsonl").read_text().splitlines(keepends=True)
+    (run / "log.jsonl").write_text("".join(lines[:1]))
+    assert not folders.taken(run)
+
+
+def test_overwriting_replaces_no_folder_that_has_a_config_of_its_own(tiny, tmp_path):
+    folder = tmp_path / "project"
+    (folder / "videos").mkdir(parents=True)
+    (folder / "videos" / "wedding.mp4").write_bytes(b"years of life")
+    for content in ('{"editor": "vim"}', '{"policy": 1, "policy_config": 2, "train": 3}'):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(BadInput, match="--overwrite replaces runs, and .*project is none"):
+            command(train, *tiny, "--out", folder, "--overwrite")
+    assert (folder / "videos" / "wedding.mp4").exists()
+
+
+def test_a_run_without_weights_is_kept_too_until_the_new_one_has_some(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for name in ("model.safetensors", "resume.pt"):
+        (run / name).unlink()
+    folders.set_aside(run, [*runs.FILES, "evaluation.json"])
+    assert {"config.json", "log.jsonl", "evaluation.json", "figures"} <= {p.name for p in (run / "replaced").iterdir()}
+    folders.drop_replaced(run)
+    assert not list(run.iterdir())
+
+
+def test_deleting_what_was_replaced_may_be_cut_short(tiny_run, tmp_path, monkeypatch):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    for _ in range(2):
+        folders.set_aside(run, [*runs.FILES, "evaluation.json"])
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed, or a file that is still open elsewhere
+            folders.drop_replaced(run)
+        assert folders.free(run) == run
+        shutil.copytree(tiny_run, run, dirs_exist_ok=True)
+    folders.claim(run, overwrite=True)
+    assert {path.name for path in run.iterdir()} == {path.name for path in tiny_run.iterdir()}
+
+
+def test_what_could_not_be_read_again_is_not_written(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    config = runs.read_config(run)
+    with pytest.raises(BadInput, match="'cooling_steps' must be a number up to 1,000,000,000, got 2000000000"):
+        runs.begin_run(run, config["train"], config["policy_config"] | {"cooling_steps": 2 * 10**9}, {})
+    assert (run / "model.safetensors").exists() and runs.read_config(run) == config
+
+
 def test_what_a_killed_writer_left_does_not_stand_in_the_way_and_goes(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

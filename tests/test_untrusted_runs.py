@@ -6,6 +6,7 @@ import pickle
 import random
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,8 @@ def test_an_action_range_beyond_the_environments_is_refused(run, monkeypatch):
 @pytest.mark.parametrize("line", ['{"step": 5}', '{"step": 5, "loss": "x", "lr": 1, "seconds": 1}', "", "[]", "5",
                                   '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": 5}',
                                   '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": {"a": {"usage": [1]}}}',
+                                  '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": '
+                                  '{"a": {"usage": [], "entropy": 1}}}',
                                   ])  # fmt: skip
 def test_a_damaged_log_costs_its_pictures_and_nothing_else(run, tiny, line):
     (run / "log.jsonl").write_text(f"{line}\n")
@@ -212,7 +215,7 @@ def test_a_damaged_log_costs_its_pictures_and_nothing_else(run, tiny, line):
     command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)  # of a run that is finished
     good = '{"step": 5, "loss": 1.0, "lr": 1, "seconds": 1, "extra": NaN}'
     (run / "log.jsonl").write_text(f"{good}\n{line}\n{good}\n")
-    assert len(read_log(run / "log.jsonl")) == 1
+    assert len(read_log(run / "log.jsonl")) == 2
 
 
 def test_lines_of_a_log_whose_routers_differ_are_not_one_log(tmp_path):
@@ -222,7 +225,18 @@ def test_lines_of_a_log_whose_routers_differ_are_not_one_log(tmp_path):
 
     for other in (line(a=[1, 0]), line(a=[1], b=[1]), line(b=[1])):
         (tmp_path / "log.jsonl").write_text("\n".join([line(), line(a=[1]), line(), line(a=[2]), other, line()]))
-        assert len(read_log(tmp_path / "log.jsonl")) == 4
+        assert len(read_log(tmp_path / "log.jsonl")) == 5
+
+
+def test_a_checkpoint_that_is_compressed_is_refused_before_it_is_unpacked(run, tiny, monkeypatch):
+    whole = zipfile.ZipFile(run / "resume.pt")
+    with zipfile.ZipFile(run / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in whole.infolist():
+            packed.writestr(entry.filename, whole.read(entry))
+    os.replace(run / "packed", run / "resume.pt")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(BadInput, match="resume.pt is damaged: it is compressed"):
+        command(train, *tiny, "--out", run, "--resume")
 
 
 def test_a_tensor_that_repeats_one_number_is_refused_before_it_takes_memory(run):
@@ -275,6 +289,7 @@ def test_what_is_within_every_limit_and_still_too_large_is_asked_before_it_is_ma
     {"policy_config__ranks": [10**7]}, {"policy_config__ranks": [0, 4]}, {"policy_config__ranks": 3},
     {"policy_config__stages": [[[1, 1], ["reach"]]]}, {"policy_config__stages": [[[0, 1, 2, 3], ["reach"]]]},
     {"policy_config__kernel": True}, {"command": 3}, {"seed": "x"},
+    {"policy_config__differences": [["objects", 0.0, "proprioception", 0]]}, {"policy_config__differences": [["a", 1]]},
 ])  # fmt: skip
 def test_types_are_checked(run, fields):
     change(run, **fields)
