@@ -1,5 +1,6 @@
 """Small real things shared by the tests: demonstrations and one trained run, made once through the real code path."""
 
+import base64
 import json
 import signal
 import sys
@@ -15,14 +16,39 @@ import adapt  # noqa: E402
 import evaluate  # noqa: E402
 import skills  # noqa: E402
 import train  # noqa: E402
-from plumbing import runs, stages  # noqa: E402
+from plumbing import figures, files, runs, stages  # noqa: E402
 from plumbing.cli import parse  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+DRAW = figures.save
+ONE_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 
 # What a shell runs in the background ignores Ctrl-C, and so would all that the suite starts: tests that send one would
 # wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sketches():
+    """Figures are put together as ever, and a single pixel is written: drawing them took a quarter of the suite."""
+
+    def save(figure, path):
+        figures.pyplot().close(figure)
+        path.parent.mkdir(exist_ok=True)
+        files.write(path, ONE_PIXEL)
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", save)
+        yield
+
+
+@pytest.fixture
+def drawn_in_full(monkeypatch):
+    """For tests that look at pictures."""
+    monkeypatch.setattr(figures, "save", DRAW)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +81,9 @@ def tiny(data_dir, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_run(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    command(train, *tiny, "--out", folder, "--eval-episodes", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", DRAW)
+        command(train, *tiny, "--out", folder, "--eval-episodes", 2)
     return folder
 
 

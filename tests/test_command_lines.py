@@ -36,13 +36,14 @@ def tried(case: Case, where) -> tuple[str, str]:
 
 @pytest.mark.filterwarnings("ignore")  # of NumPy, about damaged numbers
 def test_whatever_is_given_is_done_or_refused_in_one_line(where, tmp_path, monkeypatch):
-    """The same 500 cases each time: a test that fails now and then says nothing about a change."""
+    """The same 250 cases each time: a test that fails now and then says nothing about a change. (More of them:
+    study/reliability/commands.py.)"""
     # Else Hypothesis also tries the constants in our modules: others whenever a line is changed, or a test came before.
     monkeypatch.setattr(providers, "_get_local_constants", providers.Constants)
     monkeypatch.setattr(providers, "CONSTANTS_CACHE", type(providers.CONSTANTS_CACHE)(1024))
     counts, folders = Counter(), [tmp_path / "0"]
 
-    @settings(max_examples=500, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+    @settings(max_examples=250, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(commands.cases())
     def try_one(case: Case) -> None:
@@ -55,7 +56,7 @@ def test_whatever_is_given_is_done_or_refused_in_one_line(where, tmp_path, monke
     state = torch.get_rng_state()
     try_one()
     torch.set_rng_state(state)
-    assert counts["accepted"] > 50 and counts["refused"] > 200
+    assert counts["accepted"] > 25 and counts["refused"] > 100
 
 
 def test_untouched_commands_are_accepted(where):

@@ -66,7 +66,7 @@ def row(observation) -> np.ndarray:
     return np.concatenate([observation[part].ravel() for part in PARTS])
 
 
-def play(env: MetaWorldEnv, seed: int, steps: int = 12) -> np.ndarray:
+def play(env: MetaWorldEnv, seed: int, steps: int = 4) -> np.ndarray:
     """The expert plays. -> all observations (steps + 1, 39)."""
     rows = [row(env.reset(seed=seed)[0])]
     for _ in range(steps):

@@ -1,6 +1,7 @@
 """The page of results is what its files give; intervals against cases worked out by hand and in closed form."""
 
 import fnmatch
+import functools
 import json
 import math
 import re
@@ -22,6 +23,7 @@ from study.router.table import PREDICTIONS
 from study.sequences import results as sequences
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW = ("ml45/*", "router/*", "mt50/*")  # sections with intervals that take seconds, each time
 FILES = [path.relative_to(markdown.STUDY) for path in sorted(markdown.STUDY.glob("*/**/*.json"))]
 
 
@@ -57,7 +59,7 @@ def test_the_committed_pages_are_what_the_files_give(capsys):
 
 
 def test_check_names_the_first_line_that_differs_and_a_run_repairs_it(tmp_path, capsys):
-    copied(tmp_path / "study")
+    copied(tmp_path / "study", *SLOW)
     (tmp_path / "README.md").write_text("# fdp\n\n<!-- finding -->\nold\n<!-- /finding -->\nend\n")
     assert report.main([], tmp_path) == 0
     assert report.main(["--check"], tmp_path) == 0
@@ -292,7 +294,7 @@ def test_blocks_without_their_files_say_so(tmp_path):
     ("Why the paper's retention forgets", "adapt/why-paper.json"),
 ])  # fmt: skip
 def test_one_missing_result_is_named_and_harms_no_other_section(title, pattern, tmp_path):
-    sections = dict(part.split("\n", 1) for part in report.page(copied(tmp_path, pattern)).split("\n## ")[1:])
+    sections = dict(part.split("\n", 1) for part in report.page(copied(tmp_path, pattern, *SLOW)).split("\n## ")[1:])
     assert "Not measured yet: `study/" + pattern.split("-s0")[0].split("*")[0] in sections[title]
     assert "fdp minus monolithic" in sections["mt6, task by task: factorized and monolithic"]
 
@@ -525,8 +527,13 @@ def test_the_first_checkpoint_that_reached_a_success(tmp_path):
     assert plots.curves(tmp_path, tmp_path / "curves.png").exists()
 
 
+@functools.cache
+def whole_page() -> str:
+    return report.page()
+
+
 def test_the_page_is_readable_and_its_links_lead_somewhere():
-    page = report.page()
+    page = whole_page()
     assert not [line for line in page.splitlines() if len(line) > 120 and not line.startswith("|")]
     for target in re.findall(r"\]\(([^)#]+)\)", page):
         assert target.startswith("http") or (markdown.STUDY / target).exists(), target
@@ -538,12 +545,12 @@ def test_the_page_is_readable_and_its_links_lead_somewhere():
 
 
 def test_what_the_measurements_do_not_carry_is_not_said():
-    everything = report.page() + "".join(report.marked_tables().values())
+    everything = whole_page() + "".join(report.marked_tables().values())
     for phrase in ("ceiling", "sees only the observation", "halves", "solved", "same bits"):
         assert phrase not in everything
 
 
-def test_pictures_are_drawn_from_what_there_is(tmp_path, capsys):
+def test_pictures_are_drawn_from_what_there_is(tmp_path, capsys, drawn_in_full):
     written = plots.main(copied(tmp_path / "study", "adapt/sequence-*"), tmp_path / "pictures")
     names = [str(path.relative_to(tmp_path / "pictures")) for path in written]
     assert names == ["core/mt6.png", "adapt/one-task.png", "adapt/budget.png", "sequences/cw10.png", "mt50/curves.png"]

@@ -263,7 +263,7 @@ def test_likeness_is_that_of_predicted_noise(specialists, measured, monkeypatch)
     assert "compose" not in vars(specialists) and "weigh" not in vars(specialists)  # all is as it was
 
 
-def test_its_pictures_are_drawn(measured, tmp_path):
+def test_its_pictures_are_drawn(measured, tmp_path, drawn_in_full):
     paths = pictures.draw(json.loads(json.dumps(measured)), tmp_path / "x")
     assert [path.name for path in paths] == ["x-time.png", "x-usage.png", "x-likeness.png", "x-without.png"]
     assert all(path.stat().st_size > 5000 for path in paths)
