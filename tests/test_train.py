@@ -448,9 +448,21 @@ def test_resuming_is_recorded_and_refuses_other_demonstrations(tiny, tiny_run, t
     command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
     assert [line["step"] for line in runs.training_record(run)["resumed"]] == [30]
     saved = runs.load_resume(run, torch.device("cpu"))
-    runs.save_resume(run, {**saved, "data": [saved["data"][0], saved["data"][1] + 1]})
-    with pytest.raises(BadInput, match="^--resume: the demonstrations are not those"):
-        command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
+    count, total, checksum = saved["data"]
+    for other in ([count, total + 1], [count, total, "0" * 64], [count, total + 1, checksum]):  # the same sum, in places
+        runs.save_resume(run, {**saved, "data": other})
+        with pytest.raises(BadInput, match="^--resume: the demonstrations are not those"):
+            command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
+    runs.save_resume(run, {**saved, "data": [count, total]})  # a run from before there was a checksum
+    command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
+
+
+def test_the_same_demonstrations_in_another_order_are_others():
+    windows = SimpleNamespace(observations={"a": torch.rand(5, 3)}, actions=torch.rand(5, 8, 2))
+    turned = SimpleNamespace(observations={"a": windows.observations["a"].flip(0)}, actions=windows.actions.flip(2))
+    one, other = map(train.resume.fingerprint, (windows, turned))
+    assert one[0] == other[0] and one[1] == pytest.approx(other[1]) and one[2] != other[2]
+    assert train.resume.fingerprint(windows, {"old": torch.ones(2)})[2] != one[2]  # and what is remembered of old tasks
 
 
 def test_default_run_folders_are_numbered(tmp_path):
