@@ -449,7 +449,7 @@ def test_resuming_is_recorded_and_refuses_other_demonstrations(tiny, tiny_run, t
     assert [line["step"] for line in runs.training_record(run)["resumed"]] == [30]
     saved = runs.load_resume(run, torch.device("cpu"))
     count, total, checksum = saved["data"]
-    for other in ([count, total + 1], [count, total, "0" * 64], [count, total + 1, checksum]):  # the same sum, in places
+    for other in ([count, total + 1], [count, total, "0" * 64], [count, total + 1, checksum]):
         runs.save_resume(run, {**saved, "data": other})
         with pytest.raises(BadInput, match="^--resume: the demonstrations are not those"):
             command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)

@@ -108,4 +108,14 @@ def in_turn_finding(study: Path) -> str:
     successes, n = expert(last)
     lost, seeds = number(max(r["forgetting"] for r in results), 1), len(results)
     return (f"Continual World's ten in turn, from nothing: {number(success(by_task(last)))}, forgetting {lost} "
-            f"({seeds} seed{'s' * (seeds > 1)}; the expert {number(successes / n)}).")  # fmt: skip
+            f"({seeds} seed{'s' * (seeds > 1)}; the expert {number(successes / n)}).{fifty(study)}")  # fmt: skip
+
+
+def fifty(study: Path) -> str:
+    """A sentence on all fifty in turn, where they have been learned."""
+    if "wide" not in (found := in_turn(study, "mt50")):
+        return ""
+    results, last = found["wide"]
+    (successes, n), minutes = expert(last), sum(stage["seconds"] for stage in results[0]["stages"]) / 60
+    return (f" All fifty, each upon the first alone and in half the steps: {number(success(by_task(last)))} "
+            f"({number(minutes, 0)} minutes of training; the expert {number(successes / n)}).")  # fmt: skip
