@@ -3,6 +3,7 @@
 Commands are run in order, through the scripts' own command lines, at the smallest size.
 """
 
+import json
 import re
 import shlex
 
@@ -107,3 +108,18 @@ def test_the_files_that_everybody_reads_stay_short(path, most):
 
 def test_the_top_level_holds_the_eight_concepts_and_no_other_python():
     assert sorted(p.name for p in ROOT.glob("*.py")) == sorted(CONCEPTS)
+
+
+def test_numbers_that_are_typed_by_hand_are_those_of_the_files():
+    measuring = (ROOT / "docs/measuring.md").read_text()
+    found = json.loads((ROOT / "study/core/nearest.json").read_text())
+    for task, of_task in found["tasks"].items():
+        near = of_task["nearest"]
+        numbers = (near["min"], near["median"], near["max"], of_task["between_demonstrations"]["median"])
+        assert f"| {task} | {' | '.join(f'{x:.1f}' for x in numbers)} |" in measuring
+    played = [json.loads(path.read_text())["tasks"]["box-close"]
+              for path in sorted((ROOT / "study/ml45/fdp").glob("add-elsewhere-box-close-d1-*.json"))]  # fmt: skip
+    share = sum(r["successes"] for r in played) / sum(r["n"] for r in played)
+    assert f"Boxes are the hardest of five such tasks: {share:.2f} of them are closed." in README
+    cameras = json.loads((ROOT / "study/pixels/fdp-25-s0.json").read_text())["mean_success"]
+    assert f"to {cameras:.2f}. It is not a framework" in README

@@ -294,6 +294,14 @@ def test_metaworlds_own_evaluation_agrees(trained_run):
     assert ours["mean_success"] > 0.5, "an untrained policy would agree with anything that fails"
 
 
+def test_agent_carries_out_the_first_actions_of_a_chunk(tiny_run, monkeypatch):
+    policy = runs.load_policy(tiny_run)
+    chunk = np.arange(8.0)[None, :, None].repeat(4, 2)
+    monkeypatch.setattr(policy, "act", lambda seen, names, *_: (chunk.repeat(len(names), 0), None))
+    agent = Agent(policy, ["reach"])
+    assert [agent.eval_action(np.zeros((1, 39)))[0, 0] for _ in range(5)] == [0, 1, 2, 3, 0]
+
+
 def test_agent_keeps_a_chunk_per_environment_and_drops_it_at_reset(tiny_run):
     policy = runs.load_policy(tiny_run)
     agent, observations = Agent(policy, ["reach", "push"]), np.zeros((2, 39))

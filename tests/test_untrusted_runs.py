@@ -358,9 +358,11 @@ def test_weights_saved_elsewhere_load_with_one_warning(run, capsys):
         runs.training_record(run)
 
 
-def test_the_shipped_run_has_a_checksum(capsys):
-    runs.load_policy("study/core/mt6" if Path("study").exists() else cli.ROOT / "study/core/mt6")
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize(("path", "tasks"), [("core/mt6", 6), ("ml45/base", 45), ("mt50/run", 50)])
+def test_the_shipped_runs_load_without_a_warning_and_are_as_large_as_said(path, tasks, capsys):
+    folder = cli.ROOT / "study" / path
+    assert len(runs.load_policy(folder).config.tasks) == tasks and capsys.readouterr().err == ""
+    assert 2.8e6 < (folder / "model.safetensors").stat().st_size < 2.95e6  # README: 2.9 MB each
 
 
 def test_weights_that_are_not_finite_are_not_loaded(run):
