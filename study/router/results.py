@@ -139,22 +139,27 @@ def routing_finding(study: Path) -> str:
     if missing := {SPARSE, "softmax"} - set(found):
         raise NotMeasured(f"`study/router/wake/{min(missing)}.json`")
     usual, sparse = (found[name] for name in ("softmax", SPARSE))
-    nats, most = (number(sparse["tells"]["task"][key], 2) for key in ("above", "most"))
     swapped, episodes = number(sparse["changed"][ANOTHER]["success"]), sum(e["n"] for e in sparse["played"].values())
     verdict = "it does" if routes(sparse) else "it does not either"
     told = (
         f"With a bonus in the loss for telling situations apart, the best two of four acting (`--policy informed "
-        f"--top 2`), {verdict}: a component tells {nats} of {most} nats about the task (before: "
-        f"{number(usual['tells']['task']['above'], 2)}), and another task's weights take "
-        f"{number(sparse['success'])} to {swapped} (before: {number(usual['success'])} to "
-        f"{number(usual['changed'][ANOTHER]['success'])}; one seed, {episodes} episodes, for choices)"
+        f"--top 2`), {verdict}: another task's weights take {number(sparse['success'])} to {swapped} (before: "
+        f"{number(usual['success'])} to {number(usual['changed'][ANOTHER]['success'])}; one seed, {episodes} episodes, "
+        "for choices)."
     )
-    more = f" {named(found[READ])}" if READ in found else ""
-    pair = paired(study, *(f"router/baselines/mt6-25-{name}-s[0-9].json" for name in ("informed", "fdp")))
-    if not (seeds := len(pair[0])):
-        return f"{told}.{more}"
-    change = crossed_difference(*map(redrawn, pair))
-    return f"{told}. On new episodes success changes by {change} points ({seeds} seed{'s' * (seeds > 1)}).{more}"
+    return " ".join([told, *gained(study), *([named(found[READ])] if READ in found else [])])
+
+
+def gained(study: Path) -> list[str]:
+    """What that changes in success, on six tasks and on fifty."""
+    told = []
+    for what, names in (("six", ("baselines/mt6-25-informed", "baselines/mt6-25-fdp")),
+                        ("fifty", (f"fifty/{SPARSE}", "fifty/softmax"))):  # fmt: skip
+        pair = paired(study, *(f"router/{name}-s[0-9].json" for name in names))
+        if seeds := len(pair[0]):
+            told.append(f"{crossed_difference(*map(redrawn, pair))} points on {what} tasks ({seeds} "
+                        f"seed{'s' * (seeds > 1)})")  # fmt: skip
+    return [f"On new episodes success changes by {' and '.join(told)}."] if told else []
 
 
 def by_name(study: Path, pattern: str) -> dict[str, list[dict]]:
