@@ -85,11 +85,11 @@ def turns(episode: dict) -> tuple[int, int]:
 
 
 def only_goal(episode: dict) -> bool:
-    """Whether the thing plays no part, as in reach: it is never moved by 1 cm, and the hand ends within 5 cm of the
-    goal, or as far below as fingers hang. A hand that followed it would miss the goal."""
+    """Whether the thing plays no part, as in reach: it is never moved by 1 cm, and the hand ends within 10 cm of the
+    goal. A hand that followed it would miss the goal."""
     hand, thing = (episode["observations"][part][:, 0, THING] for part in ("proprioception", "objects"))
     still = np.linalg.norm(thing - thing[0], axis=1).max() < 0.01
-    return bool(still and np.linalg.norm(hand[-1] - episode["observations"]["goal"][-1]) < 0.05)
+    return bool(still and np.linalg.norm(hand[-1] - episode["observations"]["goal"][-1]) < 0.1)
 
 
 def ramp(length: int, begin: float, end: float) -> np.ndarray:

@@ -70,12 +70,12 @@ def _fields(config: dict) -> None:
         "'action_low' must be below 'action_high', number by number")  # fmt: skip
     for name in ("components", "horizon", "executed", "diffusion_steps", "condition_dim", "kernel"):
         _is(name not in policy or _whole(policy[name]) and policy[name] > 0, f"'{name}' must be a whole number above 0")
+    for name in ("channels", "stages", "ranks", "differences"):
+        _is(isinstance(policy.get(name, []), (list, tuple)), f"'{name}' must be a list")
     for pair in policy.get("differences", []):  # (part, i, part, j)
         fits = isinstance(pair, (list, tuple)) and len(pair) == 4 and all(map(_text, pair[::2]))
         _is(fits and all(_whole(i) and 0 <= i <= 10**7 for i in pair[1::2]),
             f"'differences' must be of two positions each: part, where, part, where; got {pair!s:.80}")  # fmt: skip
-    for name in ("channels", "stages", "ranks", "differences"):
-        _is(isinstance(policy.get(name, []), (list, tuple)), f"'{name}' must be a list")
     _is(all(_whole(n) and n > 0 for n in policy.get("channels", [])), "'channels' must be whole numbers above 0")
     for stage in policy.get("stages", []):  # (which components, the tasks that were learned)
         fits = isinstance(stage, (list, tuple)) and len(stage) == 2 and texts(stage[1])

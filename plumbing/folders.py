@@ -6,6 +6,7 @@
 The claim is a lock on the folder itself. It ends with the process, so a killed one leaves nothing locked.
 """
 
+import contextlib
 import fcntl
 import json
 import math
@@ -145,9 +146,11 @@ def set_aside(folder: Path, names: list[str]) -> None:
 
 def drop_replaced(folder: Path) -> None:
     """The new run has a checkpoint: the old one is replaced."""
-    if (folder / REPLACED).exists():  # under another name first: half of it would be taken for the old run
+    if not (folder / REPLACED).exists():
+        return
+    with contextlib.suppress(OSError):  # a full disk: it goes with the next checkpoint
         rest = tempfile.mkdtemp(dir=folder, prefix=files.TEMPORARY)
-        os.replace(folder / REPLACED, rest)
+        os.replace(folder / REPLACED, rest)  # under another name first: half of it would be taken for the old run
         _remove(Path(rest))
 
 

@@ -290,6 +290,7 @@ def test_what_is_within_every_limit_and_still_too_large_is_asked_before_it_is_ma
     {"policy_config__stages": [[[1, 1], ["reach"]]]}, {"policy_config__stages": [[[0, 1, 2, 3], ["reach"]]]},
     {"policy_config__kernel": True}, {"command": 3}, {"seed": "x"},
     {"policy_config__differences": [["objects", 0.0, "proprioception", 0]]}, {"policy_config__differences": [["a", 1]]},
+    {"policy_config__differences": 3}, {"policy_config__differences": None},
 ])  # fmt: skip
 def test_types_are_checked(run, fields):
     change(run, **fields)
