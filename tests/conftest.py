@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from plumbing import opengl
+
+# Before PyTorch is imported, and for all that tests start. Its threads wait for each other by spinning: beside another
+# busy process the suite took hours, and with small networks they gain nothing.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 opengl.find()  # before MuJoCo is imported, which asks once how to draw
 
