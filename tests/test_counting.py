@@ -121,7 +121,7 @@ def test_a_real_simulator_carries_out_the_first_of_the_planned_actions(monkeypat
         chunks = seen[tuple(np.float32(begin["goal"]))]  # goals are drawn anew, so a goal says which episode it is
         assert len(chunks) > 2 and np.allclose(chunks[0][0], begin["point"])
         for number, (point, planned, noise) in enumerate(chunks):
-            assert np.allclose(noise, np.random.default_rng((seed, number)).standard_normal((8, 2)), atol=1e-6)
+            assert np.allclose(noise, np.random.default_rng((seed, number, 1)).standard_normal((8, 2)), atol=1e-6)
             assert planned.shape == (8, 2) and np.abs(planned[3:].sum(0)).max() > 1e-3  # or the rest would not show
             for action in planned[:3]:
                 point = np.clip(point + action, -1, 1)
