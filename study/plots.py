@@ -118,7 +118,8 @@ def in_turn(study: Path, path: Path) -> Path:
     found = read_in_turn(study, path.stem)
     if not found:
         raise markdown.NotMeasured(f"`study/sequences/{path.stem}-*.json`")
-    return figures.success_matrix({IN_TURN[way]: results[0] for way, (results, _) in found.items()}, path)
+    matrices = {IN_TURN[way].replace("`", ""): results[0] for way, (results, _) in found.items()}
+    return figures.success_matrix(matrices, path)
 
 
 def curves(study: Path, path: Path) -> Path:

@@ -553,7 +553,8 @@ def test_what_the_measurements_do_not_carry_is_not_said():
 def test_pictures_are_drawn_from_what_there_is(tmp_path, capsys, drawn_in_full):
     written = plots.main(copied(tmp_path / "study", "adapt/sequence-*"), tmp_path / "pictures")
     names = [str(path.relative_to(tmp_path / "pictures")) for path in written]
-    assert names == ["core/mt6.png", "adapt/one-task.png", "adapt/budget.png", "sequences/cw10.png", "mt50/curves.png"]
+    assert names == ["core/mt6.png", "adapt/one-task.png", "adapt/budget.png", "sequences/cw10.png",
+                     "sequences/mt50.png", "mt50/curves.png"]  # fmt: skip
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written)
     assert "no adapt/sequences.png" in capsys.readouterr().err
     assert plots.sequences(markdown.STUDY, tmp_path / "sequences.png").exists()
