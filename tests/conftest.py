@@ -12,7 +12,7 @@ import pytest
 from plumbing import opengl
 
 # Before PyTorch is imported, and for all that tests start. Its threads wait for each other by spinning: beside another
-# busy process the suite took hours, and with small networks they gain nothing.
+# busy process the suite hardly moved.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 opengl.find()  # before MuJoCo is imported, which asks once how to draw
@@ -37,7 +37,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session", autouse=True)
 def sketches():
-    """Figures are put together as ever, and a single pixel is written: drawing them took a quarter of the suite."""
+    """Figures are put together as ever, and a single pixel is written: drawing takes a second each time."""
 
     def save(figure, path):
         figures.pyplot().close(figure)

@@ -13,8 +13,8 @@ from envs.rollout import Roller
 from envs.tasks import common_spaces, spaces
 from envs.worker import Episode
 from fdp import Policy, PolicyConfig
-from plumbing.cli import BadInput
-from plumbing.limits import LIMITS
+from plumbing.cli import BadInput, check_output, numbers
+from plumbing.limits import LIMITS, check_log
 from sampler import dpm, squared_cosine_schedule
 from unet import Downsample, UNet
 
@@ -73,21 +73,25 @@ def test_skip_connections_carry_what_each_level_had_before_halving():
     assert x.grad[:, 4].abs().min() > 0
 
 
-def test_only_successful_demonstrations_are_kept_in_the_order_of_their_seeds(tmp_path, monkeypatch):
-    class Sometimes(Roller):
-        """Stands in for the simulators: the expert fails at seeds 0 and 2."""
+def simulators(succeeds) -> type:
+    """Stands in for demos.Roller: the expert succeeds at these seeds."""
 
+    class Stub(Roller):
         def __init__(self):
             self.workers = {}
 
         def play_expert(self, episodes, on_done):
             for episode in episodes:
-                episode.success = episode.seed not in (0, 2)
+                episode.success = succeeds(episode.seed)
                 on_done(episode)
             return episodes
 
+    return Stub
+
+
+def test_only_successful_demonstrations_are_kept_in_the_order_of_their_seeds(tmp_path, monkeypatch):
     stored = []
-    monkeypatch.setattr(demos, "Roller", Sometimes)
+    monkeypatch.setattr(demos, "Roller", simulators(lambda seed: seed not in (0, 2)))
     monkeypatch.setattr(demos, "_store", lambda task, kept, attempts, *_: stored.append((kept, attempts)))
     demos.collect(["push"], 3, tmp_path)
     ((kept, attempts),) = stored
@@ -95,16 +99,7 @@ def test_only_successful_demonstrations_are_kept_in_the_order_of_their_seeds(tmp
 
 
 def test_an_expert_that_hardly_ever_succeeds_is_no_teacher(tmp_path, monkeypatch):
-    class Never(Roller):
-        def __init__(self):
-            self.workers = {}
-
-        def play_expert(self, episodes, on_done):
-            for episode in episodes:
-                on_done(episode)
-            return episodes
-
-    monkeypatch.setattr(demos, "Roller", Never)
+    monkeypatch.setattr(demos, "Roller", simulators(lambda seed: False))
     with pytest.raises(BadInput, match="the scripted expert for 'push' succeeded only 0 times in 28"):
         demos.collect(["push"], 2, tmp_path)
 
@@ -138,3 +133,14 @@ def test_an_action_range_that_is_not_symmetric_is_used_as_it_is():
 def test_tasks_of_other_action_ranges_are_not_learned_together():
     with pytest.raises(BadInput, match="cannot be learned together: action_low"):
         common_spaces(["toy:Point-v0", "lopsided/Point-v0"])
+
+
+def test_numbers_that_would_fail_after_hours_are_refused_at_once(tmp_path):
+    check_log(40_000, 3, 50, 4)
+    with pytest.raises(BadInput, match="--log-every 1 would make a log of 40,001 lines, and .* give at least 3"):
+        check_log(40_000, 1, 50, 4)
+    check_output(tmp_path / f"{'x' * 195}.json", "tasks")
+    with pytest.raises(BadInput, match="--out has a name of 205 bytes; at most 200"):
+        check_output(tmp_path / f"{'x' * 200}.json", "tasks")
+    with pytest.raises(BadInput, match="--start-from must name components of this run, 0 to 3"):
+        numbers("1" * 5000, 4, "--start-from")

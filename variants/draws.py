@@ -2,10 +2,10 @@
 
     python train.py --policy draws --draws 4 --tasks mt6 --observation pixels
 
-One sample of the loss is one observation, one diffusion step, one noise, and most of its scatter comes from the last
-two. From cameras the encoder takes four fifths of a training step on a CPU, so three more draws for the same picture
-cost half a step more, not three (Mini-Diffuser, arXiv 2505.09430, calls it a level-2 batch). From the state they cost
-nearly as much as three more observations, which say more.
+One sample of the loss is one observation, one diffusion step, one noise, and the last two scatter it, too. From cameras
+the encoder takes most of a training step on a CPU, so three more draws for the same picture cost much less than three
+more pictures (Mini-Diffuser, arXiv 2505.09430, calls it a level-2 batch). From the state they cost nearly as much as
+three more observations, which say more. Whether it pays is not measured yet: study/pixels/recipe.py.
 """
 
 from dataclasses import dataclass
