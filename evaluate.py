@@ -38,6 +38,7 @@ class EvaluateConfig:
     episodes: int = 50  # per task. The 95 % interval is about +-14 points wide at 50, +-7 at 200 (worst case)
     sampler: str = ""  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M); default: the policy's own, dpm
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
+    executed: int | None = None  # actions carried out before looking again; default: the policy's own
     seed: int = 0  # which block of 10,000 evaluation episodes
     even: bool = False  # replace the router's weights by 1/K: how much does success depend on them?
     shift: str = ""  # of a policy with cameras: camera | light | table | object | corner-off | wrist-off look otherwise
@@ -148,7 +149,8 @@ def evaluate(
         with policy.register_forward_hook(_refuse_infinite):
             played = roller.play(act, todo, on_done=on_done)
 
-    result = {"tasks": {}, "mean_success": None, "sampler": sampler, "sampling_steps": steps}
+    how = {"sampler": sampler, "sampling_steps": steps, "executed": policy.config.executed}
+    result = {"tasks": {}, "mean_success": None, **how}
     for task in tasks:
         mine = [e for e in played if e.task == task]
         w = np.array([row for e in mine if not e.lost for row in weights[task, e.seed]], dtype=np.float64)
@@ -281,9 +283,14 @@ def main(config: EvaluateConfig) -> dict:
     known = policy.config.tasks
     tasks = as_seen_by(known, resolve_tasks(config.tasks)) if config.tasks else known
     check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
+    if config.executed is not None:
+        if not 1 <= config.executed <= policy.config.horizon:
+            raise BadInput(f"--executed must be between 1 and {policy.config.horizon}, got {config.executed}")
+        policy.config.executed = config.executed
     source = {**provenance(config.seed, str(device)), "training": training_record(folder)}
     check_shift(config.shift, tasks)
     other = "-even" * config.even + f"-{config.shift}" * bool(config.shift)
+    other += f"-executed-{config.executed}" * bool(config.executed)
     path = Path(config.out) if config.out else folder / f"evaluation{other}.json"
     check_output(path, "mean_success")
     check_inner(path.parent)

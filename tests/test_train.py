@@ -256,6 +256,31 @@ def test_the_sampler_is_chosen_at_run_time(trained_run, tmp_path, sampler, steps
     assert result["tasks"]["drawer-open"]["successes"] >= 1, "whatever the sampler, a trained policy opens the drawer"
 
 
+def test_how_often_it_looks_is_chosen_at_run_time(tiny_run, tmp_path, monkeypatch):
+    """Each look asks for a chunk, of which so many actions are carried out; the run's own evaluation stays."""
+    asked = []
+    play = evaluate.Roller.play
+
+    def watched(self, act, todo, **rest):
+        def watch(*request):
+            asked.append(actions := act(*request))
+            return actions
+
+        return play(self, watch, todo, **rest)
+
+    monkeypatch.setattr(evaluate.Roller, "play", watched)
+    for executed in (None, 1, 8):
+        asked.clear()
+        command(evaluate, "--run", tiny_run, "--episodes", 1, "--tasks", "reach",
+                *(["--executed", executed] if executed else ["--out", tmp_path / "usual.json"]))  # fmt: skip
+        assert {actions.shape[1] for actions in asked} == {executed or 4}
+        made = tiny_run / f"evaluation-executed-{executed}.json" if executed else tmp_path / "usual.json"
+        assert json.loads(made.read_text())["executed"] == (executed or 4)
+    for executed in (0, 9):
+        with pytest.raises(BadInput, match=f"^--executed must be between 1 and 8, got {executed}$"):
+            command(evaluate, "--run", tiny_run, "--episodes", 1, "--executed", executed)
+
+
 def test_video(tiny_run, tmp_path, capsys, monkeypatch):
     """With OpenGL a GIF that moves; without, one line that says what to install, and everything else as usual."""
     command(evaluate, "--run", tiny_run, "--episodes", 1, "--tasks", "reach", "--video", "--out", tmp_path / "e.json")
