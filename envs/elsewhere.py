@@ -20,6 +20,7 @@ from envs.tasks import spaces
 FEW, COPIES = 3, 100  # up to so many demonstrations of a task, so many are made of each: adapt.py's default
 MOST = 10_000  # made ones of a task: half a gigabyte
 SPREAD = 0.07  # metres, standard deviation of how far things are moved along either side of the table
+LOWEST = 0.05  # metres above the table: lower no hand gets, so a goal in the air is not put lower either
 CENTIMETRE, LAG = 0.01, 3  # what an action of 1 moves the hand by, and how many steps later it has done so
 THING, OTHER = slice(0, 3), slice(7, 10)  # positions among an object's numbers
 
@@ -41,35 +42,38 @@ def multiply(demos: dict[str, list[dict]], copies: int, seed: int) -> dict[str, 
         for copy in range(copies):
             for episode in episodes:
                 thing, goal = SPREAD * random.standard_normal((2, 2))
-                made[task].append(moved(episode, thing, thing if copy % 2 else goal))
+                height = SPREAD * random.standard_normal() if only_goal(episode) else 0.0
+                made[task].append(moved(episode, thing, thing if copy % 2 else goal, height))
     return made
 
 
-def moved(episode: dict, thing: np.ndarray, goal: np.ndarray) -> dict:
-    """The episode as if the thing had stood `thing` (2,) metres away, and its goal `goal` (2,).
+def moved(episode: dict, thing: np.ndarray, goal: np.ndarray, height: float = 0.0) -> dict:
+    """The episode as if the thing had stood `thing` (2,) metres away, and its goal `goal` (2,), and `height` higher.
 
     The hand is as far from its path as the thing when it has reached it (a bit before: it comes from above), and as far
     as the goal a bit before the end; the thing goes with the hand, or plays no part (`only_goal`). Actions bend with
     the path. Where one would have to be larger than 1, the direction is right and the speed is not: acting looks again
-    after a few steps anyway.
+    after a few steps anyway. Things stay on the table: a goal may be higher only where it is in the air (`only_goal`).
     """
+    thing, goal = np.append(thing, 0.0), np.append(goal, 0.0)
     seen, actions, L = episode["observations"], episode["actions"].copy(), len(episode["actions"])
     at, moving = turns(episode)
     toward, along = ramp(L + 1, LAG, 0.7 * at)[:, None], ramp(L + 1, moving, moving + 0.7 * (L - moving))[:, None]
-    of_hand = toward * thing + along * (goal - thing)  # (L + 1, 2)
+    of_hand = toward * thing + along * (goal - thing)  # (L + 1, 3)
     of_thing = thing + along * (goal - thing)
     if only_goal(episode):
+        goal[2] = max(height, min(0.0, LOWEST - seen["goal"][-1, 2]))
         of_hand, of_thing = ramp(L + 1, LAG, 0.7 * L)[:, None] * goal, np.broadcast_to(thing, of_thing.shape)
     bends = np.diff(of_hand[np.minimum(np.arange(LAG, L + LAG + 1), L)], axis=0)
-    actions[:, :2] = np.clip(actions[:, :2] + bends / CENTIMETRE, -1, 1)
+    actions[:, :3] = np.clip(actions[:, :3] + bends / CENTIMETRE, -1, 1)
     made = {part: x.copy() for part, x in seen.items()}
     for frame in (0, 1):  # now, and a step ago
         ago = np.maximum(np.arange(L + 1) - frame, 0)
-        made["proprioception"][:, frame, :2] += of_hand[ago]
+        made["proprioception"][:, frame, THING] += of_hand[ago]
         for position in (THING, OTHER):
             x = made["objects"][:, frame, position]
-            x[:, :2] += (x != 0).any(-1, keepdims=True) * of_thing[ago]  # one that is not there stays at 0, 0, 0
-    made["goal"][:, :2] += (made["goal"] != 0).any(-1, keepdims=True) * goal
+            x += (x != 0).any(-1, keepdims=True) * of_thing[ago]  # one that is not there stays at 0, 0, 0
+    made["goal"] += (made["goal"] != 0).any(-1, keepdims=True) * goal
     return {"observations": {part: x.astype(np.float32) for part, x in made.items()},
             "actions": actions.astype(np.float32)}  # fmt: skip
 

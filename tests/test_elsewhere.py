@@ -95,8 +95,38 @@ def test_where_the_thing_plays_no_part_the_hand_goes_with_the_goal(together, dat
     assert np.allclose(seen["goal"][:, :2] - before["goal"][:, :2], there, atol=1e-6)
     moved = seen["proprioception"][:, 0, :2] - before["proprioception"][:, 0, :2]
     assert not moved[0].any() and np.allclose(moved[-1], there, atol=1e-6)
+    assert np.array_equal(seen["proprioception"][:, 0, 2], before["proprioception"][:, 0, 2])  # no height was asked for
     puck = seen["objects"][:, 0, :2] - before["objects"][:, 0, :2]
     assert np.allclose(puck, there if together else thing, atol=1e-6)
+
+
+@pytest.mark.parametrize("height", [0.06, -0.03, -1.0])
+def test_a_goal_in_the_air_may_be_higher_or_lower_but_not_in_the_table(height, data_dir):
+    """Reach's goals are 5 to 30 cm above the table. The hand goes there, by actions that say so; nothing else rises."""
+    demos = demonstrations(["reach", "push"], 2, data_dir)
+    episode = demos["reach"][0]
+    before, there = episode["observations"], np.array([-0.06, 0.04])
+    level = elsewhere.moved(episode, there, there)
+    made = elsewhere.moved(episode, there, there, height)
+    rise = max(height, 0.05 - before["goal"][-1, 2])
+    seen = made["observations"]
+    assert np.allclose(seen["goal"][:, 2] - before["goal"][:, 2], rise, atol=1e-6)
+    risen = seen["proprioception"][:, 0, 2] - before["proprioception"][:, 0, 2]
+    assert not risen[0] and np.allclose(risen[-1], rise, atol=1e-6) and (np.diff(risen * np.sign(rise)) > -1e-6).all()
+    more = made["actions"] - level["actions"]
+    assert not more[:, [0, 1, 3]].any() and np.array_equal(seen["objects"], level["observations"]["objects"])
+    free = np.abs(made["actions"][:, 2]) < 1  # where the direction is right and the speed is not
+    lag, L = elsewhere.LAG, len(more)
+    by = np.diff(risen[np.minimum(np.arange(lag, L + lag + 1), L)]) / 0.01
+    assert free.any() and np.allclose(more[free, 2], by[free], atol=1e-4)
+    push = elsewhere.moved(demos["push"][0], there, there, height)["observations"]
+    for part, x in demos["push"][0]["observations"].items():  # its puck lies on the table, and so does its goal
+        assert np.array_equal(push[part][..., 2], x[..., 2]), part
+    many = elsewhere.multiply({"reach": [episode]}, 300, 0)["reach"][1:]
+    heights = np.array([m["observations"]["goal"][0, 2] for m in many])
+    assert heights.min() >= 0.05 - 1e-6 and np.quantile(heights, [0.5, 0.84]) == pytest.approx(
+        before["goal"][-1, 2] + np.array([0, 0.07]), abs=0.015
+    )
 
 
 def test_originals_stay_and_the_same_seed_makes_the_same(data_dir):
