@@ -144,6 +144,9 @@ def restore(folder: Path, learner, seed: int, data: list) -> dict:
             torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
         found = {"start": saved["step"], "seconds": saved["seconds"], "count": saved["count"]}
         found["sums"] = {name: value.to(device) for name, value in saved["sums"].items()}
+        counters = [found["start"], found["count"], found["seconds"]]
+        if not all(type(x) is kind for x, kind in zip(counters, (int, int, float), strict=True)) or min(counters) < 0:
+            raise ValueError(f"step, count and seconds are {counters!r:.80}")
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error
     if (log := folder / "log.jsonl").exists():

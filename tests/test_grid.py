@@ -3,11 +3,13 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ import train
 from plumbing import interrupt
 from plumbing.cli import BadInput, parse
 from plumbing.runs import parse_with_own_fields
-from study import grid, jobs
+from study import curve, grid, jobs
 from study.adapt import one_task
 from study.adapt.one_task import OneTaskConfig
 from study.curve import CurveConfig
@@ -277,3 +279,23 @@ def test_a_ray_cluster_does_the_same(tmp_path):
         assert (tmp_path / "saved").exists() and until(lambda: not any(map(alive, pids))) and not c.exists()
     for log in (ROOT / "runs" / "grid").glob(f"{str(tmp_path).strip('/').replace('/', '-')}*"):
         log.unlink()
+
+
+@pytest.mark.parametrize("name,value", [("save_every", 500), ("policy", "monolithic"), ("seed", 1), ("steps", 10)])
+def test_a_curve_of_other_flags_is_not_gone_on_with(tiny_run, tmp_path, monkeypatch, name, value):
+    """It would be published under this one's name. Neither what it was begun with nor its run is touched."""
+    monkeypatch.setattr(curve, "ROOT", tmp_path)
+    monkeypatch.setattr(curve, "train", lambda *_: pytest.fail("it was gone on with"))
+    config = CurveConfig(tasks="reach,push", out=str(tmp_path / "curve.json"))
+    home = tmp_path / "runs" / "curve" / "curve"
+    home.mkdir(parents=True)
+    flags = {**asdict(config), "episodes": None}
+    (home / "flags.json").write_text(json.dumps(flags | {name: value}))
+    with pytest.raises(BadInput, match=f"has {name} = {value}, not {flags[name]}: choose another --out"):
+        curve.main(config)
+    assert json.loads((home / "flags.json").read_text()) == flags | {name: value}
+    (home / "flags.json").unlink()  # a run alone, from before there was this file
+    shutil.copytree(tiny_run, home / "run")
+    with pytest.raises(BadInput, match="has seed = 0, not 3: choose another --out"):
+        curve.main(CurveConfig(tasks="reach,push", seed=3, out=str(tmp_path / "curve.json")))
+    assert not (home / "flags.json").exists() and not (tmp_path / "curve.json").exists()

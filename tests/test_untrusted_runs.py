@@ -239,6 +239,19 @@ def test_a_checkpoint_that_is_compressed_is_refused_before_it_is_unpacked(run, t
         command(train, *tiny, "--out", run, "--resume")
 
 
+@pytest.mark.parametrize("part,value", [("step", "5"), ("step", -1), ("step", 2.5), ("step", None), ("step", [5]),
+                                        ("seconds", "long"), ("count", "x"), ("sums", [1.0]),
+                                        ("sums", {"loss": 1.0})])  # fmt: skip
+def test_a_checkpoint_whose_counters_are_none_is_one_line(run, tiny, part, value):
+    """Somebody who writes one by hand gets its checksum right."""
+    state = {**runs.load_resume(run, CPU), part: value}
+    torch.save({**state, "sha256": tensors.checksum(state)}, run / "resume.pt")
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(BadInput, match="resume.pt (does not fit this run|is damaged)"):
+        command(train, *tiny, "--out", run, "--resume")
+    assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
 def test_a_tensor_that_repeats_one_number_is_refused_before_it_takes_memory(run):
     state = runs.load_resume(run, CPU)
     torch.save(state | {"average": [torch.zeros(1).expand(10**15)], "sha256": "0" * 64}, run / "resume.pt")
