@@ -27,7 +27,7 @@ from study.adapt.results import (  # noqa: E402
     ways,
     why_paper,
 )
-from study.core.results import MT6, commands, core, core_groups, mt6, mt6_difference  # noqa: E402
+from study.core.results import MT6, commands, core, core_groups, looking, mt6, mt6_difference  # noqa: E402
 from study.forks.results import fork_table, forks  # noqa: E402
 from study.gpu.results import on_a_gpu  # noqa: E402
 from study.intervals import RESAMPLES, by_task, number, success  # noqa: E402
@@ -43,8 +43,8 @@ from study.speed.results import samplers, speed  # noqa: E402
 def sources(study: Path) -> list[str]:
     """Which revisions of the code and which machines the files come from."""
     rows = []
-    for pattern in ("core/*-s[0-9]*.json", "adapt/*-s[0-9]*.json", "adapt/budget/*.json", "ml45/*-s[0-9].json",
-                    "ml45/*/*-draw[0-9]-s[0-9].json", "mt50/*-s[0-9].json", "sequences/*-s[0-9].json",
+    for pattern in ("core/*-s[0-9]*.json", "core/executed/*.json", "adapt/*-s[0-9]*.json",
+                    "adapt/budget/*.json", "ml45/*-s[0-9].json", "ml45/*/*-draw[0-9]-s[0-9].json", "mt50/*-s[0-9].json", "sequences/*-s[0-9].json",
                     "router/wake/*.json", "router/fifty/*-s[0-9].json", "router/baselines/*-s[0-9].json",
                     "router/components/*-s[0-9].json", "router/adapting/*/*.json", "speed/[cl]*.json",
                     "gpu/*.json"):  # fmt: skip
@@ -108,6 +108,7 @@ SECTIONS = {
     "Speed, beside a peer": speed,
     "On a GPU": on_a_gpu,
     "Network calls per action chunk": samplers,
+    "Actions before looking again": looking,
     "How long whole commands take": commands,
     "Where the files come from": sources,
 }

@@ -148,6 +148,29 @@ def mt6_notes(found: dict[str, list[dict]], played: dict[str, dict[str, np.ndarr
     return bullets(*notes)
 
 
+def looking(study: Path) -> list[str]:
+    """How many actions are carried out before the policy looks again."""
+    found = read(study, "core/executed/*.json")
+    rows, names = [], sorted({stem.rsplit("-", 1)[0] for stem in found})
+    for name in names:
+        mine = {r["executed"]: r for stem, r in found.items() if stem.rsplit("-", 1)[0] == name}
+        for n in sorted(mine):
+            r = mine[n]
+            change = compare([r], [mine[4]]) if n != 4 and 4 in mine else ""
+            played = sum(e["n"] for e in r["tasks"].values())
+            rows.append(
+                [name, n, rate(by_task([r])), change, expert_cell([r]), f"{1000 * r['policy_seconds'] / played:.0f}"]
+            )
+    header = ["tasks", "actions before looking again", "success, 95 % interval", "minus four, points",
+              "expert, same episodes", "policy, ms per episode"]  # fmt: skip
+    return [
+        *text("Commands: `study/core/executed.py`. The policies that come with the code, trained once: `evaluate.py "
+              "--executed` decides it at run time. A chunk has eight actions, of which train.py's default carries out "
+              "four.", played_on(list(found.values())), "It is the block for choices."),
+        *table(header, rows), *text(DAGGER),
+    ]  # fmt: skip
+
+
 def commands(study: Path) -> list[str]:
     found = list(read(study, "core/*-command.json").values())
     parts = ("demonstrations", "training", "evaluation", "whole process")

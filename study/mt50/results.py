@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from study.intervals import DAGGER, by_task, count, difference, number, rate, success
-from study.markdown import evenly, expert, paired, played_on, read, table, text, typed, words
+from study.intervals import DAGGER, by_task, compare, count, difference, number, rate, success
+from study.markdown import NotMeasured, evenly, expert, paired, played_on, read, table, text, typed, words
 
 # How published averages group the tasks (Seo et al. 2022, arXiv 2206.14244); whatever is in none of these is easy.
 DIFFICULTY = {
@@ -56,11 +56,31 @@ def fifty(study: Path) -> list[str]:
               + ("." if other else " (not measured yet)."), played_on(found["fdp"])),
         *table(header, rows), *text(DAGGER),
         *table(["task, fdp's weakest first", *played, "expert"], weak),
+        *sooner(study),
         *text("Published averages have other protocols, and none of these is a comparison: one policy from the state, "
               "random goals, 0.884 over tasks (DaCe-DT, table 2); cameras and language, 0.9 B parameters, 0.920 over "
               "tasks (FabriVLA, as listed by MINT-SJTU/Evo-SOTA.io); Diffusion Policy from cameras 0.161 over tasks, "
               "0.105 over the four groups."),
     ]  # fmt: skip
+
+
+def below(result: dict) -> list[str]:
+    """Tasks more than 10 points below the expert."""
+    return [t for t, r in result["tasks"].items() if r["success"] < r["expert"]["success"] - 0.1]
+
+
+def sooner(study: Path) -> list[str]:
+    """The same weights, looking again after fewer actions. Nothing where that was not played."""
+    try:
+        two, four = (read(study, f"mt50/executed-{n}.json")[f"executed-{n}"] for n in (2, 4))
+    except NotMeasured:
+        return []
+    (successes, n), change = expert([two]), compare([two], [four])
+    return text(
+        "The same weights of fdp, looking again after two actions instead of four (`evaluate.py --executed 2`; why: "
+        f"LOG.md): {rate(by_task([two]))}, where after four they have {rate(by_task([four]))}: {change} points. The expert has {number(successes / n)}. More than 10 points below it: "
+        f"{words(below(two) or ['none'])}; after four: {words(below(four) or ['none'])}.", played_on([two, four])
+    )  # fmt: skip
 
 
 def speed_run(study: Path) -> list[str]:
