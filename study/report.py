@@ -44,7 +44,8 @@ def sources(study: Path) -> list[str]:
     """Which revisions of the code and which machines the files come from."""
     rows = []
     for pattern in ("core/*-s[0-9]*.json", "core/executed/*.json", "adapt/*-s[0-9]*.json",
-                    "adapt/budget/*.json", "ml45/*-s[0-9].json", "ml45/*/*-draw[0-9]-s[0-9].json", "mt50/*-s[0-9].json", "sequences/*-s[0-9].json",
+                    "adapt/budget/*.json", "ml45/*-s[0-9].json", "ml45/*/*-draw[0-9]-s[0-9].json",
+                    "mt50/*-s[0-9].json", "mt50/executed-*.json", "sequences/*-s[0-9].json",
                     "router/wake/*.json", "router/fifty/*-s[0-9].json", "router/baselines/*-s[0-9].json",
                     "router/components/*-s[0-9].json", "router/adapting/*/*.json", "speed/[cl]*.json",
                     "gpu/*.json"):  # fmt: skip

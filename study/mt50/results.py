@@ -78,7 +78,8 @@ def sooner(study: Path) -> list[str]:
     (successes, n), change = expert([two]), compare([two], [four])
     return text(
         "The same weights of fdp, looking again after two actions instead of four (`evaluate.py --executed 2`; why: "
-        f"LOG.md): {rate(by_task([two]))}, where after four they have {rate(by_task([four]))}: {change} points. The expert has {number(successes / n)}. More than 10 points below it: "
+        f"LOG.md): {rate(by_task([two]))}, where after four they have {rate(by_task([four]))}: {change} points. "
+        f"The expert has {number(successes / n)}. More than 10 points below it: "
         f"{words(below(two) or ['none'])}; after four: {words(below(four) or ['none'])}.", played_on([two, four])
     )  # fmt: skip
 
