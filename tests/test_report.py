@@ -513,6 +513,26 @@ def test_both_averages_over_fifty_tasks():
     assert (intervals.success(played), np.mean(list(means.values()))) == pytest.approx((0.98, 0.95))
 
 
+def test_looking_again_sooner(tmp_path):
+    """Two tasks of ten episodes: after two actions one of twenty fails, after four four of them, all of one task."""
+    for folder in ("mt50", "core/executed"):
+        (tmp_path / folder).mkdir(parents=True)
+    for n, failed in ((2, [3]), (4, [0, 3, 5, 6])):
+        tasks = {task: entry(fails) | {"success": 1 - len(fails) / 10} for task, fails in (("a", []), ("b", failed))}
+        for played in tasks.values():
+            played["expert"] = {"successes": 9, "n": 10, "success": 0.9}
+        result = json.dumps({"tasks": tasks, "executed": n, "policy_seconds": n / 10})
+        for name in (f"mt50/executed-{n}", f"core/executed/mt6-{n}"):
+            (tmp_path / f"{name}.json").write_text(result)
+    said = " ".join(mt50.sooner(tmp_path))
+    assert "19/20" in said and "16/20" in said and ": +15.0 [" in said and "The expert has 0.900" in said
+    assert "More than 10 points below it: none; after four: b." in said and "block 3" in said
+    rows = cells(core.looking(tmp_path))
+    assert [(row[1], row[3][:7], row[5]) for row in rows] == [("2", "+15.0 [", "10"), ("4", "", "20")]
+    (tmp_path / "mt50/executed-4.json").unlink()
+    assert mt50.sooner(tmp_path) == []
+
+
 def test_the_first_checkpoint_that_reached_a_success(tmp_path):
     row = {"n": 4, "tasks": {"reach": [4, 4, 4]}}
     curve = [
