@@ -77,26 +77,29 @@ def from_nothing(study: Path) -> list[str]:
     )]  # fmt: skip
 
 
-NARROW = {  # file of study/sequences/choice -> the stage, and its steps
-    "both-rank-16-1000": ("a stage as ever", 1000),
-    "box-close-rank-16-2000": ("a stage as ever", 2000),
-    "box-close-rank-64-1000": ("`--encoder-rank 64`", 1000),
-    "basketball-rank-64-1000": ("`--encoder-rank 64`", 1000),
-    "box-close-rank-128-two-2000": ("`--encoder-rank 128 --new-components 2`", 2000),
-    "box-close-scratch-2000": ("`--mode scratch`: a policy of its own", 2000),
+NARROW = {  # file of study/sequences/choice -> the stage, its steps, and actions before looking again
+    "both-rank-16-1000": ("a stage as ever", 1000, 4),
+    "box-close-rank-16-2000": ("a stage as ever", 2000, 4),
+    "box-close-rank-64-1000": ("`--encoder-rank 64`", 1000, 4),
+    "basketball-rank-64-1000": ("`--encoder-rank 64`", 1000, 4),
+    "mt50-wide-executed-4": ("`--encoder-rank 64`", 1000, 4),
+    "mt50-wide-executed-2": ("`--encoder-rank 64`", 1000, 2),
+    "stick-pull-rank-64-3000-executed-2": ("`--encoder-rank 64`", 3000, 2),
+    "box-close-rank-128-two-2000": ("`--encoder-rank 128 --new-components 2`", 2000, 4),
+    "box-close-scratch-2000": ("`--mode scratch`: a policy of its own", 2000, 4),
 }
 
 
 def upon_one_task(study: Path) -> list[str]:
     """What a stage needs where the policy that it is put upon knows a single task."""
     found = read(study, "sequences/choice/*.json")
-    rows = [[how, f"{steps:,}", task, *(f"{e['successes']}/{e['n']}" for e in (entry, entry["expert"]))]
-            for name, (how, steps) in NARROW.items() if name in found
+    rows = [[how, f"{steps:,}", looks, task, *(f"{e['successes']}/{e['n']}" for e in (entry, entry["expert"]))]
+            for name, (how, steps, looks) in NARROW.items() if name in found
             for task, entry in found[name]["tasks"].items() if task != "assembly"]  # fmt: skip
     return [
         *text("A stage upon a policy of a single task (assembly, 1000 steps), 50 demonstrations, block 400: what was "
-              "looked at before all fifty were begun. Commands: `study/sequences/choice/*.json`."),
-        *table(["stage", "steps", "task", "success", "expert"], rows),
+              "looked at before and after all fifty were learned in turn. Commands: `study/sequences/choice/*.json`."),
+        *table(["stage", "steps", "actions before looking again", "task", "success", "expert"], rows),
     ]  # fmt: skip
 
 
