@@ -352,6 +352,11 @@ def test_tasks_learned_in_turn_from_nothing(tmp_path):
     assert row[4:7] == ["0.200, 0.200", "0.100, 0.100", "0.100, 0.100"]  # of one task of two; of both; transfer
     assert row[7:] == ["100", "2,000", "70", "5.0 |"]
     assert any(line.startswith("| scripted expert |  | 1.000 |") for line in lines)
+    assert not any("learned apart" in line for line in lines)
+    (tmp_path / "sequences/apart-s0.json").write_text(json.dumps(last))
+    said = " ".join(sequences.from_nothing(tmp_path))
+    assert "learned apart" in said and "Success 0.850, " in said and "(the expert 1.000; 10 episodes" in said
+    assert "Weakest: reach (8/10) and push (9/10)." in said
     assert plots.in_turn(tmp_path, tmp_path / "cw10.png").exists()
     with pytest.raises(markdown.NotMeasured, match="mt50"):
         plots.in_turn(tmp_path, tmp_path / "mt50.png")

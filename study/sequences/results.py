@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from study.intervals import DAGGER, by_task, number, rate, success
-from study.markdown import NotMeasured, expert, played_on, read, table, text
+from study.intervals import DAGGER, by_task, count, number, rate, success
+from study.markdown import NotMeasured, expert, played_on, read, table, text, words
 
 LIMIT = 200  # steps, in published tables of these sequences
 IN_TURN = {  # way of study/sequences/table.py -> what it is
@@ -68,13 +68,29 @@ def from_nothing(study: Path) -> list[str]:
             lines += [*text(played_on(last)), *table(header, rows)]
             if (study / f"sequences/{group}.png").exists():
                 lines += [f"![{GROUPS[group]}: success of every task after every stage](sequences/{group}.png)", ""]
-    return [*lines, *text(DAGGER), *text(
+    return [*lines, *text(DAGGER), *learned_apart(study), *text(
         "Continual World (arXiv 2105.10919) counts forgetting from right after a task was learned, over all tasks, the "
         "last one too. Published for a diffusion policy that sees the same 39 numbers, on the ten tasks, with 2,500 "
         f"demonstrations of each, 100 rollouts and {LIMIT} steps (arXiv 2602.02417): fine-tuning 0.179 (forgetting "
         "0.730), generative replay 0.853 (0.082), Trust Region 0.883 (0.044). Other demonstrations, another network: "
         "beside ours, not a comparison.",
     )]  # fmt: skip
+
+
+def learned_apart(study: Path) -> list[str]:
+    """One policy and forty-nine files. Nothing where it was not measured."""
+    try:
+        results = list(read(study, "sequences/apart-s[0-9].json").values())
+    except NotMeasured:
+        return []
+    played, (successes, n) = by_task(results), expert(results)
+    weakest = sorted(played, key=lambda task: np.nanmean(played[task]))[:5]
+    return text(
+        "Fifty tasks, learned apart (`study/sequences/apart.py`): one policy of the first alone, 49 skills that lean "
+        "on it, each learned for itself in 2000 steps, and put together afterwards; it looks again after two actions. "
+        f"Success {rate(played).share} (the expert {number(successes / n)}; {played_on(results)[:-1]}). Weakest: "
+        + words(f"{task} ({count({task: played[task]})})" for task in weakest) + "."
+    )  # fmt: skip
 
 
 NARROW = {  # file of study/sequences/choice -> the stage, its steps, and actions before looking again
