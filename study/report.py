@@ -35,7 +35,7 @@ from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, bullets, expert, re
 from study.ml45.results import one_demonstration, one_demonstration_finding  # noqa: E402
 from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
 from study.pixels.results import cameras  # noqa: E402
-from study.router.results import by_routing, how_many, on_fifty, rivals, routing_finding, waking  # noqa: E402
+from study.router.results import by_routing, diffusion_finding, how_many, on_fifty, rivals, routing_finding, waking  # noqa: E402
 from study.sequences.results import from_nothing, in_turn_finding, upon_one_task  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
 
@@ -159,7 +159,8 @@ def finding(study: Path) -> list[str]:
               "The honest rival, a policy of a stage's size for each new task alone, has "
               f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations.",
               *when_measured(in_turn_finding, study), bullet=True),
-        *bullets(*when_measured(one_demonstration_finding, study), *when_measured(fifty_finding, study))[:-1],
+        *bullets(*(said for function in (one_demonstration_finding, fifty_finding, diffusion_finding)
+                   for said in when_measured(function, study)))[:-1],
     ]  # fmt: skip
 
 

@@ -149,6 +149,6 @@ def one_demonstration_finding(study: Path) -> str:
         f"A policy of 45 tasks learns each of five others from one demonstration{how} to "
         f"{number(crossed_rate(best).mean)}{three} ({bases} base{'s' * int(bases > 1)}, {draws} draws; a policy "
         f"for it alone, from the first draw, {alone}, the expert {number(successes / n)}). Factorizing {why}: beside "
-        f"one network of the same size with low-rank adapters the difference is {change} points (on {shared} of the "
-        f"{of} pairs of base and draw)."
+        f"one network of the same size with low-rank adapters the difference is {change} points"
+        + ("." if shared == of else f" (on {shared} of the {of} pairs of base and draw).")
     )
