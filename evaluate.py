@@ -287,7 +287,7 @@ def main(config: EvaluateConfig) -> dict:
         if not 1 <= config.executed <= policy.config.horizon:
             raise BadInput(f"--executed must be between 1 and {policy.config.horizon}, got {config.executed}")
         policy.config.executed = config.executed
-    source = {**provenance(config.seed, str(device)), "training": training_record(folder)}
+    source = {**provenance(config.seed, str(device)), "training": training_record(folder, policy)}
     check_shift(config.shift, tasks)
     other = "-even" * config.even + f"-{config.shift}" * bool(config.shift)
     other += f"-executed-{config.executed}" * bool(config.executed)

@@ -171,12 +171,13 @@ def note_resuming(folder: Path, step: int, source: dict) -> None:
     write_json(folder / "config.json", config)
 
 
-def training_record(folder: Path) -> dict:
-    """What an evaluation repeats about the training behind it, so that its JSON stands alone."""
+def training_record(folder: Path, policy=None) -> dict:
+    """What an evaluation repeats about the training behind it, so that its JSON stands alone. policy: as `load_policy`
+    gave it; a training that goes on may have written other weights since."""
     config, path = read_config(folder), folder / "model.safetensors"
     names = ("command", "revision", "hardware", "resumed", "policy", "policy_config")
     record = {key: config[key] for key in names if key in config}
-    about = tensors.header(path)  # text only, so the numbers are put back
+    about = policy.header if policy is not None else tensors.header(path)  # text: the numbers are put back
     try:
         record.update(steps=int(about["step"]), seconds=float(about["seconds"]))
     except (KeyError, ValueError) as error:
@@ -199,7 +200,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
     if not path.exists():
         old = f"; the run that it replaces is in {folder / folders.REPLACED}" * (folder / folders.REPLACED).exists()
         raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint{old}")
-    state, _ = tensors.load(path)
+    state, header = tensors.load(path)
     state = formats.upgrade_weights(state)
     try:
         if configs.large(config["policy_config"]):  # a dozen characters could ask for more than this machine has
@@ -216,6 +217,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
         raise BadInput(f"{path} does not fit its config.json: {error!s:.300}") from error
     if other := other_versions(config.get("versions") or {}):
         say_once(f"{folder} was made with {other}: its success may differ a little")
+    policy.header = header  # after how many steps and seconds these weights were saved
     return policy.to(device).eval()
 
 

@@ -390,7 +390,7 @@ def evaluated(
     policy = runs.load_policy(run, device)
     how = dict(zip(("sampler", "sampling_steps"), policy.choose_sampler(), strict=True))
     executed = policy.config.executed
-    how["training"] = runs.training_record(run)  # of these weights, not of an earlier checkpoint
+    how["training"] = runs.training_record(run, policy)  # of these weights, not of an earlier checkpoint
     for made in (run / "evaluation.json", path):
         try:
             result = files.read_json(made)

@@ -256,6 +256,22 @@ def test_the_sampler_is_chosen_at_run_time(trained_run, tmp_path, sampler, steps
     assert result["tasks"]["drawer-open"]["successes"] >= 1, "whatever the sampler, a trained policy opens the drawer"
 
 
+def test_an_evaluation_is_of_the_weights_that_it_names(tiny_run, tmp_path, monkeypatch):
+    """A training that goes on writes its next checkpoint while the last one is played."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+
+    def load(folder, device):
+        policy = load_policy(folder, device)
+        runs.save_weights(run, policy.state_dict(), 99, 1000.0)
+        return policy
+
+    monkeypatch.setattr(evaluate, "load_policy", load)
+    command(evaluate, "--run", run, "--episodes", 1, "--tasks", "reach", "--out", tmp_path / "e.json")
+    told = json.loads((tmp_path / "e.json").read_text())["training"]
+    assert told["steps"] == 30 and told["seconds"] < 1000 and runs.training_record(run)["steps"] == 99
+
+
 def test_how_often_it_looks_is_chosen_at_run_time(tiny_run, tmp_path, monkeypatch):
     """Each look asks for a chunk, of which so many actions are carried out; the run's own evaluation stays."""
     asked = []
