@@ -31,5 +31,8 @@ TABLE = [
         *[(f"study/mt50/curve-mt6-{policy}-s0.json",
            f"python study/curve.py --tasks mt6 --policy {policy} --save-every 500 --episodes 20 "
            f"--out study/mt50/curve-mt6-{policy}-s0.json") for policy in POLICIES],
+        *[(f"study/mt50/executed-{n}.json",  # the weights that come with the code, looking again sooner: LOG.md
+           f"python evaluate.py --run study/mt50/run --executed {n} --episodes 50 --seed 17 "
+           f"--out study/mt50/executed-{n}.json") for n in (2, 4)],
     ],
 ]  # fmt: skip
