@@ -38,12 +38,12 @@ class EvaluateConfig:
     episodes: int = 50  # per task. The 95 % interval is about +-14 points wide at 50, +-7 at 200 (worst case)
     sampler: str = ""  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M); default: the policy's own, dpm
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
-    executed: int | None = None  # actions carried out before looking again; default: the policy's own
+    executed: int | None = None  # actions carried out before looking again, 1 to H; default: the policy's own, often 4
     seed: int = 0  # which block of 10,000 evaluation episodes
     even: bool = False  # replace the router's weights by 1/K: how much does success depend on them?
     shift: str = ""  # of a policy with cameras: camera | light | table | object | corner-off | wrist-off look otherwise
     video: bool = False  # also render the first episode of each task
-    out: str = ""  # the JSON file; default: evaluation.json in the run folder
+    out: str = ""  # the JSON file; default: evaluation.json in the run folder, with --even: evaluation-even.json, ...
     device: str = "auto"  # auto | cpu | cuda
     check: bool = False  # no evaluation: look at this installation for some seconds, and say what to mend
 

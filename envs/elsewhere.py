@@ -3,9 +3,10 @@
 Policies that saw a task once fail where it begins far from what they saw (study/ml45/nearness.py). But what a hand does
 near a thing depends on where the thing is from the hand, and hardly on where both are. So whole demonstrations are
 made: the hand begins where it began, the thing stands a few centimetres away, its goal too, and the path between them
-bends. Near the thing, and near the goal, the hand does what it did, as seen from there. The idea is MimicGen's
-(Mandlekar et al., arXiv 2310.17596), which cuts demonstrations at the same two places. Unlike there, no
-simulator checks what was made: a few are impossible (through a wall, or off the table), most are not.
+bends. Near the thing, and near the goal, the hand does what it did, as seen from there. (Where the thing plays no part,
+as in reach, the goal may be higher or lower, too.) The idea is MimicGen's (Mandlekar et al., arXiv 2310.17596), which
+cuts demonstrations at the same two places. Unlike there, no simulator checks what was made: a few are impossible
+(through a wall, or off the table), most are not.
 
 adapt.py does this where there are at most FEW demonstrations of a task (`--copies`).
 
@@ -19,8 +20,8 @@ from envs.tasks import spaces
 
 FEW, COPIES = 3, 100  # up to so many demonstrations of a task, so many are made of each: adapt.py's default
 MOST = 10_000  # made ones of a task: half a gigabyte
-SPREAD = 0.07  # metres, standard deviation of how far things are moved along either side of the table
-LOWEST = 0.05  # metres above the table: lower no hand gets, so a goal in the air is not put lower either
+SPREAD = 0.07  # metres, standard deviation of how far things are moved along either side of the table, and goals up
+LOWEST = 0.05  # metres above the table: lower no hand gets, so a goal is not moved lower either
 CENTIMETRE, LAG = 0.01, 3  # what an action of 1 moves the hand by, and how many steps later it has done so
 THING, OTHER = slice(0, 3), slice(7, 10)  # positions among an object's numbers
 
@@ -36,13 +37,13 @@ def multiply(demos: dict[str, list[dict]], copies: int, seed: int) -> dict[str, 
     Whether a goal goes with its thing (a lock on a door) or not (a bin) is not known from one demonstration: in half of
     the copies it does, in half it stands somewhere of its own. Those that cannot be never come up, and do no harm.
     """
-    random, made = np.random.default_rng(seed), {}
+    random, heights, made = np.random.default_rng(seed), np.random.default_rng((seed, 1)), {}
     for task, episodes in demos.items():
         made[task] = list(episodes)
         for copy in range(copies):
             for episode in episodes:
                 thing, goal = SPREAD * random.standard_normal((2, 2))
-                height = SPREAD * random.standard_normal() if only_goal(episode) else 0.0
+                height = SPREAD * heights.standard_normal() if only_goal(episode) else 0.0
                 made[task].append(moved(episode, thing, thing if copy % 2 else goal, height))
     return made
 
@@ -53,7 +54,8 @@ def moved(episode: dict, thing: np.ndarray, goal: np.ndarray, height: float = 0.
     The hand is as far from its path as the thing when it has reached it (a bit before: it comes from above), and as far
     as the goal a bit before the end; the thing goes with the hand, or plays no part (`only_goal`). Actions bend with
     the path. Where one would have to be larger than 1, the direction is right and the speed is not: acting looks again
-    after a few steps anyway. Things stay on the table: a goal may be higher only where it is in the air (`only_goal`).
+    after a few steps anyway. `height` is for goals to which the hand goes with nothing (`only_goal`): things stay on
+    the table, and so do the goals that they are brought to.
     """
     thing, goal = np.append(thing, 0.0), np.append(goal, 0.0)
     seen, actions, L = episode["observations"], episode["actions"].copy(), len(episode["actions"])

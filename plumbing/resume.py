@@ -145,7 +145,8 @@ def restore(folder: Path, learner, seed: int, data: list) -> dict:
         found = {"start": saved["step"], "seconds": saved["seconds"], "count": saved["count"]}
         found["sums"] = {name: value.to(device) for name, value in saved["sums"].items()}
         counters = [found["start"], found["count"], found["seconds"]]
-        if not all(type(x) is kind for x, kind in zip(counters, (int, int, float), strict=True)) or min(counters) < 0:
+        fit = all(type(x) is kind for x, kind in zip(counters, (int, int, float), strict=True))
+        if not (fit and math.isfinite(sum(counters)) and min(counters) >= 0):
             raise ValueError(f"step, count and seconds are {counters!r:.80}")
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error

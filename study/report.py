@@ -149,7 +149,7 @@ def finding(study: Path) -> list[str]:
               f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({len(found[MT6[0]])} seeds, "
               f"95 % intervals; the scripted expert has {number(successes / n)}).", bullet=True),
         *text("The router hardly routes: trained with weights fixed at 1/K the policy has "
-              f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (one seed).",
+              f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (1 seed).",
               *when_measured(routing_finding, study), bullet=True),
         *text(f"New tasks are added without forgetting: a stage (a component copied, a router, a correction of the "
               f"encoder) learns four, two of them easy, to {number(success(new_tasks(exact)))} with {share:.0%} of the "

@@ -538,6 +538,13 @@ def test_looking_again_sooner(tmp_path):
     assert mt50.sooner(tmp_path) == []
 
 
+def test_ten_points_below_are_not_more_than_ten():
+    """41 and 46 of 50 differ by 0.1 and a rounding error. Where no episode ended there is nothing to compare."""
+    played = {"a": (41, 50), "b": (40, 50), "c": (0, 0)}
+    tasks = {task: {"successes": s, "n": n, "expert": {"successes": 46, "n": 50}} for task, (s, n) in played.items()}
+    assert mt50.below({"tasks": tasks}) == ["b"]
+
+
 def test_the_first_checkpoint_that_reached_a_success(tmp_path):
     row = {"n": 4, "tasks": {"reach": [4, 4, 4]}}
     curve = [

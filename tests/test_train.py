@@ -274,7 +274,8 @@ def test_an_evaluation_is_of_the_weights_that_it_names(tiny_run, tmp_path, monke
 
 def test_how_often_it_looks_is_chosen_at_run_time(tiny_run, tmp_path, monkeypatch):
     """Each look asks for a chunk, of which so many actions are carried out; the run's own evaluation stays."""
-    asked = []
+    asked, run = [], tmp_path / "run"
+    shutil.copytree(tiny_run, run)
     play = evaluate.Roller.play
 
     def watched(self, act, todo, **rest):
@@ -287,14 +288,15 @@ def test_how_often_it_looks_is_chosen_at_run_time(tiny_run, tmp_path, monkeypatc
     monkeypatch.setattr(evaluate.Roller, "play", watched)
     for executed in (None, 1, 8):
         asked.clear()
-        command(evaluate, "--run", tiny_run, "--episodes", 1, "--tasks", "reach",
+        command(evaluate, "--run", run, "--episodes", 1, "--tasks", "reach",
                 *(["--executed", executed] if executed else ["--out", tmp_path / "usual.json"]))  # fmt: skip
         assert {actions.shape[1] for actions in asked} == {executed or 4}
-        made = tiny_run / f"evaluation-executed-{executed}.json" if executed else tmp_path / "usual.json"
+        made = run / f"evaluation-executed-{executed}.json" if executed else tmp_path / "usual.json"
         assert json.loads(made.read_text())["executed"] == (executed or 4)
     for executed in (0, 9):
         with pytest.raises(BadInput, match=f"^--executed must be between 1 and 8, got {executed}$"):
-            command(evaluate, "--run", tiny_run, "--episodes", 1, "--executed", executed)
+            command(evaluate, "--run", run, "--episodes", 1, "--executed", executed)
+    assert (run / "evaluation.json").read_bytes() == (tiny_run / "evaluation.json").read_bytes()
 
 
 def test_video(tiny_run, tmp_path, capsys, monkeypatch):

@@ -240,14 +240,14 @@ def test_a_checkpoint_that_is_compressed_is_refused_before_it_is_unpacked(run, t
 
 
 @pytest.mark.parametrize("part,value", [("step", "5"), ("step", -1), ("step", 2.5), ("step", None), ("step", [5]),
-                                        ("seconds", "long"), ("count", "x"), ("sums", [1.0]),
+                                        ("seconds", "long"), ("seconds", float("nan")), ("count", "x"), ("sums", [1.0]),
                                         ("sums", {"loss": 1.0})])  # fmt: skip
 def test_a_checkpoint_whose_counters_are_none_is_one_line(run, tiny, part, value):
     """Somebody who writes one by hand gets its checksum right."""
     state = {**runs.load_resume(run, CPU), part: value}
     torch.save({**state, "sha256": tensors.checksum(state)}, run / "resume.pt")
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    with pytest.raises(BadInput, match="resume.pt (does not fit this run|is damaged)"):
+    with pytest.raises(BadInput, match="resume.pt does not fit this run"):
         command(train, *tiny, "--out", run, "--resume")
     assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 

@@ -166,7 +166,8 @@ def looking(study: Path) -> list[str]:
     return [
         *text("Commands: `study/core/executed.py`. The policies that come with the code, trained once: `evaluate.py "
               "--executed` decides it at run time. A chunk has eight actions, of which train.py's default carries out "
-              "four.", played_on(list(found.values())), "It is the block for choices."),
+              "four.", played_on(list(found.values())), "It is the block for choices; the rule of that "
+              "file needs eight actions on fifty tasks, too."),
         *table(header, rows), *text(DAGGER),
     ]  # fmt: skip
 

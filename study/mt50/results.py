@@ -66,7 +66,8 @@ def fifty(study: Path) -> list[str]:
 
 def below(result: dict) -> list[str]:
     """Tasks more than 10 points below the expert."""
-    return [t for t, r in result["tasks"].items() if r["success"] < r["expert"]["success"] - 0.1]
+    return [task for task, r in result["tasks"].items() if r["n"] and r["expert"]["n"]
+            and r["expert"]["successes"] / r["expert"]["n"] - r["successes"] / r["n"] > 0.1 + 1e-9]  # fmt: skip
 
 
 def sooner(study: Path) -> list[str]:

@@ -123,9 +123,10 @@ def named(found: dict) -> str:
     lost = [list(lost_without(found, k).values()) for k in range(len(found["similarity"]["signed"]))]
     need, others = [sum(x >= 0.5 for x in one) for one in lost], [100 * x for one in lost for x in one if x < 0.5]
     rest = f"at most {number(max(others), 0)} points" if max(others, default=0) > 0 else "nothing"
-    return (f"With `--bonus 0.1` (picture below), without one "
-            f"{span(need, 0)} of {len(lost[0])} tasks lose half or more, the others {rest} "
-            f"({next(iter(found['played'].values()))['n']} episodes each).")  # fmt: skip
+    return (
+        f"With `--bonus 0.1` (picture below), without one component {span(need, 0)} of {len(lost[0])} tasks lose "
+        f"half or more, the others {rest} ({next(iter(found['played'].values()))['n']} episodes each)."
+    )
 
 
 ANOTHER = "another task's"  # weights
@@ -142,10 +143,9 @@ def routing_finding(study: Path) -> str:
     swapped, episodes = number(sparse["changed"][ANOTHER]["success"]), sum(e["n"] for e in sparse["played"].values())
     verdict = "it does" if routes(sparse) else "it does not either"
     told = (
-        f"Paid for information, the best two of four acting (`--policy informed --top 2`), {verdict}: another "
-        f"task's weights take {number(sparse['success'])} to {swapped} (before: "
-        f"{number(usual['success'])} to {number(usual['changed'][ANOTHER]['success'])}; {episodes} episodes, "
-        "for choices)."
+        f"Paid to tell situations apart, the best two of four acting (`--policy informed --top 2`), {verdict}: "
+        f"another task's weights take {number(sparse['success'])} to {swapped} (before: {number(usual['success'])} to "
+        f"{number(usual['changed'][ANOTHER]['success'])}; one seed, {episodes} episodes, for choices)."
     )
     return " ".join([told, *gained(study), *([named(found[READ])] if READ in found else [])])
 
@@ -157,8 +157,10 @@ def gained(study: Path) -> list[str]:
                         ("fifty", (f"fifty/{SPARSE}", "fifty/softmax"))):  # fmt: skip
         pair = paired(study, *(f"router/{name}-s[0-9].json" for name in names))
         if seeds := len(pair[0]):
-            told.append(f"{crossed_difference(*map(redrawn, pair))} on {what} tasks ({seeds} seed{'s' * (seeds > 1)})")
-    return [f"On new episodes success changes by {' and '.join(told)} points."] if told else []
+            change = crossed_difference(*map(redrawn, pair))
+            where = f"on {what}" if told else f"points on {what} tasks"
+            told.append(f"{change} {where} ({seeds} seed{'s' * (seeds > 1)})")
+    return [f"On new episodes success changes by {' and '.join(told)}."] if told else []
 
 
 def by_name(study: Path, pattern: str) -> dict[str, list[dict]]:
@@ -292,16 +294,18 @@ def rivals(study: Path) -> list[str]:
 
 
 def diffusion_finding(study: Path) -> str:
-    """Whether diffusion is needed: a plain network beside it, on data with one way to do it, and with two."""
-    told = {setting: (minus(study, "baselines", f"{setting}-bc", f"{setting}-fdp"),
-                      len(paired(study, *(f"router/baselines/{setting}-{p}-s[0-9].json" for p in ("bc", "fdp")))[0]))
-            for setting in ("mt6-25", "two-ways")}  # fmt: skip
-    if not all(change for change, _ in told.values()):
-        raise NotMeasured("`study/router/baselines/*-bc-s*.json`")
-    (six, seeds), (ways, _) = told["mt6-25"], told["two-ways"]
-    return (f"Diffusion pays: regression by a network of the same size (`--policy bc`) changes success by {six} points "
-            f"on six tasks, by {ways} where demonstrations go around a wall on either side ({seeds} "
-            f"seed{'s' * (seeds > 1)}).")  # fmt: skip
+    """Whether diffusion is needed: regression beside it, on data with one way to do it, and with two."""
+    told = []
+    for setting, where in (("mt6-25", "on six tasks with 25 demonstrations"),
+                           ("two-ways", "where demonstrations go around a wall on either side")):  # fmt: skip
+        pair = paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in ("bc", "fdp")))
+        if not (seeds := len(pair[0])):
+            raise NotMeasured(f"`study/router/baselines/{setting}-bc-s*.json`")
+        told.append((crossed_difference(*map(redrawn, pair)), f"{where} ({seeds} seed{'s' * (seeds > 1)})"))
+    pays = sum(change.high < 0 for change, _ in told)
+    verdict = ("Diffusion is not shown to pay", "Diffusion pays in one of two cases", "Diffusion pays")[pays]
+    (one, here), (two, there) = told
+    return f"{verdict}: beside fdp, plain regression (`--policy bc`) has {one} points {here}, {two} {there}."
 
 
 def how_many(study: Path) -> list[str]:
