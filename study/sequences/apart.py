@@ -27,8 +27,9 @@ def skill(task: str) -> tuple[str, str]:
 
 
 TABLE = [
-    [(f"{HOME}/{FIRST}/model.safetensors",
-      f"python train.py --tasks {FIRST} --executed 2 --eval-episodes 0 --overwrite --out {HOME}/{FIRST}")],
+    [(f"{HOME}/{FIRST}/evaluation.json",  # the last thing; weights are there from the first checkpoint on
+      f"python train.py --tasks {FIRST} --executed 2 --eval-episodes 0 --overwrite --out {HOME}/{FIRST}",
+      f"python evaluate.py --run {HOME}/{FIRST} --episodes 10 --seed 400")],
     [skill(task) for task in OTHERS],
     [(f"{HOME}/all/model.safetensors",
       f"python skills.py --run {HOME}/{FIRST} --put {','.join(SKILLS)} --out {HOME}/all")],
