@@ -290,7 +290,7 @@ def main(config: EvaluateConfig) -> dict:
     source = {**provenance(config.seed, str(device)), "training": training_record(folder, policy)}
     check_shift(config.shift, tasks)
     other = "-even" * config.even + f"-{config.shift}" * bool(config.shift)
-    other += f"-executed-{config.executed}" * bool(config.executed)
+    other += f"-executed-{config.executed}" * (config.executed is not None)
     path = Path(config.out) if config.out else folder / f"evaluation{other}.json"
     check_output(path, "mean_success")
     check_inner(path.parent)

@@ -389,13 +389,13 @@ def evaluated(
     seeds = block_seeds(seed, episodes)
     policy = runs.load_policy(run, device)
     how = dict(zip(("sampler", "sampling_steps"), policy.choose_sampler(), strict=True))
-    executed = policy.config.executed
     how["training"] = runs.training_record(run, policy)  # of these weights, not of an earlier checkpoint
     for made in (run / "evaluation.json", path):
         try:
             result = files.read_json(made)
             same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)
-            same = same and result.get("executed", executed) == executed  # older ones do not say: the policy's own
+            looks = policy.config.executed
+            same = same and result.get("executed", looks) == looks  # older files do not say: the policy's own
             block = [seeds[0], seeds[-1]]
             if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):
                 evaluate.table(result)  # all that is read of it is there

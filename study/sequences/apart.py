@@ -3,11 +3,12 @@ put together afterwards. Two hours on 2 cores.
 
     python study/grid.py study/sequences/apart.py && python study/report.py
 
-Such a stage is the same, bit for bit, whether it is learned in turn (`adapt.py --sequence mt50 --lean-on base`) or
-here. What is otherwise than in study/sequences/table.py: 2000 steps for each task instead of 1000, adapt.py's own, and
-two actions before looking again instead of four. Block 18, on which nothing was chosen. Expected before it was run: an
-average of 0.955 (in turn, with 1000 steps and four actions, 0.913; the expert has 0.988), because on the block for
-choices stick-pull went from 21 of 50 to 46 with 3000 steps, and handle-pull-side from 13 to 45 with two actions.
+Such a stage begins with the first policy alone, whether it is learned in turn (`adapt.py --sequence mt50 --lean-on
+base`) or here, and becomes the same (LOG.md: compared for one task). What is otherwise than in
+study/sequences/table.py: 2000 steps for each task instead of 1000, adapt.py's own, and two actions before looking again
+instead of four. Block 18, on which nothing was chosen. Expected before it was run: an average of 0.955 (in turn, with
+1000 steps and four actions, 0.913; the expert has 0.988), because on the block for choices stick-pull went from 21 of
+50 to 46 with 3000 steps, and handle-pull-side from 13 to 45 with two actions.
 """
 
 from envs.metaworld import TASKS

@@ -113,9 +113,9 @@ def upon_one_task(study: Path) -> list[str]:
             for name, (how, steps, looks) in NARROW.items() if name in found
             for task, entry in found[name]["tasks"].items() if task != "assembly"]  # fmt: skip
     return [
-        *text("A stage upon a policy of a single task (assembly, 1000 steps, as the fifty in turn begin), 50 "
-              "demonstrations, block 400: what was "
-              "looked at before and after all fifty were learned in turn. Commands: `study/sequences/choice/*.json`."),
+        *text("A stage upon a policy of a single task (assembly, 1000 steps: the first stage of all fifty in turn, "
+              "`runs/base` in some commands), 50 demonstrations, block 400: what was looked at before and after all "
+              "fifty were learned in turn. Commands: `study/sequences/choice/*.json`."),
         *table(["stage", "steps", "actions before looking again", "task", "success", "expert"], rows),
     ]  # fmt: skip
 
