@@ -10,11 +10,11 @@
 | router        | the router                                                | the paper's router-only adaptation       |
 | components    | some of the existing components, and the router           | the paper's fine-tuning of a subset      |
 | full          | everything                                                | the baseline that forgets                |
-| scratch       | a fresh policy, on the new tasks alone                    | the lower line of every plot             |
+| scratch       | a fresh policy, on the new tasks alone                    | the baseline that transfers nothing      |
 
-With every mode the new tasks' embeddings train too: they are what a name means. The encoder is frozen (the frozen
-components see through it), except with full, scratch and --train-encoder; exact gives the new tasks a correction of it,
-of low rank (encoder.py, `Residual`), without which few steps are not enough. Its statistics are not taken again.
+A *stage* is one round of learning: a task, or several together. A new task's embedding, what its name means, always
+trains. The encoder is frozen, since frozen components see through it (not with full, scratch, --train-encoder); with
+exact the stage adds a low-rank correction, for its own tasks only: encoder.py, `Residual`. Mean and scale stay.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
@@ -63,7 +63,7 @@ class AdaptConfig:
     tasks: str = ""  # new tasks, learned together
     sequence: str = ""  # or: new tasks, learned one after another, all known tasks evaluated after each
     mode: Literal["add-component", "router", "components", "full", "scratch"] = "add-component"  # what trains
-    retain: Literal["exact", "replay", "paper"] | None = None  # default exact; paper where old parts may move
+    retain: Literal["exact", "replay", "paper"] | None = None  # default exact; paper if anything old trains
     new_components: int = 1  # how many add-component adds, at each stage
     start_from: str = "most-used"  # what they copy: most-used on the new demonstrations | random | numbers, such as 0,2
     train_components: str = ""  # mode components: which, such as 0,2
@@ -72,7 +72,7 @@ class AdaptConfig:
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
-    copies: int | None = None  # made of each, as if things stood elsewhere (envs/elsewhere.py); default 100, of up to 3
+    copies: int | None = None  # per demonstration, with things moved (envs/elsewhere.py); default 100 up to 3, else 0
     steps: int | None = None  # optimiser steps of a stage; default 2000 for each new task
     batch_size: int = 64
     lr: float = 1e-3  # schedule, weight decay, clipping and averaging are train.py's
@@ -92,14 +92,14 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     """A larger policy that begins as the same function: K + n components, old and new tasks. -> (its variant, it).
 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
-    what is different. If its row of the router is a copy too, with log 2 taken off both (softmax), the two share what
-    the one had, and the grown policy does what the old one did, up to rounding: learning begins where the old policy
-    ends. (With a random start it begins elsewhere, and with the affine router, whose mean over all logits new rows
-    change.) Several new ones copy different components: twins with the same weight get the same gradient, forever.
+    what is different. Its row of the router is a copy too, and log 2 is taken off both logits (softmax): the two share
+    the weight of the one, so the grown policy does what the old one did, up to rounding. (Not so with a random start,
+    nor with the affine router: new logits move the mean that it subtracts.) Several new ones copy different components:
+    twins with the same weight would get the same gradient, forever.
 
-    variant: "fdp", "staged" or a fork; tasks: names to add, which start with the mean of the known tasks' embeddings;
-    count: n, may be 0; copied: which component each new one copies, none to start at random; rank: as a new stage with
-    a router and a correction of the encoder of its own, which has this rank (variants/staged.py); None: no stage.
+    variant: "fdp", "staged" or a fork; tasks: names to add, which start at the mean of the known embeddings; count: n,
+    may be 0; copied: the component that each new one copies, [] to start at random; rank: of the correction, if this is
+    a new stage with its own router and correction of the encoder (variants/staged.py); None: no stage.
     """
     old, state = policy.config, dict(policy.state_dict())
     settings = asdict(old) | {"tasks": [*old.tasks, *tasks], "components": old.components + count}
@@ -109,10 +109,10 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     stages.check_grown(state, grown.state_dict())
     with torch.no_grad():
         for name, value in grown.state_dict().items():
-            if name in state:  # what is new, in rows, columns or whole, keeps what `build` drew for it
+            if name in state:  # into the first rows and columns; those beyond keep what `build` drew at random
                 value[tuple(map(slice, state[name].shape))] = state[name]
         used = rows(old.stages[-1][0]) if rank is not None and hasattr(old, "stages") else []
-        if used != list(range(len(used))):
+        if used != list(range(len(used))):  # the copied router's rows were for some components, such as 0, 1, 5
             spread_rows(newest_router(grown), used)
         if old.task_conditioning == "name":
             known = grown.task_embedding.weight[: len(old.tasks)]

@@ -49,8 +49,8 @@ def make_encoder(parts: dict, condition_dim: int, differences: tuple[Difference,
 
 
 def augmented(encoder: nn.Module, observation: Observation) -> Observation:
-    """What the encoder is trained on in the place of an observation. (The policy asks in training mode; a frozen
-    encoder is not in it, and the correction that learns to see through it needs the same.)"""
+    """The observation, augmented if the encoder can. (`Policy.encode` asks if the *policy* is in training mode, not the
+    encoder: in adapt.py that is frozen, but the correction that learns upon it needs augmented pictures too.)"""
     return encoder.augment(observation) if hasattr(encoder, "augment") else observation
 
 
@@ -109,7 +109,7 @@ class StateEncoder(nn.Module):
         return (self.numbers(observation) - self.mean) / self.scale
 
     def numbers(self, observation: Observation) -> Tensor:
-        """{part: (B, *shape)} -> (B, F): frame by frame, then what has no frames, then how things lie to each other.
+        """{part: (B, *shape)} -> (B, F): parts with frames, frame by frame; parts without; differences of positions.
 
         What the hand has to do depends on where the object is *from the hand*. A network can learn to subtract, but
         from 25 demonstrations it learns it for 25 object positions, and misses a peg by millimetres at the 26th.
@@ -137,13 +137,13 @@ class SpatialSoftmax(nn.Module):
         share = features.flatten(2).float().softmax(-1)  # (B, channels, h w)
         y, x = (torch.linspace(-1, 1, n, device=share.device) for n in features.shape[2:])
         places = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))])  # (2, h w)
-        # No matrix product: under autocast its places would be rounded to bf16, to the next of some hundred.
+        # Not as a matrix product: autocast would round the coordinates to bf16, which has only some hundred of them.
         return (share[:, :, None] * places).sum(-1).flatten(1)
 
 
 def small_eye() -> nn.Sequential:
-    """(B, 3, h, w) -> (B, 128). On a CPU the first layers decide: large steps leave little to compute, and no
-    normalisation, which would read everything twice. At 64 pixels a picture takes a quarter of a millisecond."""
+    """(B, 3, h, w) -> (B, 128), for a CPU, where the first layers cost most: large strides leave few places to compute,
+    and there is no normalisation, which reads everything twice. A picture of 64 pixels takes a quarter of a ms."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
         nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), SpatialSoftmax(),
@@ -246,12 +246,12 @@ class PixelsEncoder(nn.Module):
 
 
 class Residual(nn.Module):
-    """What is added to a frozen encoder, so that a new task may see what no old one needed: W + A B in the place of
-    each weight W, b + d in that of its bias (LoRA, arXiv 2106.09685, section 4.1, whose A is our B).
+    """What is added to a frozen encoder, so that a new task may see what no old one needed: W + A @ B in the place of
+    each weight W, b + d in that of its bias b. This is LoRA (arXiv 2106.09685, section 4.1) with its letters swapped:
+    the paper writes W + B A. (Here A and B are these matrices, not the axes of the legend.)
 
-    A (outputs, r) and d are zero at first: learning begins with the encoder as it was. B (r, inputs) is drawn; if it
-    were zero too, neither would ever get a gradient. The encoder itself is only read, so whoever sees through it alone
-    sees what it always saw.
+    A (outputs, r) and d start at zero, so learning begins with the encoder as it was. B (r, inputs) starts random: if
+    both were zero, neither would get a gradient. The encoder itself never changes, and neither does what old tasks see.
 
     Args:
         encoder: any module; its linear layers and convolutions are corrected, all else stays as it is.

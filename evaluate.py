@@ -4,7 +4,7 @@
 
 Success: the environment's success flag at any step of the episode, which then ends; failure: an episode without it
 (500 steps in MetaWorld). Episode i of every task has seed 1_000_000 + 10_000 * --seed + i: the same episodes for every
-policy, and never one that a demonstration came from. No choice is made here: weights are always the last EMA weights.
+policy, and never one of a demonstration. No checkpoint is chosen: weights are the last running average (train.py).
 Exit code 0: all were played; 2: input that is refused; 3: episodes were lost, and the success is that of the others.
 """
 
@@ -102,7 +102,7 @@ def evaluate(
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
 
     Every number that this project reports comes from here. steps: network calls per chunk; workers: processes; padded:
-    always a full batch, in which no rounding depends on how many other episodes run: the same bits in pieces as whole;
+    fill each batch up to its full size, so that rounding, and so an episode, does not depend on how many others run;
     roller: simulators that another evaluation used before (starting new ones takes seconds); every: return all episodes
     with their weights, not only the first ones; shift: what looks otherwise than in training, of envs/pixels.py.
     Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
@@ -123,7 +123,7 @@ def evaluate(
         nonlocal policy_seconds
         begin = time.perf_counter()
         noise, n = starting_noise(policy, playing, chunks), len(playing)
-        rows = [*range(n), *[0] * (roller.slots // 2 - n if padded else 0)]
+        rows = [*range(n), *[0] * (roller.slots // 2 - n if padded else 0)]  # full: half of all slots
         observations = {name: x[rows] for name, x in observations.items()}
         actions, w = policy.act(observations, [playing[i].task for i in rows], sampler, steps, noise[rows], generator)
         policy_seconds += time.perf_counter() - begin

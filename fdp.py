@@ -12,7 +12,7 @@ an idea of your own, copy this file to variants/mine.py, or subclass `Policy` th
     build_encoder  what it sees              weigh    who counts how much      loss     what it learns from
     build          components and router     compose  how answers are joined   sample   how it acts
 
-Paper name -> variable:  o observation | a^0 clean | a^t noisy_actions | eps_k self.components | w_k weights
+Paper name -> variable:  o observation | a_0 clean | a_t noisy_actions | eps_k self.components | w_k weights
 Axis legend: B batch, K components, H action horizon, A action dim, C condition dim, T diffusion steps
 """
 
@@ -103,19 +103,19 @@ class Policy(nn.Module):
     def compose(self, noisy_actions: Tensor, step: Tensor, condition: Tensor, weights: Tensor) -> Tensor:
         """sum_k w_k(o) * eps_k(a_t, t, o): (B, H, A), (B,), (B, C), (B, K) -> (B, H, A).
 
-        Why a sum. A noise prediction is, up to -1/sqrt(1 - ab_t), the score: the gradient of log p(a_t | o). Adding
-        scores adds log-densities, and so multiplies densities (so does adding velocities: sampler.py, `to_noise`):
+        Why a sum. The perfect noise prediction, times -1/sqrt(1 - ab_t), is the score: the gradient of log p(a_t | o).
+        A sum of scores is a sum of log-densities, a product of densities (for other targets: sampler.py, `to_noise`):
 
-            sum_k w_k grad log p_k(a)  =  grad log prod_k p_k(a)^w_k
+            sum_k w_k grad log p_k(a_t)  =  grad log prod_k p_k(a_t)^w_k
 
-        If each eps_k is the score of a density, the policy is their *product*: an action is likely where all
-        components with weight agree. Training fits the sum alone: whether they are is a question. (A mixture, by
-        contrast, would add densities: an action would be likely where *any* component likes it, and sampling would
-        first pick one.) At high noise this is an approximation: noising a product is not the product of the noised.
+        So if each eps_k stands for a density, an action is likely where all components that have weight agree. (A
+        mixture would add densities: an action would be likely where *any* component likes it, and sampling would first
+        pick one.) Two caveats: training fits the sum alone, so a single eps_k need not stand for any density; and this
+        is the product of the noised densities, which is not the noised product at the noise levels in between.
 
         Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all components get gradient at every
         sample, in proportion to their weight. A top-k router, as in a sparse mixture of experts (variants/moe.py),
-        starves those it does not choose and needs a load-balancing loss; here there is nothing to balance.
+        starves those it does not choose and needs a load-balancing loss. A softmax starves none (but see router.py).
         """
         predictions = self.components(noisy_actions, step, condition)  # (K, B, H, A)
         return torch.einsum("kbha,bk->bha", predictions, weights)
@@ -125,8 +125,8 @@ class Policy(nn.Module):
         return self.compose(noisy_actions, step, condition, self.weigh(condition, step) if weights is None else weights)
 
     def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:
-        """Router weights (B, K), from what the encoder saw and the task's name. They stay the same over the denoising
-        steps: `step` (B,), for routers that want it (`router_sees_step`), is None where nothing is being denoised."""
+        """Condition (B, C) -> weights (B, K), the same at all denoising steps of a chunk. Only a fork that sets
+        `router_sees_step` may use `step` (B,); it is None where nothing is being denoised, as when usage is logged."""
         return self.router(condition)
 
     def encode(self, observation: Observation, task: Tensor) -> Tensor:
@@ -165,16 +165,16 @@ class Policy(nn.Module):
         """Observations {part: (B, *shape)} and their tasks -> action chunks (B, H, A) in the environment's units, and
         weights (B, K), as arrays.
 
-        noise: the starting point (B, H, A), which alone decides the result of a deterministic sampler.
+        noise: the starting point (B, H, A), drawn if not given; for ddim and dpm the only thing random here.
         Raises ValueError for an unknown task or sampler, or a step count the schedule does not have.
         """
-        chosen, shape = self.choose_sampler(sampler_name, sampling_steps), (self.config.horizon, self.config.action_dim)
-        seen = {name: torch.as_tensor(np.asarray(observation[name]), dtype=torch.float32, device=self.device)
-                for name in self.config.observation}  # fmt: skip
+        c, (name, steps) = self.config, self.choose_sampler(sampler_name, sampling_steps)
+        seen = {part: torch.as_tensor(np.asarray(observation[part]), dtype=torch.float32, device=self.device)
+                for part in c.observation}  # fmt: skip
         if noise is None:
-            noise = torch.randn((len(tasks), *shape), generator=generator, device=self.device)
+            noise = torch.randn((len(tasks), c.horizon, c.action_dim), generator=generator, device=self.device)
         condition = self.encode(seen, self.task_index(tasks).to(self.device))
-        clean, weights = self.sample(condition, noise.to(self.device), *chosen, generator)
+        clean, weights = self.sample(condition, noise.to(self.device), name, steps, generator)
         return self.denormalize(clean).cpu().numpy(), weights.cpu().numpy()
 
     def choose_sampler(self, name: str | None = None, steps: int | None = None) -> tuple[str, int]:
@@ -184,18 +184,18 @@ class Policy(nn.Module):
 
     def sample(self, condition: Tensor, noise: Tensor, name: str, steps: int, generator=None) -> tuple[Tensor, Tensor]:
         """Condition (B, C) and pure noise (B, H, A) -> clean actions (B, H, A) in [-1, 1], weights (B, K)."""
-        weights = None if self.router_sees_step else self.weigh(condition)  # once per chunk, not once per step
-        used = []
+        weights = [] if self.router_sees_step else [self.weigh(condition)]  # once per chunk, not once per step
 
         def predict_noise(noisy_actions: Tensor, step: Tensor) -> Tensor:
-            used.append(self.weigh(condition, step) if weights is None else weights)
-            prediction = self(noisy_actions, step, condition, used[-1])
+            if self.router_sees_step:
+                weights.append(self.weigh(condition, step))
+            prediction = self(noisy_actions, step, condition, weights[-1])
             return sampler.to_noise(self.config.target, prediction, noisy_actions, self.alpha_bar_32[step])
 
         clean = sampler.SAMPLERS[name](predict_noise, noise, self.alpha_bar, steps, generator=generator)
-        return clean, torch.stack(used).mean(0) if weights is None else weights
+        return clean, torch.stack(weights).mean(0)  # of one, or over the steps
 
-    # ------------------------------------------------------------------------------------------ small change
+    # ------------------------------------------------------------------------------------------ helpers
 
     @property
     def device(self) -> torch.device:

@@ -4,14 +4,13 @@ Diffusion in one paragraph. Take a clean action chunk x_0, and mix it with Gauss
 
     x_t = sqrt(ab_t) * x_0 + sqrt(1 - ab_t) * e                  (Ho et al. 2020, DDPM, equation 4)
 
-where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. (x_0 is the papers' name for
-clean data. They count steps from 1 to T, so that step 0 is no noise; our step t is their t + 1.) A network learns to
-say which noise e is in x_t. Sampling runs the film backwards: start at pure noise, ask the network, take
-away a little of the noise it sees, ask again. Everything below is arithmetic on that one equation.
+where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. A *chunk* is the next H actions:
+here x, with noise e, as in papers on sampling; in fdp.py a, with noise eps. (Those papers count steps from 1 to T; our
+t = 0 is their 1.) A network learns to say which noise is in x_t. Sampling goes backwards: start at pure noise, ask the
+network, take away a little of the noise it sees, ask again. Everything below is arithmetic on that one equation.
 
-A sampler is a pure function. It receives `predict_noise(x_t, t) -> e`, with x_t (B, H, A) and t (B,), and never
-learns whether that is one U-Net, a weighted sum of K of them, or a test's exact answer. It is chosen when
-acting, not when training: every checkpoint works with every sampler.
+A sampler gets `predict_noise(x_t, t) -> e`, with x_t (B, H, A) and t (B,), and cannot tell one U-Net from a weighted
+sum of K. It is chosen when acting, not when training: every checkpoint works with every sampler.
 
 Axis legend: B batch, H action horizon, A action dim, T diffusion steps (100).
 """
@@ -29,8 +28,8 @@ TARGETS = ("noise", "clean", "velocity")
 def squared_cosine_schedule(T: int) -> Tensor:
     """alpha bar for t = 0 .. T-1, float64 (T,). Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
 
-    The cosine spends many steps at medium noise, where actions take shape. (The older linear schedule with T=100
-    ends at ab = 0.36: a third of the signal is still there, yet sampling would start from pure noise.)
+    The cosine spends many steps at medium noise, where actions take shape. (DDPM's linear schedule, cut to T=100, ends
+    at ab = 0.36: x_T would still hold 0.6 of the action's amplitude, yet sampling would start from pure noise.)
     """
 
     def f(u: float) -> float:
@@ -49,12 +48,14 @@ def add_noise(clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
 
 
 def wanted(target: str, clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
-    """What a perfect network would predict, (B, H, A), for one of the three TARGETS; alpha bar at each step (B,)."""
+    """What the network is trained to predict, (B, H, A), for one of the three TARGETS; alpha bar at each step (B,)."""
     if target == "noise":  # DDPM's objective, and the paper's
         return noise
     if target == "clean":
         return clean
-    a = alpha_bar_t[:, None, None]  # velocity, Salimans & Ho 2022 (arXiv 2202.00512), section 4
+    # Velocity (Salimans & Ho 2022, arXiv 2202.00512, section 4): write sqrt(ab) = cos(phi), sqrt(1-ab) = sin(phi). Then
+    # x_t walks a quarter circle from clean (phi = 0) to noise, and this is d x_t / d phi, the direction it goes in.
+    a = alpha_bar_t[:, None, None]
     return a.sqrt() * noise - (1 - a).sqrt() * clean
 
 
@@ -70,10 +71,10 @@ def to_noise(target: str, prediction: Tensor, noisy: Tensor, alpha_bar_t: Tensor
 
         sum_k w_k (c x_t + d y_k)  =  c x_t (sum_k w_k) + d sum_k w_k y_k  =  c x_t + d (sum_k w_k y_k)
 
-    What differs is how much each step counts in the loss. An error in `clean` counts the same at all steps; the same
-    error seen as `noise` is weighted by ab/(1-ab), the signal-to-noise ratio: 1600 at t = 0, 1 in the middle, nothing
-    at t = T - 1; seen as `velocity`, by 1/(1-ab), which is that ratio plus one: precise steps count as with `noise`,
-    rough ones as with `clean`.
+    What differs is how much each step counts in the loss. Take the same error of the implied clean action at every t.
+    With target `clean` it costs the same at every t. With `noise` it costs ab/(1-ab) times as much, the signal-to-noise
+    ratio: 1600 at t = 0, 1 in the middle, nothing at t = T - 1. With `velocity` it costs that plus one: little noise,
+    where precision is decided, counts as with `noise`, and much noise is not ignored. Hence it is the default.
     """
     a = alpha_bar_t[:, None, None]
     if target == "noise":
@@ -110,8 +111,8 @@ def _walk(alpha_bar: Tensor, steps: int):
 def _predict_clean(predict_noise: PredictNoise, x: Tensor, t: int, ab: float, clip: bool) -> Tensor:
     """Ask the network, solve the mixing equation for x_0 = (x_t - sqrt(1 - ab) e) / sqrt(ab), and clip.
 
-    Early on sqrt(ab) is tiny, so a small error in e becomes a huge x_0. Normalised actions lie in [-1, 1], so anything
-    outside is certainly wrong; clipping it keeps the first steps from throwing the chunk off the data.
+    Early on sqrt(ab) is tiny: an error in a *predicted* e becomes a huge one in x_0 (not so in a predicted velocity:
+    x_0 = sqrt(ab) x_t - sqrt(1 - ab) v). Normalised actions lie in [-1, 1], so anything outside is certainly wrong.
     """
     noise = predict_noise(x, torch.full((len(x),), t, device=x.device))
     clean = (x - math.sqrt(1 - ab) * noise) / math.sqrt(ab)
@@ -128,10 +129,10 @@ def ddpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tenso
     """
     for t, ab, ab_next in _walk(alpha_bar, resolve_steps("ddpm", steps, len(alpha_bar))):
         clean = _predict_clean(predict_noise, x, t, ab, clip)
-        beta = 1 - ab / ab_next  # of the noise that noising added between these two steps
-        # q(x_{t-1} | x_t, x_0) is Gaussian. Its mean lies between where the clean action says x should be ...
+        beta = 1 - ab / ab_next  # variance that noising adds from the next, cleaner step to this one
+        # q(x_{t-1} | x_t, x_0) is Gaussian. Its mean is a weighted sum of the predicted x_0 and of x_t ...
         x = math.sqrt(ab_next) * beta / (1 - ab) * clean + math.sqrt(ab / ab_next) * (1 - ab_next) / (1 - ab) * x
-        # ... and where x is; its variance is the noise to put back. None after the last step (ab_next = 1): noise there
+        # ... and fresh noise of its variance is put back; not after the last step (ab_next = 1, variance 0), where it
         # would go straight to the robot.
         if t > 0:
             fresh = torch.randn(x.shape, generator=generator, device=x.device)
@@ -159,11 +160,10 @@ def ddim(predict_noise, x, alpha_bar, steps, clip=True, eta=0.0, generator=None)
 def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
     """DPM-Solver++(2M), deterministic. Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
 
-    With ever smaller steps, DDIM follows a differential equation. Between two network calls this solves it exactly but
-    for one thing: how the predicted clean action
-    changes on the way. DDIM assumes that it does not (first order). This assumes that it goes on changing as it did
-    over the previous step (second order), at no further network call. The natural clock of that ODE is `lam`, half
-    the log of the signal-to-noise ratio ab / (1 - ab).
+    With ever smaller steps, DDIM follows a differential equation. It solves that exactly as long as the predicted clean
+    action stays the same between two network calls (first order). It does not. So this takes the prediction expected
+    halfway, if the change goes on as over the previous step (second order), without calling the network again. Halfway
+    is by the equation's own clock: `lam`, half the log of the signal-to-noise ratio ab / (1 - ab).
     """
     previous = None  # (lam, clean) of the step before
     for t, ab, ab_next in _walk(alpha_bar, steps):
@@ -172,11 +172,11 @@ def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor
             return clean  # lam of clean data is infinite; the limit of the update is the prediction itself
         lam, lam_next = (0.5 * math.log(a / (1 - a)) for a in (ab, ab_next))
         h = lam_next - lam
-        slope_point = clean
+        halfway = clean  # the first step is one of DDIM: nothing to extrapolate from
         if previous is not None:
-            ratio = (lam - previous[0]) / h  # the algorithm's r_i
-            slope_point = (1 + 1 / (2 * ratio)) * clean - 1 / (2 * ratio) * previous[1]
-        x = math.sqrt((1 - ab_next) / (1 - ab)) * x - math.sqrt(ab_next) * math.expm1(-h) * slope_point
+            r = (lam - previous[0]) / h  # length of the step before, in steps like this one
+            halfway = (1 + 1 / (2 * r)) * clean - 1 / (2 * r) * previous[1]  # clean + (clean - previous) / (2 r)
+        x = math.sqrt((1 - ab_next) / (1 - ab)) * x - math.sqrt(ab_next) * math.expm1(-h) * halfway
         previous = (lam, clean)
     raise AssertionError("unreachable: the walk always ends at clean data")
 

@@ -63,9 +63,9 @@ def take_apart(policy) -> tuple:
     if not hasattr(policy.config, "stages"):
         return policy, []
     c, state, stacked = policy.config, policy.state_dict(), stack(policy)
-    pieces, components, tasks = [], 0, 0
+    pieces, components, tasks = [], 0, 0  # how many components and tasks have gone into pieces so far
     for number, (used, names) in enumerate(c.stages):
-        new = max(components, max(rows(used)) + 1)
+        new = max(components, max(rows(used)) + 1)  # components up to here: the stages' own lie one after another
         piece = {}
         for name, x in state.items():
             part, _, rest = name.partition(".")
@@ -89,7 +89,7 @@ def take_apart(policy) -> tuple:
         raise BadInput(f"the stages of this policy do not come apart: {error!s:.200}") from error
     base, skills = base.to(policy.device).eval(), []
     for number, (used, names) in enumerate(c.stages[1:], 1):
-        alone = number == 1 or not isinstance(used, int)
+        alone = number == 1 or not isinstance(used, int)  # a list: it leans on the base; a number: on all before it
         skills.append(Skill(list(names), pieces[number], identity(base, [] if alone else skills)))
     return base, skills
 

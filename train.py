@@ -3,8 +3,8 @@
     python train.py --tasks reach,push --components 4            # minutes on a laptop CPU
     python train.py --tasks mt6 --components 4 --size base       # the paper-sized network, for one GPU
 
-In order, visible in this file: demonstrations, windows, policy, the loop (sample, noise, predict, loss, step, average,
-log, save), evaluation. Everything lands in one run folder; see plumbing/runs.py for what is in it.
+Read `main`, near the end, first: policy, demonstrations cut into windows, the loop (sample, noise, predict, loss, step,
+average, log, save), evaluation. Everything lands in one run folder; see plumbing/runs.py for what is in it.
 """
 
 from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
@@ -53,7 +53,7 @@ class TrainConfig:
     executed: int = 4  # of these, carried out before looking again; 8 is half the work and loses precision (LOG.md)
     demos_per_task: int = 50  # expert episodes; collected once and kept
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations: other seeds, a dataset of their own
-    steps: int | None = None  # optimiser steps; default 2000 for each task (precise ones need them), 40,000 at most
+    steps: int | None = None  # optimiser steps; default 2000 times the number of tasks, 40,000 at most
     batch_size: int = 64  # windows per step; small, because many small steps beat fewer large ones here (LOG.md)
     lr: float = 1e-3  # peak learning rate: linear warm-up over 100 steps, then a cosine to zero
     weight_decay: float = 1e-4  # hardly any; no other value was tried
@@ -85,10 +85,10 @@ def check(config: TrainConfig) -> None:
 
 
 class Windows:
-    """Every window of every demonstration, on the device: 50 demonstrations of a task are 1 MB, with pictures 120.
+    """The training samples: a window is an observation and the H actions from there on; one begins at every step.
 
-    observations {part: (N, *shape)}, actions (N, H, A), task_ids (N,) as the policy numbers tasks, of_task (N,) as they
-    stand in `tasks` (a policy that is not told the task has one number for all).
+    observations {part: (N, *shape)}, actions (N, H, A), task_ids (N,): the policy's index of the task (all 0 if it is
+    not told the task), of_task (N,): index into `tasks`. On the device: 1 MB for 50 demonstrations, with pictures 120.
     """
 
     def __init__(self, policy, tasks: list[str], demos: dict[str, list[dict]], device: torch.device):
@@ -123,7 +123,7 @@ def draw_noise(policy, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
 def learning_rate(config, step: int) -> float:
     """Warm-up, because Adam's first estimates of the gradient's scale are poor; cosine, because a small rate at the end
-    averages out what is left of the noise. Positive at step 0 and at the last step."""
+    averages out the randomness of the batches. Positive at step 0 and at the last step."""
     warm_up = min(100, max(1, config.steps // 10))
     return config.lr * min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
@@ -141,7 +141,7 @@ def split(loss) -> tuple[torch.Tensor, dict]:
 
 
 def default_steps(tasks: int) -> int:
-    """Optimiser steps for so many tasks: what they share is learned once."""
+    """Optimiser steps for so many tasks. Capped, because much of what they need is shared, and learned once."""
     return min(2000 * tasks, 40_000)
 
 
@@ -149,8 +149,8 @@ class Learner:
     """What training changes: weights, the optimiser's memory, and the running average of the weights.
 
     The average over the last part of training acts better than the last weights, whose noise the cosine schedule only
-    partly removes; it is what is saved, evaluated and reported. It covers what learns and floating-point statistics
-    (of a BatchNorm, say), which belong to the weights that they were taken with. What is frozen is in neither.
+    partly removes; it is what is saved, evaluated and reported (elsewhere: "EMA"). It covers all parameters that learn,
+    and floating-point statistics (of a BatchNorm, say), which belong to the weights that they were taken with.
     """
 
     def __init__(self, policy, lr=1e-3, weight_decay=1e-4, grad_clip=1.0, precision="auto"):
@@ -184,11 +184,11 @@ class Learner:
             group["lr"] = lr
         bad = ~(total.detach().isfinite() & norm.isfinite())
         losses = parallel.mean(losses | {"skipped": bad.float()})
-        bad = losses.pop("skipped") > 0  # for one of several processes: then for all
-        self.optimizer.found_inf = bad.float()  # what a fused optimiser asks, on the device, before it moves anything
+        bad = losses.pop("skipped") > 0  # bad in one of several processes is bad in all
+        self.optimizer.found_inf = bad.float()  # fused AdamW does nothing where this is 1; no `if`, so no GPU waits
         self.optimizer.step()
         with torch.no_grad():  # or the average would carry the graph of every step so far with it
-            share = (1 - decay) * ~bad  # a skipped step leaves the average alone, too
+            share = (1 - decay) * ~bad  # average += share * (weights - average); 0 if the step was skipped
             torch._foreach_lerp_(self.average, self.tracked, [share.to(x.dtype) for x in self.tracked])
             self.skipped_in_a_row = (self.skipped_in_a_row + 1) * bad
             losses = {name: value.detach().masked_fill(bad, 0) for name, value in losses.items()}

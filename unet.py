@@ -1,4 +1,4 @@
-"""The components of the policy: K 1D temporal U-Nets that predict the noise in an action chunk, or what says the same.
+"""The components of the policy: K 1D temporal U-Nets that predict the noise in an action chunk (or its velocity).
 
     noisy actions (B, H, A), diffusion step (B,), condition (B, C)  ->  prediction (K, B, H, A)
 
@@ -21,7 +21,7 @@ Changed, and why:
     1x1 head: our chunks are 8 steps long, not 16 or more.
   - The skip connection at full resolution is used (the reference stores it and never reads it).
 
-Axis legend (these letters mean the same in every file; N and R are rows, as each place says):
+Axis legend (N is rows of whatever the place says; the other letters mean the same in nearly every file):
     B batch   K components   H action horizon   A action dim   C condition   T diffusion steps
 """
 
@@ -62,7 +62,7 @@ def shift(x: Tensor, s: int) -> Tensor:
 class Conv(nn.Module):
     """K independent convolutions over time, "same" padding: (K, H, B, in) -> (K, H, B, out).
 
-    A convolution is a sum over kernel taps: output[h] = sum_j input[h + j - pad] @ weight[j]. So write the shifted
+    A convolution is a sum over kernel taps: output[h] = sum_j input[h + j - half] @ weight[j]. So write the shifted
     inputs side by side, as channels, and the sum becomes one matrix product. With time as the axis *before* the
     batch, shifting moves whole blocks of memory. (nn.Conv1d has no K axis but by groups=K, and wants time last; the
     products around it would then have to transpose.)
@@ -210,8 +210,8 @@ class UNet(nn.Module):
         With a K axis in front of all three, (K, R, H, A), (K, R), (K, R, C), each component gets rows of its own.
         """
         K = len(self.head.weight)
-        context = torch.cat([sinusoidal_embedding(step, self.step_dim).to(condition.dtype), condition], dim=-1)
-        film = self.film_out(F.silu(self.film_in(context)))  # (K, B, sum of all blocks)
+        embedding = sinusoidal_embedding(step, self.step_dim).to(condition.dtype)  # (B, step_dim)
+        film = self.film_out(F.silu(self.film_in(torch.cat([embedding, condition], dim=-1))))  # (K, B, sum of blocks)
         film = iter(film.unsqueeze(1).split(self.film_sizes, dim=-1))  # one (K, 1, B, 2 * channels) per block
 
         x = noisy_actions.transpose(-3, -2).expand(K, -1, -1, -1)  # (K, H, B, A): time before batch, see Conv

@@ -194,6 +194,16 @@ def compare(one: list[dict], other: list[dict]) -> Difference:
     return difference(by_task(one), by_task(other))
 
 
+def redrawn(results: list[dict]) -> dict[str, np.ndarray]:
+    """task -> (S, 1, E): as the crossed draws want it. A seed has demonstrations of its own, or all have the same."""
+    return {task: x[:, None] for task, x in by_task(results).items()}
+
+
+def compare_seeds(one: list[dict], other: list[dict]) -> Difference:
+    """`compare`, with the training seeds drawn anew, too; the i-th of one is paired with the i-th of the other."""
+    return crossed_difference(redrawn(one), redrawn(other))
+
+
 def number(x: float | None, digits: int = 3) -> str:
     """Rounded twice: the last bits of a sum differ between machines, and would decide where a 5 goes. Never -0."""
     return "-" if x is None else f"{round(round(x, 9), digits) + 0.0:.{digits}f}"

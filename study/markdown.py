@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from plumbing.cli import ROOT
-from study.intervals import compare, number
+from study.intervals import compare, compare_seeds, number, points
 
 STUDY = ROOT / "study"
 FIRST, BLOCK = 1_000_000, 10_000  # episode i of block N has environment seed FIRST + N * BLOCK + i (envs/rollout.py)
@@ -103,6 +103,10 @@ def paired(study: Path, *patterns: str) -> list[list[dict]]:
 
 
 def evenly(study: Path, pattern: str) -> str:
-    """What success changes by, in points, where 1/K stood in for the router's weights. Empty if that was not played."""
+    """What success changes by, in points, where 1/K stood in for the router's weights: with several seeds these are
+    drawn anew, too, and stand beside it. Empty if that was not played."""
     even, usual = paired(study, pattern, pattern.replace("-even", ""))
-    return str(compare(even, usual)) if even else ""
+    if len(even) < 2:
+        return str(compare(even, usual)) if even else ""
+    each = (points(compare([a], [b]).mean) for a, b in zip(even, usual, strict=True))
+    return f"{compare_seeds(even, usual)}; each seed {', '.join(each)}"

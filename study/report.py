@@ -15,7 +15,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from study.adapt.results import (  # noqa: E402
-    DEMOS,
     NEW,
     before,
     budget,
@@ -30,12 +29,21 @@ from study.adapt.results import (  # noqa: E402
 from study.core.results import MT6, commands, core, core_groups, looking, mt6, mt6_difference  # noqa: E402
 from study.forks.results import fork_table, forks  # noqa: E402
 from study.gpu.results import on_a_gpu  # noqa: E402
-from study.intervals import RESAMPLES, by_task, number, success  # noqa: E402
+from study.intervals import RESAMPLES, by_task, compare_seeds, count, number, success  # noqa: E402
 from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, bullets, expert, read, table, text, words  # noqa: E402
 from study.ml45.results import one_demonstration, one_demonstration_finding  # noqa: E402
 from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
 from study.pixels.results import cameras  # noqa: E402
-from study.router.results import by_routing, diffusion_finding, how_many, on_fifty, rivals, routing_finding, waking  # noqa: E402
+from study.router.results import (  # noqa: E402
+    by_routing,
+    dependence,
+    diffusion_finding,
+    how_many,
+    on_fifty,
+    rivals,
+    routing_finding,
+    waking,
+)
 from study.sequences.results import from_nothing, in_turn_finding, upon_one_task  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
 
@@ -136,29 +144,29 @@ def page(study: Path = STUDY) -> str:
 def finding(study: Path) -> list[str]:
     """What there is to know first, flattering or not."""
     found, was, adapted = core_groups(study, *MT6), before(study), ways(study)
-    more, fewer = (mt6_difference(found, demos) for demos in (50, 25))
+    more, fewer = (mt6_difference(found, demos, compare_seeds) for demos in (50, 25))
     rates = [number(success(by_task(found[name]))) for name in MT6]
     successes, n = expert(found[MT6[0]])
     verdict = "does not beat" if more.low <= 0 else "beats"
     fork = {name: success(by_task([forks(study)[name]])) for name in ("mt6-fdp", "mt6-uniform")}
+    alone = count(by_task([forks(study)["mt6-moe-top1-unbalanced"]]))  # which ends up with one component: LOG.md
     exact, full = adapted["add-exact"], adapted["full"]
     new, of = expert([r for mine in adapted.values() for r in mine], NEW)
     share = exact[0]["stage"]["trained_parameters"] / full[0]["stage"]["trained_parameters"]
     return [
-        *text(f"Factorizing {verdict} one network of the same size here: on six tasks the difference is {more} points "
-              f"with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({len(found[MT6[0]])} seeds, "
-              f"95 % intervals; the scripted expert has {number(successes / n)}).", bullet=True),
-        *text("The router hardly routes: trained with weights fixed at 1/K the policy has "
+        *text(f"**Factorizing {verdict} one network of the same size here.** On six tasks the difference is {more} "
+              f"points with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({len(found[MT6[0]])} "
+              f"seeds, drawn anew as episodes are; the scripted expert {number(successes / n)}). These tasks can "
+              f"hardly tell: a single component has {alone}.", bullet=True),
+        *text("**The router hardly routes.** Trained with weights fixed at 1/K the policy has "
               f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (1 seed).",
-              *when_measured(routing_finding, study), bullet=True),
-        *text(f"New tasks are added without forgetting: a stage (a component copied, a router, a correction of the "
-              f"encoder) learns four, two of them easy, to {number(success(new_tasks(exact)))} with {share:.0%} of the "
-              f"parameters (the expert {number(new / of)}), and old tasks keep their actions bit for bit. Fine-tuning "
-              f"everything has {number(success(new_tasks(full)))}, and loses "
-              f"{number(-old_change(full, was).mean, 1)} points on them. "
-              "The honest rival, a policy of a stage's size for each new task alone, has "
-              f"{number(success(new_tasks(adapted['specialist'])))} from the same {DEMOS} demonstrations.",
-              *when_measured(in_turn_finding, study), bullet=True),
+              *when_measured(dependence, study), *when_measured(routing_finding, study), bullet=True),
+        *text("**New tasks are added without forgetting.** Four, two of them easy, come to "
+              f"{number(success(new_tasks(exact)))} with {share:.0%} of the parameters (the expert {number(new / of)}; "
+              f"a small policy of its own for each {number(success(new_tasks(adapted['specialist'])))}), and old tasks "
+              "keep their actions bit for bit. Fine-tuning everything comes to "
+              f"{number(success(new_tasks(full)))}, and costs old tasks {number(-old_change(full, was).mean, 1)} "
+              "points.", *when_measured(in_turn_finding, study), bullet=True),
         *bullets(*(said for function in (one_demonstration_finding, fifty_finding, diffusion_finding)
                    for said in when_measured(function, study)))[:-1],
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from envs.metaworld import TASKS
 from study import intervals, markdown, plots, report
 from study.adapt import results as adapt
 from study.core import results as core
+from study.ml45 import results as ml45
 from study.mt50 import results as mt50
 from study.pixels import results as pixels
 from study.router import results as router
@@ -64,7 +65,7 @@ def test_check_names_the_first_line_that_differs_and_a_run_repairs_it(tmp_path, 
     assert report.main([], tmp_path) == 0
     assert report.main(["--check"], tmp_path) == 0
     page, readme = tmp_path / "study/README.md", tmp_path / "README.md"
-    assert readme.read_text().startswith("# fdp\n\n<!-- finding -->\n- Factorizing does not beat")
+    assert readme.read_text().startswith("# fdp\n\n<!-- finding -->\n- **Factorizing does not beat")
     assert readme.read_text().endswith("\n<!-- /finding -->\nend\n")
 
     page.write_text(page.read_text().replace("887/900", "888/900", 1))
@@ -76,7 +77,7 @@ def test_check_names_the_first_line_that_differs_and_a_run_repairs_it(tmp_path, 
 
     readme.write_text(readme.read_text().replace("Factorizing", "Fusing", 1))
     assert report.main(["--check"], tmp_path) == 1
-    assert capsys.readouterr().err.startswith("README.md, line 4, has '- Fusing")
+    assert capsys.readouterr().err.startswith("README.md, line 4, has '- **Fusing")
     page.write_text(page.read_text() + "more\n")
     assert report.main(["--check"], tmp_path) == 1
     assert "has 'more', and should have None" in capsys.readouterr().err
@@ -243,6 +244,22 @@ def test_a_crossed_difference_is_paired_and_of_what_both_have():
         intervals.crossed_difference(one, {"a": one["a"]})
 
 
+def test_seeds_that_differ_make_a_difference_uncertain_and_stand_beside_it(tmp_path):
+    """Of two seeds one loses 4 of 10 episodes and the other none, each the same way on other episodes: over episodes
+    alone that is certain, over seeds it is not."""
+    for seed, failed in {0: (), 1: (0, 1, 2, 3)}.items():
+        (tmp_path / f"a-s{seed}.json").write_text(json.dumps({"tasks": {"a": entry()}}))
+        (tmp_path / f"a-s{seed}-even.json").write_text(json.dumps({"tasks": {"a": entry(failed)}}))
+    even, usual = markdown.paired(tmp_path, "a-s[0-9]-even.json", "a-s[0-9].json")
+    narrow, wide = intervals.compare(even, usual), intervals.compare_seeds(even, usual)
+    assert narrow.mean == wide.mean == pytest.approx(-20) and narrow.high < 0 == wide.high
+    assert wide.low <= -60 < narrow.low  # twice the seed that loses, and unlucky episodes
+    assert markdown.evenly(tmp_path, "a-s[0-9]-even.json") == f"{wide}; each seed 0.0, -40.0"
+    (tmp_path / "a-s0.json").unlink()
+    assert markdown.evenly(tmp_path, "a-s[0-9]-even.json") == str(intervals.compare(even[1:], usual[1:]))
+    assert markdown.evenly(tmp_path, "b-s[0-9]-even.json") == ""
+
+
 def test_evaluations_of_other_episodes_are_not_compared():
     here, there = ({"tasks": {"a": entry([1], first=first)}} for first in (1_030_000, 1_050_000))
     assert intervals.compare([here, here], [here]) == (0, 0, 0)
@@ -356,7 +373,17 @@ def test_tasks_learned_in_turn_from_nothing(tmp_path):
     (tmp_path / "sequences/apart-s0.json").write_text(json.dumps(last))
     said = " ".join(sequences.from_nothing(tmp_path))
     assert "learned apart" in said and "Success 0.850, " in said and "(the expert 1.000; 10 episodes" in said
-    assert "Weakest: reach (8/10) and push (9/10)." in said
+    assert "Weakest: reach (8/10) and push (9/10)." in said and "a policy of its own" not in said
+    own = {"tasks": {"push": entry(failed=[3, 4, 5]) | {"expert": expert}}}  # of the other task there is none yet
+    (tmp_path / "sequences/alone").mkdir()
+    (tmp_path / "sequences/alone/push.json").write_text(json.dumps(own))
+    said = " ".join(sequences.from_nothing(tmp_path))
+    change = intervals.compare([{"tasks": {"push": last["tasks"]["push"]}}], [own])
+    assert (
+        f"1 tasks so far): 0.700, 0.397 to 0.892†, where learned apart upon the first has 0.900: {change} points"
+        in said
+    )
+    assert "Largest differences, in episodes of 10: push +2." in said
     assert plots.in_turn(tmp_path, tmp_path / "cw10.png").exists()
     with pytest.raises(markdown.NotMeasured, match="mt50"):
         plots.in_turn(tmp_path, tmp_path / "mt50.png")
@@ -372,7 +399,7 @@ def test_what_routes_and_what_was_not_measured_is_named(tmp_path):
         return {"above": above, "interval": [low, above + 0.1], "most": 1.39}
 
     def way(above=0.5, low=0.4, untrained=0.1, mean=-20.0, high=-10.0) -> dict:
-        changed = {what: change(-50.0, -40.0) for what in ("1/K", "mean over tasks", "top two")}
+        changed = {what: change(-50.0, -40.0) for what in router.CHANGES}
         return {"played": {"hammer": entry(failed=[1])}, "expert": {"hammer": {"successes": 10, "n": 10}},
                 "changed": changed | {"another task's": change(mean, high)}, "contrast": 7.0, "parameters": 1234,
                 "tells": {label: told(above, low) for label in ("task", "flags", "step")},
@@ -386,9 +413,9 @@ def test_what_routes_and_what_was_not_measured_is_named(tmp_path):
         (tmp_path / f"router/wake/{name}.json").write_text(json.dumps(content))
     lines = router.waking(tmp_path)
     rows = {line.split(" | ")[0][2:]: line.split(" | ") for line in lines if line.startswith("| ")}
-    assert [rows[name][15] for name in ways] == ["yes", "no", "no", "no", "no"]
+    assert [rows[name][16] for name in ways] == ["yes", "no", "no", "no", "no"]
     assert rows["softmax"][5:7] == ["0.500 (-50.0 [-55.0, -40.0])", "0.500 (-20.0 [-25.0, -10.0])"]
-    assert rows["clean"][9] == "0.50 [0.40, 0.60]" and rows["clean"][12] == "0.40"
+    assert rows["clean"][10] == "0.50 [0.40, 0.60]" and rows["clean"][13] == "0.40"
     assert rows["clean"][1] == "`--target clean`"
     assert rows["noise"][-1] == f"{PREDICTIONS['noise']} |"
     assert "Not measured yet: own-encoder, fast," in " ".join(lines[:5])
@@ -406,13 +433,39 @@ def test_where_a_component_acts_and_what_fails_without_it():
     ]
 
 
+def test_tasks_that_fail_without_a_component_are_counted_beside_the_usual_router():
+    def way(*lost: int) -> dict:
+        """lost: how many of ten episodes of the two tasks fail without either component."""
+        pairs = (lost[:2], lost[2:])
+        left_out = {f"without {k}": {"tasks": {"a": entry(range(a)), "b": entry(range(b))}}
+                    for k, (a, b) in enumerate(pairs)}  # fmt: skip
+        return {"similarity": {"signed": [[1, 0], [0, 1]]}, "played": {"a": entry(), "b": entry()},
+                "changed": left_out}  # fmt: skip
+
+    told = router.named(way(10, 0, 0, 5), way(10, 9, 0, 4))
+    assert told.startswith("Without one of its components 1 of 2 tasks lose half or more; but so do 0 to 2 without one")
+
+
+def test_what_1_k_costs_in_all_runs_of_todays_router(tmp_path):
+    with pytest.raises(markdown.NotMeasured, match="router/baselines"):
+        router.dependence(tmp_path)
+    for name, failed in {"router/baselines/mt6-25-fdp-s0": [1], "router/fifty/softmax-s1": [], "mt50/fdp-s0": [1, 2],
+                         "router/baselines/mt6-25-informed-s0": []}.items():  # fmt: skip
+        written(tmp_path / name, *failed)
+        written(tmp_path / f"{name}-even", 1, 2, 3)
+    assert router.dependence(tmp_path) == (
+        "In the place of a trained router's weights, 1/K changes success by -30.0 to -10.0 points (3 runs)."
+    )
+
+
 def written(folder: Path, *failed: int, loss: float = 0.5, weights=(0.9, 0.1)) -> None:
     """An evaluation of one task, and the log of the run."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     tasks = {
         "hammer": entry(failed=failed) | {"expert": {"successes": 9, "n": 10}, "router_weights": {"mean": weights}}
     }
-    content = {"tasks": tasks, "latency_ms_batch_1": 4.0, "training": {"seconds": 90}}
+    content = {"tasks": tasks, "mean_success": 1 - len(failed) / 10, "latency_ms_batch_1": 4.0,
+               "training": {"seconds": 90}}  # fmt: skip
     Path(f"{folder}.json").write_text(json.dumps(content))
     log = [{"loss": 9.0, "grad_norm": norm} for norm in (1.0, 1.0, 3.0)] + [{"loss": loss, "grad_norm": 1.0}]
     Path(f"{folder}.jsonl").write_text("\n".join(map(json.dumps, log)))
@@ -431,7 +484,7 @@ def test_what_routes_on_fifty_tasks(tmp_path):
         {"tells": {"task": {"above": 0.1, "interval": [0.05, 0.2]}}, "untrained": {"task": [0.0]},
          "changed": {"another task's": {"difference": {"mean": -20, "low": -30, "high": -10}}}}))  # fmt: skip
     rows = {row[0]: row for row in cells(router.on_fifty(tmp_path))}
-    assert rows["`softmax`"][1] == "2" and rows["`softmax`"][2].startswith("0.400, ")
+    assert rows["`softmax`"][1] == "0.800, 0.000" and rows["`softmax`"][2] == "0.400, 0.000 to 1.000"  # seeds are drawn
     assert [x.split(" [")[0] for x in rows["`softmax`"][3:7]] == ["", "-10.0", "+20.0", "-10.0"]
     assert rows["`softmax`"][7:] == ["0.10", "no", "1.5"]
     assert rows["one network of the same total size"][3].startswith("+10.0 [")
@@ -441,7 +494,7 @@ def test_what_routes_on_fifty_tasks(tmp_path):
 def test_a_table_of_one_way_so_far(tmp_path):
     written(tmp_path / "router/fifty/softmax-s0", 1, 2)
     (row, _) = cells(router.on_fifty(tmp_path))
-    assert row[:7] == ["`softmax`", "1", row[2], "", "", "", ""] and row[2].startswith("0.800, ")
+    assert row[:7] == ["`softmax`", "0.800", row[2], "", "", "", ""] and row[2].startswith("0.800, ")
 
 
 def test_new_tasks_by_routing_alone(tmp_path):
@@ -473,6 +526,9 @@ def test_rivals_are_compared_within_their_data(tmp_path):
     assert [row[1] for row in rows] == ["fdp", "plain regression, no diffusion"] * 2
     assert [row[4].split(" [")[0] for row in rows] == ["", "+10.0", "", "+90.0"]
     assert all(row[-1] == "0.900 (9/10)" for row in rows)
+    page = " ".join(router.rivals(tmp_path))
+    assert "6 of 120 planned runs are there." in page
+    assert "25 demonstrations of each task: hammer 18/20 (16/20). mt6, 1 demonstration: hammer 9/10 (0/10)." in page
 
 
 def test_how_many_components(tmp_path):
@@ -485,6 +541,17 @@ def test_how_many_components(tmp_path):
         ["all together as large as four", "4", "2"], ["all together as large as four", "8", "1"]]  # fmt: skip
     assert rows[1][1:] == rows[2][1:]
     assert rows[1][5:] == ["4.0", "1.5", "0.5000 to 0.6000", "3.0", "0.100"]
+
+
+def test_rows_upon_another_training_of_a_base_are_named(tmp_path):
+    (tmp_path / "ml45/monolithic").mkdir(parents=True)
+    for way, draw, weights in (("low-rank", 1, "aa"), ("full", 1, "aa"), ("low-rank-elsewhere", 1, "bb")):
+        (tmp_path / f"ml45/monolithic/{way}-push-d1-n2000-draw{draw}-s0.json").write_text(json.dumps(
+            {"way": way, "flags": {"seed": 0}, "stage": {"source_weights": weights}}))  # fmt: skip
+    told = " ".join(ml45.trained_anew(tmp_path, dict.fromkeys(
+        [("monolithic", way) for way in ("low-rank", "full", "low-rank-elsewhere")])))  # fmt: skip
+    assert "monolithic, seed 0: `low-rank` and `full` upon one and `low-rank-elsewhere` upon one." in told
+    assert ml45.trained_anew(tmp_path, {("monolithic", "low-rank"): None, ("monolithic", "full"): None}) == []
 
 
 def test_policies_with_cameras(tmp_path):

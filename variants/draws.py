@@ -1,11 +1,11 @@
-"""Several noises for every observation: where seeing is the dear part, look once and denoise often.
+"""Several noises for every observation: where the encoder is the expensive part, encode once and denoise often.
 
     python train.py --policy draws --draws 4 --tasks mt6 --observation pixels
 
-One sample of the loss is one observation, one diffusion step, one noise, and the last two scatter it, too. From cameras
-the encoder takes most of a training step on a CPU, so three more draws for the same picture cost much less than three
-more pictures (Mini-Diffuser, arXiv 2505.09430, calls it a level-2 batch). From the state they cost nearly as much as
-three more observations, which say more. Whether it pays is not measured yet: study/pixels/recipe.py.
+A sample of the loss is random in its observation, its diffusion step and its noise; more of any makes gradients less
+noisy. From cameras the encoder takes most of a training step on a CPU, so three more steps and noises for one picture
+cost much less than three more pictures (Mini-Diffuser, arXiv 2505.09430: a level-2 batch). From the state they cost
+nearly as much as three more observations, which say more. Whether it pays is not measured yet: study/pixels/recipe.py.
 """
 
 from dataclasses import dataclass

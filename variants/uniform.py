@@ -1,4 +1,4 @@
-"""Every component counts the same, 1/K: what the router is worth is what this baseline lacks.
+"""The baseline without routing: every component counts the same, 1/K. What fdp.py has beyond it, the router gave.
 
 python train.py --policy uniform --tasks mt6
 """

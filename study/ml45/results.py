@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study.intervals import count, crossed_difference, crossed_rate, number, stack, success
+from study.intervals import count, crossed_difference, crossed_rate, number, stack
 from study.markdown import NotMeasured, bullets, expert, played_on, read, span, table, text, words
 
 NEW_ML45 = ("bin-picking", "box-close", "door-lock", "door-unlock", "hand-insert")  # MetaWorld's ml45-test
@@ -88,9 +88,27 @@ def one_demonstration(study: Path) -> list[str]:
         *text("Which demonstration it is (a draw), which base, and which episode are all drawn anew for the intervals; "
               "differences are on the bases and draws that both have. With one base and one draw (1 x 1) an interval "
               "is over episodes alone, and too narrow. Seconds are of training, the median run."),
+        *trained_anew(study, found),
         *one_demonstration_notes(found, *(r["tasks"] for r in near.values())),
         *more_demonstrations(study),
     ]  # fmt: skip
+
+
+def trained_anew(study: Path, found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[str]:
+    """Which rows rest on another training of a base than the others of its seed: weights were not always kept."""
+    upon: dict[tuple[str, int], dict[str, list[str]]] = {}
+    for key in found:
+        for r in runs_of(study, key, 1):
+            if weights := r["stage"].get("source_weights"):
+                ways = upon.setdefault((key[0], r["flags"]["seed"]), {}).setdefault(weights, [])
+                if key[1] not in ways:
+                    ways.append(key[1])
+    told = [f"{base}, seed {seed}: " + words(f"{words(f'`{way}`' for way in ways)} upon one" for ways in mine.values())
+            for (base, seed), mine in upon.items() if len(mine) > 1]  # fmt: skip
+    if not told:
+        return []
+    return text(f"Trained more than once, because weights were not kept: {'; '.join(told)}. Between these rows a "
+                "difference is also one of bases, and an interval over one base does not cover that.")  # fmt: skip
 
 
 def more_demonstrations(study: Path) -> list[str]:
@@ -106,10 +124,17 @@ def more_demonstrations(study: Path) -> list[str]:
 def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]], near: dict) -> list[str]:
     """What one demonstration is worth, and how much depends on which. near: study/ml45/nearness.json, by task."""
     best, notes = found["fdp", "add-exact"], []
-    for other, what in ((("monolithic", "low-rank"), "one network of the same size with adapters"),
-                        (("fdp", "specialist"), "a specialist"), (("fdp", "scratch"), "scratch")):  # fmt: skip
-        change = crossed_difference(best, found[other])
-        notes.append(f"add-component minus {what}: {change} points, {change.verdict}.")
+    for mine, other, what in (
+        ("add-exact", ("monolithic", "low-rank"), "one network of the same size with adapters"),
+        ("add-exact", ("fdp", "specialist"), "a specialist"),
+        ("add-exact", ("fdp", "scratch"), "scratch"),
+        ("add-elsewhere", ("monolithic", "low-rank-elsewhere"), "one network with adapters, both with demonstrations "
+         "made of the one"),
+        ("add-elsewhere", ("fdp", "specialist-elsewhere"), "a specialist, both with demonstrations made of the one"),
+    ):  # fmt: skip
+        if ("fdp", mine) in found and other in found:
+            change = crossed_difference(found["fdp", mine], found[other])
+            notes.append(f"add-component minus {what}: {change} points, {change.verdict}.")
     rates = {task: np.nanmean(x, 2).ravel() for task, x in best.items()}
     notes.append("A demonstration makes a difference: over bases and draws a task's success is "
                  + words(f"{span(r[np.isfinite(r)])} on {task}" for task, r in rates.items()) + ".")  # fmt: skip
@@ -141,14 +166,14 @@ def one_demonstration_finding(study: Path) -> str:
     runs = [r for key in found for r in runs_of(study, key, 1)]
     successes, n = expert(runs, NEW_ML45)
     how = f", of which a hundred are made ({crossed_difference(best, usual)} points)," if made else ""
-    alone = number(success(found.get(("fdp", f"specialist{made}"), found["fdp", "specialist"])))
+    alone = crossed_difference(best, found.get(("fdp", f"specialist{made}"), found["fdp", "specialist"]))
     more = crossed_runs(study, 3, 2000).get(("fdp", "add-elsewhere"))
     three = f", from three to {number(crossed_rate(more).mean)}" if more else ""
     why = "helps here" if change.low > 0 else "is not shown to help"
     return (
-        f"A policy of 45 tasks learns each of five others from one demonstration{how} to "
-        f"{number(crossed_rate(best).mean)}{three} ({bases} base{'s' * int(bases > 1)}, {draws} draws; a policy "
-        f"for it alone, from the first draw, {alone}, the expert {number(successes / n)}). Factorizing {why}: beside "
-        f"one network of the same size with low-rank adapters the difference is {change} points"
-        + ("." if shared == of else f" (on {shared} of the {of} pairs of base and draw).")
+        f"**A policy of 45 tasks learns each of five others from one demonstration**{how} to "
+        f"{number(crossed_rate(best).mean)}{three} ({bases} base{'s' * int(bases > 1)}, {draws} draws; the expert "
+        f"{number(successes / n)}; beside a policy for it alone {alone} points, from one draw). "
+        f"Factorizing {why}: beside one network of the same size with low-rank adapters the difference is {change} "
+        "points" + ("." if shared == of else f" (on {shared} of the {of} pairs of base and draw).")
     )

@@ -10,11 +10,15 @@ from study.intervals import (
     DAGGER,
     Difference,
     by_task,
+    compare,
+    compare_seeds,
     count,
     crossed_difference,
     crossed_rate,
     number,
+    points,
     rate,
+    redrawn,
     stack,
 )
 from study.markdown import (
@@ -31,9 +35,12 @@ from study.markdown import (
     text,
     words,
 )
+from study.router.baselines import POLICIES
+from study.router.baselines import SETTINGS as DATA
 from study.router.table import PREDICTIONS
 from study.router.table import WAYS as WAKING
 
+CHANGES = ("1/K", "another task's", "the task's mean", "mean over tasks", "top two")  # what stands in for the weights
 ROUTES = (0.2, -10)  # at least so many nats, at most so many points with another task's weights: study/router/table.py
 
 
@@ -60,14 +67,14 @@ def waking(study: Path) -> list[str]:
         rows.append([name, f"`{WAKING[name][1]}`" if WAKING[name][1] else "as it is", len(r["similarity"]["signed"]),
                      f"{r['parameters']:,}",
                      rate(by_task([{"tasks": r["played"]}])),
-                     *map(change, ("1/K", "another task's", "mean over tasks", "top two")), *nats,
+                     *map(change, CHANGES), *nats,
                      number(max(r["untrained"]["task"]), 2), number(r["contrast"], 0),
                      number(r["similarity"]["effective_rank"], 1), "yes" if routes(r) else "no",
                      PREDICTIONS[name]])  # fmt: skip
     one = found[names[0]]
     successes, n = (sum(e[key] for e in one["expert"].values()) for key in ("successes", "n"))
     header = ["way", "flags", "K", "parameters", "success, 95 % interval", "weights 1/K", "another task's",
-              "their mean over tasks", "top two", "nats about the task", "about flags", "about time",
+              "the task's mean", "their mean over tasks", "top two", "nats about the task", "about flags", "about time",
               "untrained, about the task", "contrast", "effective rank", "routes",
               "predicted: does it route?"]  # fmt: skip
     most = one["tells"]["task"]["most"]
@@ -81,23 +88,25 @@ def waking(study: Path) -> list[str]:
         *text("In brackets: points more or less than as it is, with their interval. Nats: what a component, drawn by "
               f"the weights, tells about the task (ln K and ln 6 are the most: {number(most, 2)} with K = 4) above "
               "shuffled labels; about what the environment reports (near the object, grasped) above the same of "
-              "another episode of the task; and about the time in the episode. Untrained: the most that five routers "
+              "another episode of the task; and about the time in the episode. Another task's weights are those of a "
+              "random moment: what is lost with them is lost for the moment's sake, too, and the task's own mean, "
+              "which has the right task and no moment, stands beside it. Untrained: the most that five routers "
               "tell which have learned nothing and weigh in the same way. Contrast: success lost without a component, "
               "the task that loses most minus the median task, in points, mean over components. Effective rank of the "
               "components' predictions: 1 (all alike) to K. *Routes*, by a rule "
               f"written down beforehand: {ROUTES[0]} nats about the task, with an interval above the untrained; and "
               f"{-ROUTES[1]} points lost with weights of another task, with an interval below zero."),
-        *(pictures(found[READ]) if READ in found and "tasks" in found[READ] else []),
+        *(pictures(found[READ], one) if READ in found and "tasks" in found[READ] else []),
     ]  # fmt: skip
 
 
-def pictures(found: dict) -> list[str]:
-    """Of the way that the finding speaks of."""
+def pictures(found: dict, usual: dict) -> list[str]:
+    """Of the way whose weights can be read most easily."""
     return [
         *text(f"`{READ}`, from an episode's beginning to its end:"),
         f"![{READ}: the weight of each component over time, task by task](router/wake/{READ}-time.png)", "",
         f"![{READ}: success with other weights, and without each component](router/wake/{READ}-without.png)", "",
-        *bullets(*reading(found)),
+        *bullets(*reading(found), named(found, usual)),
     ]  # fmt: skip
 
 
@@ -118,18 +127,24 @@ def reading(found: dict) -> list[str]:
     return told
 
 
-def named(found: dict) -> str:
-    """Whether a component has work of its own, in a sentence."""
-    lost = [list(lost_without(found, k).values()) for k in range(len(found["similarity"]["signed"]))]
-    need, others = [sum(x >= 0.5 for x in one) for one in lost], [100 * x for one in lost for x in one if x < 0.5]
-    rest = f"at most {number(max(others), 0)} points" if max(others, default=0) > 0 else "nothing"
+def named(found: dict, usual: dict) -> str:
+    """How many tasks fail without a component, beside the same of the usual router."""
+    need = [[sum(x >= 0.5 for x in lost_without(r, k).values()) for k in range(len(r["similarity"]["signed"]))]
+            for r in (found, usual)]  # fmt: skip
     return (
-        f"With `--bonus 0.1` (picture below), without one component {span(need, 0)} of {len(lost[0])} tasks lose "
-        f"half or more, the others {rest} ({next(iter(found['played'].values()))['n']} episodes each)."
+        f"Without one of its components {span(need[0], 0)} of {len(found['played'])} tasks lose half or more; but so "
+        f"do {span(need[1], 0)} without one of `softmax`, which hardly routes: that tasks fail without one does "
+        "not show that it is theirs."
     )
 
 
 ANOTHER = "another task's"  # weights
+REPLACED = (
+    "router/baselines/mt6-25-fdp-s[0-9]-even.json",
+    "router/fifty/softmax-s[0-9]-even.json",
+    "mt50/fdp-s[0-9]-even.json",
+    "pixels/fdp-25-s[0-9]-even.json",
+)  # today's router, 1/K in its place
 SPARSE = "top2-bonus"  # what the finding speaks of, beside "softmax"
 READ = "bonus-0.1"  # whose pictures can be read most easily
 
@@ -143,11 +158,26 @@ def routing_finding(study: Path) -> str:
     swapped, episodes = number(sparse["changed"][ANOTHER]["success"]), sum(e["n"] for e in sparse["played"].values())
     verdict = "it does" if routes(sparse) else "it does not either"
     told = (
-        f"Paid to tell situations apart, the best two of four acting (`--policy informed --top 2`), {verdict}: "
-        f"another task's weights take {number(sparse['success'])} to {swapped} (before: {number(usual['success'])} to "
-        f"{number(usual['changed'][ANOTHER]['success'])}; one seed, {episodes} episodes, for choices)."
+        "With a bonus for telling situations apart (`--policy informed --top 2`, one of "
+        f"{len(found)} ways that were tried), {verdict}: with another task's weights success falls from "
+        f"{number(sparse['success'])} to {swapped} (without the bonus from {number(usual['success'])} to "
+        f"{number(usual['changed'][ANOTHER]['success'])}; 1 seed, {episodes} episodes, on which choices were made)."
     )
-    return " ".join([told, *gained(study), *([named(found[READ])] if READ in found else [])])
+    return " ".join([told, *gained(study)])
+
+
+def dependence(study: Path) -> str:
+    """What it costs to replace a trained router's weights by 1/K, on episodes that were kept for reports."""
+    changes = []
+    for pattern in REPLACED:
+        even, usual = paired(study, pattern, pattern.replace("-even", ""))
+        changes += [compare([a], [b]).mean for a, b in zip(even, usual, strict=True)]
+    if not changes:
+        raise NotMeasured(f"`study/{REPLACED[0]}`")
+    return (
+        f"In the place of a trained router's weights, 1/K changes success by {points(min(changes))} to "
+        f"{points(max(changes))} points ({len(changes)} runs)."
+    )
 
 
 def gained(study: Path) -> list[str]:
@@ -157,10 +187,10 @@ def gained(study: Path) -> list[str]:
                         ("fifty", (f"fifty/{SPARSE}", "fifty/softmax"))):  # fmt: skip
         pair = paired(study, *(f"router/{name}-s[0-9].json" for name in names))
         if seeds := len(pair[0]):
-            change = crossed_difference(*map(redrawn, pair))
+            change = compare_seeds(*pair)
             where = f"on {what}" if told else f"points on {what} tasks"
             told.append(f"{change} {where} ({seeds} seed{'s' * (seeds > 1)})")
-    return [f"On new episodes success changes by {' and '.join(told)}."] if told else []
+    return [f"On new episodes this changes success by {' and '.join(told)}."] if told else []
 
 
 def by_name(study: Path, pattern: str) -> dict[str, list[dict]]:
@@ -171,15 +201,10 @@ def by_name(study: Path, pattern: str) -> dict[str, list[dict]]:
     return found
 
 
-def redrawn(results: list[dict]) -> dict[str, np.ndarray]:
-    """task -> (S, 1, E): as study/intervals.py's crossed draws want it, where a seed has its own demonstrations."""
-    return {task: x[:, None] for task, x in by_task(results).items()}
-
-
 def minus(study: Path, folder: str, *names: str) -> str:
     """Success of one minus another one, in points, over the seeds that both have; empty if there are none."""
     pair = paired(study, *(f"router/{folder}/{name}-s[0-9].json" for name in names))
-    return str(crossed_difference(*map(redrawn, pair))) if pair[0] else ""
+    return str(compare_seeds(*pair)) if pair[0] else ""
 
 
 def minutes(results: list[dict]) -> str:
@@ -196,7 +221,8 @@ def on_fifty(study: Path) -> list[str]:
     for name, results in found.items():
         told = looked.get(name)
         nats = number(told["tells"]["task"]["above"], 2) if told else ""
-        rows.append([ON_FIFTY.get(name, f"`{name}`"), len(results), rate(by_task(results)).share,
+        rows.append([ON_FIFTY.get(name, f"`{name}`"), ", ".join(number(r["mean_success"]) for r in results),
+                     crossed_rate(redrawn(results)).share,
                      *("" if other == name else minus(study, "fifty", name, other)
                        for other in ("softmax", *ON_FIFTY)),
                      evenly(study, f"router/fifty/{name}-s[0-9]-even.json"), nats,
@@ -204,14 +230,17 @@ def on_fifty(study: Path) -> list[str]:
     results = [r for mine in found.values() for r in mine]
     successes, n = expert(results)
     rows.append(["scripted expert", "", number(successes / n)])
-    header = ["way", "seeds", "success, 95 % interval", "minus softmax", "minus the same total size", "minus the same "
-              "active size", "weights 1/K", "nats about the task", "routes", "minutes of training"]  # fmt: skip
+    header = ["way", "success, each seed", "all seeds, 95 % interval", "minus softmax", "minus the same total size",
+              "minus the same active size", "weights 1/K", "nats about the task", "routes",
+              "minutes of training"]  # fmt: skip
     return [
         *text("Commands: `study/router/fifty.py`. The ways of the table above that route on mt6, at most three, and "
-              "today's `softmax`, on 50 tasks with 25 demonstrations of each and 10,000 steps.", played_on(results)),
-        *table(header, rows), *text(DAGGER),
-        *text("Differences are in points, and their intervals draw seeds, too. Nats and the rule: as above, for the "
-              "first seed, 4 episodes of each task on block 400."),
+              "today's `softmax`, on 50 tasks with 25 demonstrations of each and 10,000 steps; three seeds of each are "
+              "planned, and what is there is shown.", played_on(results)),
+        *table(header, rows),
+        *text("Differences are in points, of the seeds that both have. Intervals draw seeds and episodes anew; with "
+              "one seed they are over episodes alone, and too narrow: see how far the seeds of one way are from each "
+              "other. Nats and the rule: as above, for the first seed, 4 episodes of each task on block 400."),
     ]  # fmt: skip
 
 
@@ -285,12 +314,28 @@ def rivals(study: Path) -> list[str]:
     header = ["data", "policy", "seeds", "success, 95 % interval", "minus fdp", "weights 1/K", "minutes of training",
               "expert"]  # fmt: skip
     return [
-        *text("Commands: `study/router/baselines.py`. Equal parameters (within 2 %), 6,000 steps, sampler. Each seed "
-              "draws demonstrations of its own.", played_on([r for mine in found.values() for r in mine])),
+        *text("Commands: `study/router/baselines.py`. Equal parameters (within 2 %) and 6,000 steps; all sample alike, "
+              "but for the regression, a plain network without sampling. Each seed draws demonstrations of its own. "
+              f"{sum(map(len, found.values()))} of {len(POLICIES) * len(DATA) * 3} planned runs are there.",
+              played_on([r for mine in found.values() for r in mine])),
         *table(header, rows),
+        *weakest(found),
         *text("Differences are in points, on the same episodes. Intervals draw episodes and seeds anew, and with a "
               "seed its demonstrations; with one seed they are over episodes alone, and too narrow."),
     ]  # fmt: skip
+
+
+def weakest(found: dict[str, list[dict]]) -> list[str]:
+    """Where regression is behind: task by task."""
+    told = []
+    for setting, title in SETTINGS.items():
+        pair = [by_task(found[name]) for name in (f"{setting}-bc", f"{setting}-fdp") if name in found]
+        if len(pair) == 2:
+            bc, fdp = ([count({task: x}) for task, x in played.items()] for played in pair)
+            names = [task.removeprefix("fdp/").removesuffix("-v3") for task in pair[0]]
+            each = zip(names, bc, fdp, strict=True)
+            told.append(f"{title}: " + words(f"{name} {mine} ({its})" for name, mine, its in each))
+    return text(f"Regression, and fdp in brackets, task by task. {'. '.join(told)}.") if told else []
 
 
 def diffusion_finding(study: Path) -> str:
@@ -301,11 +346,12 @@ def diffusion_finding(study: Path) -> str:
         pair = paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in ("bc", "fdp")))
         if not (seeds := len(pair[0])):
             raise NotMeasured(f"`study/router/baselines/{setting}-bc-s*.json`")
-        told.append((crossed_difference(*map(redrawn, pair)), f"{where} ({seeds} seed{'s' * (seeds > 1)})"))
+        told.append((compare_seeds(*pair), f"{where} ({seeds} seed{'s' * (seeds > 1)})"))
     pays = sum(change.high < 0 for change, _ in told)
-    verdict = ("Diffusion is not shown to pay", "Diffusion pays in one of two cases", "Diffusion pays")[pays]
+    verdict = ("Diffusion is not shown to pay.", "Diffusion pays in one of two cases.", "Diffusion pays.")[pays]
     (one, here), (two, there) = told
-    return f"{verdict}: beside fdp, plain regression (`--policy bc`) has {one} points {here}, {two} {there}."
+    return (f"**{verdict}** Beside fdp, plain regression by a network of the same size (`--policy bc`) has {one} "
+            f"points {here}, {two} {there}.")  # fmt: skip
 
 
 def how_many(study: Path) -> list[str]:

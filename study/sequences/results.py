@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study.intervals import DAGGER, by_task, count, number, rate, success
+from study.intervals import DAGGER, by_task, count, difference, number, rate, stack, success
 from study.markdown import NotMeasured, expert, played_on, read, table, text, words
 
 LIMIT = 200  # steps, in published tables of these sequences
@@ -72,8 +72,9 @@ def from_nothing(study: Path) -> list[str]:
         "Continual World (arXiv 2105.10919) counts forgetting from right after a task was learned, over all tasks, the "
         "last one too. Published for a diffusion policy that sees the same 39 numbers, on the ten tasks, with 2,500 "
         f"demonstrations of each, 100 rollouts and {LIMIT} steps (arXiv 2602.02417): fine-tuning 0.179 (forgetting "
-        "0.730), generative replay 0.853 (0.082), Trust Region 0.883 (0.044). Other demonstrations, another network: "
-        "beside ours, not a comparison.",
+        "0.730), generative replay 0.853 (0.082), Trust Region 0.883 (0.044). Other demonstrations, another network, "
+        "and of one size, where ours grows by a stage for each task and is told which task it is: beside ours, not a "
+        "comparison.",
     )]  # fmt: skip
 
 
@@ -89,8 +90,26 @@ def learned_apart(study: Path) -> list[str]:
         "Fifty tasks, learned apart (`study/sequences/apart.py`): one policy of the first alone, 49 skills that lean "
         "on it, each learned for itself in 2000 steps, and put together afterwards; it looks again after two actions. "
         f"Success {rate(played).share} (the expert {number(successes / n)}; {played_on(results)[:-1]}). Weakest: "
-        + words(f"{task} ({count({task: played[task]})})" for task in weakest) + "."
+        + words(f"{task} ({count({task: played[task]})})" for task in weakest) + ".",
+        *on_their_own(study),
     )  # fmt: skip
+
+
+def on_their_own(study: Path) -> list[str]:
+    """The rival of learning apart upon a base."""
+    if not (both := alone(study)):
+        return []
+    apart, own = both
+    change = difference(apart, own)
+    gained = {task: int(np.nansum(apart[task]) - np.nansum(own[task])) for task in own}
+    most = [task for task in sorted(gained, key=lambda task: -abs(gained[task]))[:5] if gained[task]]
+    each = words(f"{task} {gained[task]:+d}" for task in most) if most else "none"
+    return [
+        f"The honest rival, for each task a policy of its own that leans on nothing (`study/sequences/alone.py`: the "
+        f"same demonstrations, steps and episodes; {len(own)} tasks so far): {rate(own).share}, where learned apart "
+        f"upon the first has {number(success(apart))}: {change} points for leaning, {change.verdict}. Largest "
+        f"differences, in episodes of {next(iter(own.values())).shape[1]}: {each}."
+    ]
 
 
 NARROW = {  # file of study/sequences/choice -> the stage, its steps, and actions before looking again
@@ -127,8 +146,9 @@ def in_turn_finding(study: Path) -> str:
     results, last = found["exact"]
     successes, n = expert(last)
     lost, seeds = number(max(r["forgetting"] for r in results), 1), len(results)
+    short, s = f"within {LIMIT} steps {number(within(last))}; ", "s" * (seeds > 1)
     return (f"Continual World's ten in turn, from nothing: {number(success(by_task(last)))}, forgetting {lost} "
-            f"({seeds} seed{'s' * (seeds > 1)}; the expert {number(successes / n)}).{fifty(study)}")  # fmt: skip
+            f"({short}{seeds} seed{s}; the expert {number(successes / n)}).{fifty(study)}")  # fmt: skip
 
 
 def fifty(study: Path) -> str:
@@ -136,14 +156,28 @@ def fifty(study: Path) -> str:
     if "wide" not in (found := in_turn(study, "mt50")):
         return ""
     results, last = found["wide"]
-    mine = number(success(by_task(last)))
     try:
         apart = list(read(study, "sequences/apart-s[0-9].json").values())
     except NotMeasured:
         (successes, n), minutes = expert(last), sum(stage["seconds"] for stage in results[0]["stages"]) / 60
-        return (f" All fifty, each upon the first alone and in half the steps: {mine} ({number(minutes, 0)} minutes of "
-                f"training; the expert {number(successes / n)}).")  # fmt: skip
+        return (f" All fifty, each upon the first alone and in half the steps: {number(success(by_task(last)))} "
+                f"({number(minutes, 0)} minutes of training; the expert {number(successes / n)}).")  # fmt: skip
     successes, n = expert(apart)
+    beside = ""
+    if rivals := alone(study):
+        its, own = (number(success(played)) for played in rivals)
+        beside = f"; a small policy of its own for each has {own} where that has {its}"
     return (f" All fifty, 49 of them learned apart upon the first and put together from files: "
-            f"{number(success(by_task(apart)))} (in turn, in half the steps and looking half as often, {mine}; the "
-            f"expert {number(successes / n)}).")  # fmt: skip
+            f"{number(success(by_task(apart)))} (two actions before looking again; the expert "
+            f"{number(successes / n)}{beside}).")  # fmt: skip
+
+
+def alone(study: Path) -> list[dict[str, np.ndarray]]:
+    """[learned apart, a policy of its own for each task], on those tasks that have one. Empty if none has."""
+    try:
+        own = [r for r in read(study, "sequences/alone/*.json").values()]
+        apart = by_task(list(read(study, "sequences/apart-s[0-9].json").values()))
+    except NotMeasured:
+        return []
+    mine = {task: stack([entry]) for r in own for task, entry in r["tasks"].items()}
+    return [{task: apart[task] for task in mine}, mine]
