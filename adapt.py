@@ -24,7 +24,6 @@ exact the stage adds a low-rank correction, for its own tasks only: encoder.py, 
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
 Read `grow` (what is copied), `train_only` (what is frozen), variants/staged.py (what is kept), `learn` (a stage).
-
 Axis legend: K components before growing, n new ones, B batch
 """
 
@@ -93,9 +92,9 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
     what is different. Its row of the router is a copy too, and log 2 is taken off both logits (softmax): the two share
-    the weight of the one, so the grown policy does what the old one did, up to rounding. (Not so with a random start,
-    nor with the affine router: new logits move the mean that it subtracts.) Several new ones copy different components:
-    twins with the same weight would get the same gradient, forever.
+    the weight of the one, so the grown policy does what the old one did, up to rounding. (Not with a random start, the
+    affine router, as new logits move its mean, or if only the best few act, as half a weight may not be among them.)
+    Several new ones copy different components: twins with the same weight would get the same gradient, forever.
 
     variant: "fdp", "staged" or a fork; tasks: names to add, which start at the mean of the known embeddings; count: n,
     may be 0; copied: the component that each new one copies, [] to start at random; rank: of the correction, if this is
@@ -118,15 +117,16 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
             known = grown.task_embedding.weight[: len(old.tasks)]
             grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
         if copied:
-            for p in grown.components.parameters():
-                p[old.components :] = p[copied]
+            whole = [x for x in grown.components.state_dict().values() if x.ndim and len(x) == grown.config.components]
+            for x in whole:  # buffers too: they may say what a component is
+                x[old.components :] = x[copied]
             share_weight(newest_router(grown), copied, old.components)
     return variant, grown.to(policy.device)
 
 
 def newest_router(policy) -> nn.Module:
     """The router that serves new tasks: the only one, or the last stage's."""
-    return policy.router[-1] if isinstance(policy.router, nn.ModuleList) else policy.router
+    return policy.router[-1] if hasattr(policy.config, "stages") else policy.router
 
 
 def newest_rank(policy) -> int | None:
@@ -246,7 +246,7 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
             copied = numbers(config.start_from, K, "--start-from")
         variant, grown = grow(variant, policy, tasks, new, copied, config.encoder_rank)
         if config.retain == "exact":
-            skills.take_apart(grown)  # now, rather than after the training: a fork may have tables that do not grow
+            stages.try_out(grown)  # now, rather than after the training
         if new:
             say(f"new components start as copies of {copied}" if copied else "new components start at random")
     if config.mode in ("full", "scratch"):

@@ -19,10 +19,13 @@ A task that is learned later sees through the same encoder, which is frozen, and
 Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, r rank, h and w of pictures
 """
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+
+from plumbing.cli import say
 
 Observation = dict[str, Tensor]  # part -> (B, *shape)
 
@@ -38,6 +41,22 @@ def join(observations: list[Observation]) -> Observation:
 def rows(observation: Observation, index) -> Observation:
     """Some rows of {part: (N, *shape)}."""
     return {name: x[index] for name, x in observation.items()}
+
+
+def check_rows(observation: dict, parts: dict, tasks: list[str]) -> None:
+    """ValueError unless there is one row of each part, name -> shape, for each of a list of tasks: one row would be
+    repeated, and one robot act on what another sees."""
+    for name, shape in parts.items():
+        wanted = (len(tasks), *shape)
+        if isinstance(tasks, str) or np.shape(observation[name]) != wanted:
+            raise ValueError(f"observation '{name}' must have the shape {wanted}, a row for each of a list of tasks; "
+                             f"got {np.shape(observation[name])} and {tasks!r}")  # fmt: skip
+
+
+def as_tensors(observation: dict, parts: dict, tasks: list[str], device: torch.device) -> Observation:
+    """What the environments gave, arrays {part: (B, *shape)}, as float32 on the device. ValueError as `check_rows`."""
+    check_rows(observation, parts, tasks)
+    return {name: torch.as_tensor(np.asarray(observation[name]), dtype=torch.float32, device=device) for name in parts}
 
 
 def make_encoder(parts: dict, condition_dim: int, differences: tuple[Difference, ...], eye: str) -> nn.Module:
@@ -98,7 +117,11 @@ class StateEncoder(nn.Module):
         while adapting would silently change what every old component sees."""
         numbers = self.numbers(observation)
         self.mean.copy_(numbers.mean(0))
-        self.scale.copy_(numbers.std(0).nan_to_num().clamp(min=self.FLOOR))  # one observation has no spread
+        spread = numbers.std(0).nan_to_num()  # one observation has none
+        self.scale.copy_(spread.clamp(min=self.FLOOR))
+        if 0 < spread.max() < self.FLOOR:  # a whole task in millimetres, or in units of its own
+            say(f"warning: no observed number varies by more than {spread.max():.1g}, and below {self.FLOOR} all is "
+                "faint: give them in larger units")  # fmt: skip
 
     def forward(self, observation: Observation) -> Tensor:
         """{part: (B, *shape)} -> condition (B, C)."""

@@ -18,13 +18,12 @@ Axis legend: B batch, K components, H action horizon, A action dim, C condition 
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 import sampler
-from encoder import Difference, Observation, augmented, make_encoder
+from encoder import Difference, Observation, as_tensors, augmented, make_encoder
 from router import Router
 from unet import UNet
 
@@ -66,8 +65,7 @@ class Policy(nn.Module):
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
-        if config.target not in sampler.TARGETS:
-            raise ValueError(f"unknown prediction target '{config.target}': choose from {', '.join(sampler.TARGETS)}")
+        sampler.check_target(config.target)
         if config.task_conditioning not in ("name", "none"):
             raise ValueError(f"unknown task conditioning '{config.task_conditioning}': choose from name, none")
         if config.target != "noise" and config.router == "raw":
@@ -166,11 +164,11 @@ class Policy(nn.Module):
         weights (B, K), as arrays.
 
         noise: the starting point (B, H, A), drawn if not given; for ddim and dpm the only thing random here.
-        Raises ValueError for an unknown task or sampler, or a step count the schedule does not have.
+        Raises ValueError for observations that are not one row for each task, an unknown task or sampler, or a step
+        count that the schedule does not have.
         """
         c, (name, steps) = self.config, self.choose_sampler(sampler_name, sampling_steps)
-        seen = {part: torch.as_tensor(np.asarray(observation[part]), dtype=torch.float32, device=self.device)
-                for part in c.observation}  # fmt: skip
+        seen = as_tensors(observation, c.observation, tasks, self.device)
         if noise is None:
             noise = torch.randn((len(tasks), c.horizon, c.action_dim), generator=generator, device=self.device)
         condition = self.encode(seen, self.task_index(tasks).to(self.device))

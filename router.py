@@ -23,10 +23,11 @@ Weights that sum to one have a property that `fdp.py` builds on: the composition
 components predict noise, clean actions or velocity. `raw` gives that up.
 
 Whether a router routes is another matter. The denoising loss does not ask it to tell situations apart, and left alone
-it hardly does: whatever the mode, its weights are nearly the same in every task. They settle on constants (softmax
-between 0.13 and 0.46 for K = 4), on which the policy may depend, without routing. A larger learning rate or an encoder
-of its own changes nothing. Of the ways that were tried one wakes it: paying it for information, as
-`variants/informed.py` does (study/README.md, "What wakes the router"; one seed).
+it hardly does: whatever the mode, its weights are nearly the same in every task (softmax: between 0.13 and 0.46 for
+K = 4). Components get used to that balance, though, and few hundredths of weight decide: with the weights of another
+task, of another moment, a policy had 0.72 instead of 0.97. A larger learning rate or an encoder of its own changes
+nothing. Of the ways that were tried one wakes it: paying it for information, as `variants/informed.py` does
+(study/README.md, "What wakes the router"; one seed).
 
 Axis legend: B batch, K components, C condition dim.
 """

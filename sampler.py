@@ -25,6 +25,12 @@ PredictNoise = Callable[[Tensor, Tensor], Tensor]
 TARGETS = ("noise", "clean", "velocity")
 
 
+def check_target(target: str) -> None:
+    """ValueError unless it is one of TARGETS."""
+    if target not in TARGETS:
+        raise ValueError(f"unknown prediction target '{target}': choose from {', '.join(TARGETS)}")
+
+
 def squared_cosine_schedule(T: int) -> Tensor:
     """alpha bar for t = 0 .. T-1, float64 (T,). Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
 
@@ -49,6 +55,7 @@ def add_noise(clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
 
 def wanted(target: str, clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
     """What the network is trained to predict, (B, H, A), for one of the three TARGETS; alpha bar at each step (B,)."""
+    check_target(target)
     if target == "noise":  # DDPM's objective, and the paper's
         return noise
     if target == "clean":
@@ -76,6 +83,7 @@ def to_noise(target: str, prediction: Tensor, noisy: Tensor, alpha_bar_t: Tensor
     ratio: 1600 at t = 0, 1 in the middle, nothing at t = T - 1. With `velocity` it costs that plus one: little noise,
     where precision is decided, counts as with `noise`, and much noise is not ignored. Hence it is the default.
     """
+    check_target(target)
     a = alpha_bar_t[:, None, None]
     if target == "noise":
         return prediction

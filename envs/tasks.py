@@ -22,7 +22,7 @@ import numpy as np
 from envs import metaworld, pixels
 from envs.metaworld import GROUPS, TASKS
 from plumbing import opengl
-from plumbing.cli import BadInput
+from plumbing.cli import BadInput, say_once
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,9 @@ def spaces(task: str) -> Spaces:
     env.reset(seed=0)
     if "success" not in env.step(action.sample())[-1]:
         raise BadInput(f"environment '{task}' must say in info['success'], at every step, whether the task is done")
+    if env.spec is None or env.spec.max_episode_steps is None:
+        say_once(f"environment '{task}' is registered without max_episode_steps: unless it says `truncated` itself, an "
+                 "episode without success never ends")  # fmt: skip
     expert = hasattr(env.unwrapped, "expert_action")
     pictures = "rgb_array" in (env.metadata.get("render_modes") or ())
     differences = tuple(getattr(env.unwrapped, "differences", ()))

@@ -107,7 +107,6 @@ class Usage:
         }}  # fmt: skip
 
 
-@torch.no_grad()
 def loss_by_step(policy, windows, samples: int = 128, points: int = 25) -> dict[int, float]:
     """Diffusion step t -> training error there, at `points` steps from 0 to T-1, on windows spread evenly over the
     data."""
@@ -115,6 +114,7 @@ def loss_by_step(policy, windows, samples: int = 128, points: int = 25) -> dict[
     steps = np.unique(np.linspace(0, policy.config.diffusion_steps - 1, points).round().astype(int)).tolist()
     found = {}
     for t in steps:
+        # Not under no_grad: a fork's loss may take gradients itself.
         errors = policy.loss(*batch, torch.full((samples,), t, device=policy.device), torch.randn_like(batch[2]))
         found[t] = (errors[0] if isinstance(errors, tuple) else errors).mean().item()
     return found

@@ -55,10 +55,31 @@ def own_fields(variant: str) -> list[dataclasses.Field]:
     return [f for f in dataclasses.fields(theirs) if f.name not in usual] if dataclasses.is_dataclass(theirs) else []
 
 
+def explained(config_class, field: dataclasses.Field):
+    """The field's type, with the comment beside it in its class as the flag's help."""
+    pattern = rf"^\s+{field.name}\s*:[^#\n]*#\s*(.*)$"
+    comment = re.search(pattern, inspect.getsource(config_class), re.MULTILINE)
+    return Annotated[field.type, tyro.conf.arg(help=comment.group(1) if comment else "")]
+
+
+FROM_SIZE = ("channels", "kernel", "eye")  # train.py's SIZES
+
+
+def changed_defaults(variant: str) -> dict[str, object]:
+    """Fields of fdp.py's config to which a policy gives another default, where a flag, or --size, would overrule it."""
+    usual, theirs = load_variant("fdp").PolicyConfig, load_variant(variant).PolicyConfig
+    flags = (*FROM_SIZE, "components", "horizon", "executed", "router", "target", "task_conditioning")
+    defaults = ({f.name: f.default for f in dataclasses.fields(c)} if dataclasses.is_dataclass(c) else {}
+                for c in (usual, theirs))  # fmt: skip
+    usual, theirs = defaults
+    return {name: theirs[name] for name in flags if name in theirs and theirs[name] != usual[name]}
+
+
 def parse_with_own_fields(config_class, arguments: list[str] | None = None):
     """The command line as a config, in which the policy that `--policy` names may have flags of its own.
 
-    BadInput for a policy that does not exist, or a field of its that has the name of a flag of ours.
+    A default that it changes becomes that of the flag. BadInput for a policy that does not exist, a field of its that
+    has the name of a flag of ours, or a default that is not its to change: those that come from --size.
     """
     words = [str(a) for a in (sys.argv[1:] if arguments is None else arguments)]
     named = re.findall(r"--policy[= ](\S+)", " ".join(words))
@@ -66,10 +87,13 @@ def parse_with_own_fields(config_class, arguments: list[str] | None = None):
     for field in own_fields(named[-1]) if named and named[-1] != "fdp" else []:
         if hasattr(config_class, field.name):
             raise BadInput(f"variants/{named[-1]}.py: config field '{field.name}' has the name of a flag; rename it")
-        source = inspect.getsource(load_variant(named[-1]).PolicyConfig)
-        comment = re.search(rf"^\s+{field.name}\s*:[^#\n]*#\s*(.*)$", source, re.MULTILINE)
-        help_text = tyro.conf.arg(help=comment.group(1) if comment else "")
-        extra.append((field.name, Annotated[field.type, help_text], dataclasses.field(default=field.default)))
+        made = field.default_factory is not dataclasses.MISSING
+        how = {"default_factory": field.default_factory} if made else {"default": field.default}
+        extra.append((field.name, explained(load_variant(named[-1]).PolicyConfig, field), dataclasses.field(**how)))
+    for name, default in changed_defaults(named[-1]).items() if named and named[-1] != "fdp" else ():
+        if (flag := config_class.__dataclass_fields__.get(name)) is None:
+            raise BadInput(f"variants/{named[-1]}.py: '{name}' is what --size decides; give your field another name")
+        extra.append((name, explained(config_class, flag), dataclasses.field(default=default)))
     if extra:
         name, text = config_class.__name__, config_class.__doc__
         config_class = dataclasses.make_dataclass(name, extra, bases=(config_class,), namespace={"__doc__": text})
@@ -202,6 +226,8 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
         raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint{old}")
     state, header = tensors.load(path)
     state = formats.upgrade_weights(state)
+    fork = config["policy_config"].get("base", config["policy"])
+    changed = f", or variants/{fork}.py has changed since" * (fork != "fdp")
     try:
         if configs.large(config["policy_config"]):  # a dozen characters could ask for more than this machine has
             with torch.device("meta"):
@@ -209,12 +235,14 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
             if {name: x.shape for name, x in asked.items()} != {name: x.shape for name, x in state.items()}:
                 raise ValueError("it asks for other tensors than model.safetensors has")
         policy = build_policy(config["policy"], config["policy_config"])
+    except (NameError, ImportError):  # of a fork's file, in whose author's way nobody should stand
+        raise
     except Exception as error:  # a width of -3 fails somewhere deep inside; what matters is where it came from
-        raise BadInput(f"{folder / 'config.json'} is damaged: {error!s:.300}") from error
+        raise BadInput(f"{folder / 'config.json'} is damaged{changed}: {error!s:.300}") from error
     try:
         policy.load_state_dict(state)
     except Exception as error:
-        raise BadInput(f"{path} does not fit its config.json: {error!s:.300}") from error
+        raise BadInput(f"{path} does not fit its config.json{changed}: {error!s:.300}") from error
     if other := other_versions(config.get("versions") or {}):
         say_once(f"{folder} was made with {other}: its success may differ a little")
     policy.header = header  # after how many steps and seconds these weights were saved

@@ -70,6 +70,8 @@ def check(config) -> list[str]:
     if config.run:
         known = runs.read_config(Path(config.run))["policy_config"]
         tasks = as_seen_by(known["tasks"], tasks)
+        # One that it knows is named to let its module be imported (envs/tasks.py, `trust`), not to be learned again.
+        tasks = [task for task in tasks if ":" not in task or task not in known["tasks"]] or tasks
     other = [task for task in tasks if not elsewhere.possible(task, *([known["observation"]] if known else []))]
     if config.copies and other:
         raise BadInput(f"--copies: which numbers of '{other[0]}' are positions is not known; leave it out, or say 0")
@@ -105,11 +107,14 @@ def check_source(config, tasks: list[str], device) -> None:
         raise BadInput(f"--encoder-rank must be at least {least}, as in {origin}, got {config.encoder_rank}")
     if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
         raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
+    if config.mode not in ("full", "scratch") and not hasattr(policy, "components"):
+        raise BadInput(f"policy '{variant}' has no `components`: use --mode full or scratch")
     K, new = policy.config.components, config.new_components
-    size = sum(p[0].numel() for p in policy.components.parameters())
+    parts = list(policy.components.parameters()) if hasattr(policy, "components") else []
+    size = sum(p[0].numel() for p in parts if p.ndim)
     check_memory(asdict(policy.config) | {"components": K + new}, config.batch_size, device, size * (K + new))
     if config.mode in ("add-component", "components") or config.retain == "exact":
-        if not all(len(p) == K for p in policy.components.parameters()):
+        if not all(p.ndim and len(p) == K for p in parts):
             raise BadInput(f"policy '{variant}' has components without a leading K axis: use --mode full, or --mode "
                            "router --retain paper")  # fmt: skip
     if config.mode == "components":
@@ -119,6 +124,20 @@ def check_source(config, tasks: list[str], device) -> None:
     if config.start_from not in ("most-used", "random"):
         if len(numbers(config.start_from, K, "--start-from, if not most-used or random,")) != new:
             raise BadInput(f"--start-from must name {new}, one for each new component, got '{config.start_from}'")
+
+
+def try_out(policy) -> None:
+    """Take a policy with stages apart, and let each stage act once. A fork may have tables that do not grow, or
+    components that know their number and cannot act with fewer, as an old stage does; better now than after minutes."""
+    skills.take_apart(policy)
+    c, names = policy.config, [names[0] for _, names in policy.config.stages]
+    seen = {part: np.zeros((len(names), *shape)) for part, shape in c.observation.items()}
+    try:
+        policy.eval().act(seen, names)
+    except Exception:
+        say(f"a stage of policy '{c.base}' cannot act with its own components alone; see docs/troubleshooting.md")
+        raise
+    policy.train()
 
 
 def check_grown(old: dict, new: dict) -> None:

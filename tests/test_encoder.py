@@ -1,10 +1,11 @@
 """What a policy sees: in which order, on which scale, and what is clipped."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 
-from encoder import StateEncoder, join, make_encoder, rows
+from encoder import StateEncoder, as_tensors, join, make_encoder, rows
 
 
 def test_statistics_round_trip_with_constant_and_hardly_moving_dimensions():
@@ -107,3 +108,25 @@ def test_joining_and_choosing_rows():
     assert both["x"].tolist() == [[1, 1], [3, 3], [3, 3], [3, 3]] and both["y"].tolist() == [0, 0, 1, 2]
     some = rows(both, torch.tensor([3, 0]))
     assert some["x"].tolist() == [[3, 3], [1, 1]] and some["y"].tolist() == [2, 0]
+
+
+@pytest.mark.filterwarnings("ignore:std")
+def test_numbers_too_small_to_be_seen_are_warned_of(capsys):
+    """All of them: MetaWorld has some that hardly move, beside others."""
+    encoder, where = StateEncoder({"point": (2,)}, 8), torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
+    encoder.fit({"point": where})
+    encoder.fit({"point": where * torch.tensor([1.0, 0.001])})
+    encoder.fit({"point": torch.ones(50, 2)})
+    encoder.fit({"point": where[:1]})
+    assert not capsys.readouterr().err
+    encoder.fit({"point": 0.001 * where})
+    assert "no observed number varies by more than 0.0003, and below 0.02 all is faint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rows", "tasks"), [(1, ["reach"] * 3), (3, ["reach"]), (3, "reach"), (None, ["reach"])])
+def test_a_row_for_each_task(rows, tasks):
+    point = np.zeros((rows, 2)) if rows else np.zeros(2)
+    with pytest.raises(ValueError, match="^observation 'point' must have the shape .*, a row for each of a list of"):
+        as_tensors({"point": point}, {"point": (2,)}, tasks, torch.device("cpu"))
+    found = as_tensors({"point": np.ones((2, 2)), "more": 0}, {"point": (2,)}, ["reach", "push"], torch.device("cpu"))
+    assert list(found) == ["point"] and found["point"].dtype == torch.float32 and found["point"].shape == (2, 2)

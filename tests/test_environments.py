@@ -23,7 +23,8 @@ import adapt
 import evaluate
 import train
 from envs.demos import demonstrations, make_windows
-from plumbing import figures, runs
+from envs.tasks import spaces
+from plumbing import figures, runs, stages
 from plumbing.cli import BadInput, run
 
 TINY = ["--steps", 5, "--batch-size", 8, "--demos-per-task", 5, "--components", 2, "--device", "cpu"]
@@ -254,6 +255,24 @@ def test_what_no_policy_can_work_with_is_refused_in_one_line(task, message, tmp_
     said = capsys.readouterr().err
     assert left.value.code == 2 and re.fullmatch(rf"error: .*{message}.*\n", said), said
     assert not list(tmp_path.iterdir()), "nothing may have been made"
+
+
+def test_a_task_that_a_run_knows_is_named_to_trust_its_module_and_not_learned_again(trained, monkeypatch):
+    def asked(tasks: str) -> list[str]:
+        config = adapt.AdaptConfig(run=str(trained[0]), tasks=tasks)
+        return stages.check(config)
+
+    assert asked("toy:OtherPoint-v0,toy:Point-v0") == ["toy:OtherPoint-v0"]
+    assert asked("toy:Point-v0") == ["toy:Point-v0"]  # and is refused, as known already
+
+
+def test_an_environment_without_an_end_is_warned_of(capsys):
+    gymnasium.register("broken/Endless-v0", "toy:Point")
+    assert spaces("broken/Endless-v0").expert
+    said = capsys.readouterr().err
+    assert "'broken/Endless-v0' is registered without max_episode_steps: unless it says `truncated`" in said
+    spaces("toy:Point-v0")
+    assert not capsys.readouterr().err
 
 
 def test_adapting_to_another_shape_is_refused(trained, data_dir, tmp_path):

@@ -27,11 +27,12 @@ from conftest import ROOT, command
 import adapt
 import evaluate
 import fdp
+import plumbing.stages
 import sampler
 import train
 import variants.staged
 from envs.metaworld import DIFFERENCES, PARTS
-from plumbing import figures, runs
+from plumbing import figures, log, runs
 from plumbing.cli import BadInput, run
 from plumbing.log import Usage, entropy, read_log
 from variants import flow
@@ -330,6 +331,54 @@ def test_a_field_with_the_name_of_a_flag_is_refused(my_forks, monkeypatch):
         runs.parse_with_own_fields(train.TrainConfig, ["--policy", "norm"])
 
 
+def forked(base=fdp.PolicyConfig, **fields):
+    """A config of one's own: name = (type, default)."""
+    return dataclasses.make_dataclass("PolicyConfig", [(n, t, d) for n, (t, d) in fields.items()], bases=(base,))
+
+
+def test_defaults_that_a_fork_changes_are_those_of_the_flags(my_forks, monkeypatch):
+    kinds = dataclasses.field(default_factory=lambda: ["noise", "clean"])
+    config = forked(horizon=(int, 16), target=(str, "noise"), kinds=(list[str], kinds))
+    monkeypatch.setattr(runs.inspect, "getsource", lambda _: "    horizon: int = 16  # how far it looks\n")
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, config))
+    asked = ["--policy", "norm", "--tasks", "reach"]
+    flags = runs.parse_with_own_fields(train.TrainConfig, asked)
+    assert (flags.horizon, flags.target, flags.components, flags.kinds) == (16, "noise", 4, ["noise", "clean"])
+    settings = train.policy_settings(flags, ["reach"])
+    assert (settings["horizon"], settings["target"], settings["kinds"]) == (16, "noise", ["noise", "clean"])
+    said = runs.parse_with_own_fields(train.TrainConfig, [*asked, "--horizon", "8", "--kinds", "noise", "velocity"])
+    assert (said.horizon, said.target, said.kinds) == (8, "noise", ["noise", "velocity"])
+    usual = runs.parse_with_own_fields(train.TrainConfig, ["--policy", "uniform", "--tasks", "reach"])
+    assert (usual.horizon, usual.target) == (8, "velocity")
+
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, forked(kernel=(int, 5))))
+    with pytest.raises(BadInput, match="variants/norm.py: 'kernel' is what --size decides; give your field another"):
+        runs.parse_with_own_fields(train.TrainConfig, asked)
+
+
+def test_a_fork_that_has_changed_since_its_run(norm_run, my_forks, monkeypatch):
+    def fork(build, config=fdp.PolicyConfig):
+        kind = type("Policy", (NormPolicy,), {"build": build})
+        monkeypatch.setitem(my_forks, "norm", with_policy(kind, config))
+
+    def misspelled(self):
+        undefined_name  # noqa: B018, F821
+
+    def wider(self):
+        NormPolicy.build(self)
+        self.more = nn.Linear(2, 2)
+
+    fork(misspelled)
+    with pytest.raises(NameError, match="undefined_name"):  # with its traceback: nothing is wrong with the run
+        runs.load_policy(norm_run)
+    fork(wider)
+    with pytest.raises(BadInput, match="does not fit its config.json, or variants/norm.py has changed since: Error"):
+        runs.load_policy(norm_run)
+    fork(NormPolicy.build, forked(needed=(int, dataclasses.MISSING), base=object))
+    with pytest.raises(BadInput, match="config.json is damaged, or variants/norm.py has changed since"):
+        runs.load_policy(norm_run)
+
+
 def test_a_bug_in_a_fork_keeps_its_traceback(my_forks, monkeypatch):
     class Buggy(fdp.Policy):
         def build(self):
@@ -338,6 +387,18 @@ def test_a_bug_in_a_fork_keeps_its_traceback(my_forks, monkeypatch):
     monkeypatch.setitem(my_forks, "norm", with_policy(Buggy))
     with pytest.raises(TypeError, match="slip of the pen"):
         make("norm")
+
+
+def test_a_loss_may_take_gradients_itself():
+    class Steep(fdp.Policy):
+        def errors(self, condition, *more):
+            return torch.autograd.grad(condition.square().sum(), condition)[0].square().mean(1)
+
+    policy = Steep(make().config).eval()
+    windows = types.SimpleNamespace(actions=torch.zeros(6, 8, 4), select=lambda index: batch(policy, len(index))[:3])
+    found = log.loss_by_step(policy, windows, samples=6, points=3)
+    condition = policy.encode(*batch(policy)[:2])
+    assert list(found) == [0, 50, 99] and found[0] == pytest.approx(4 * condition.square().mean().item(), rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------ the sparse mixture
@@ -533,6 +594,26 @@ def test_a_router_that_sees_the_step_is_asked_at_each_one():
     assert len(clock.asked) == 1 and torch.equal(clock.asked[0], inputs[3])
 
 
+@pytest.mark.parametrize("variant", ["moe", "informed"])
+def test_a_sparse_router_of_ones_own_trains_as_it_acts(variant):
+    policy = make(variant, top=2)
+
+    class Own(type(policy)):
+        router_sees_step = True
+
+        def probabilities(self, condition, step=None):
+            self.asked.append(step)
+            return super().probabilities(condition, step)
+
+    own = Own(policy.config).eval()
+    own.asked, inputs = [], batch(own)
+    own.loss(*inputs)
+    assert len(own.asked) == 1 and torch.equal(own.asked[0], inputs[3])
+    own.asked.clear()
+    act(own, sampler_name="ddim", sampling_steps=5)
+    assert [step.unique().item() for step in own.asked] == [99, 79, 59, 39, 19]
+
+
 def test_any_other_router_is_asked_once_per_chunk():
     class Patient(Clock):
         router_sees_step = False
@@ -560,6 +641,86 @@ def stages(data_dir, tmp_path_factory):
             folder / "more", "--device", "cpu")  # fmt: skip
     later = sorted(path.parent for path in (folder / "more").glob("*/model.safetensors"))
     return [runs.load_policy(path) for path in (folder / "mine", *later)]
+
+
+class Labelled(fdp.Policy):
+    """Each component has a number of its own, in a buffer."""
+
+    def build(self):
+        super().build()
+        self.components.register_buffer("label", 10.0 * torch.arange(self.config.components))
+        self.components.register_buffer("steps_seen", torch.tensor(7.0))  # and one that is nobody's
+
+
+class Two(nn.ModuleList):
+    """A router for rough and one for fine steps."""
+
+    def forward(self, condition):
+        return (self[0](condition) + self[1](condition)) / 2
+
+
+def test_what_a_component_is_is_copied_with_it(my_forks, monkeypatch):
+    monkeypatch.setitem(my_forks, "norm", with_policy(Labelled))
+    policy = make("norm")
+    _, grown = adapt.grow("norm", policy, ["door-close"], 2, [2, 1], rank=None)
+    assert grown.components.label.tolist() == [0, 10, 20, 30, 20, 10] and grown.components.steps_seen == 7
+
+
+def test_a_router_of_several_parts_learns_whole(my_forks, monkeypatch):
+    class Parted(fdp.Policy):
+        def build(self):
+            super().build()
+            self.router = Two([self.router, copy.deepcopy(self.router)])
+
+    monkeypatch.setitem(my_forks, "norm", with_policy(Parted))
+    policy = make("norm")
+    parts = adapt.train_only(policy, [0], [1], encoder=False)
+    assert parts["router"][0] == parts["router"][1] > 0 and adapt.newest_router(policy) is policy.router
+
+
+def test_a_stage_that_cannot_act_is_found_before_it_is_trained(norm_run, data_dir, tmp_path, my_forks, monkeypatch,
+                                                               capsys):  # fmt: skip
+    """Components that know their number: with one more they act, and an old stage's, cut to what it had, do not."""
+
+    class Counting(NormPolicy):
+        def build(self):
+            super().build()
+            self.components.K = self.config.components
+            self.components.register_forward_hook(lambda unet, _, x: x.view(unet.K, *x.shape[1:]))
+
+    monkeypatch.setitem(my_forks, "norm", with_policy(Counting))
+    variants.staged.on_top_of.cache_clear()
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        command(adapt, "--run", norm_run, "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--steps", 5,
+                "--data-dir", data_dir, "--out", tmp_path / "run", "--device", "cpu")  # fmt: skip
+    said = capsys.readouterr().err
+    assert "a stage of policy 'norm' cannot act with its own components alone; see docs/troubleshooting.md" in said
+    assert not (tmp_path / "run/model.safetensors").exists() and "step" not in said
+    variants.staged.on_top_of.cache_clear()
+
+
+def test_trying_stages_out_leaves_them_training(stages):
+    policy = stages[2].train()
+    plumbing.stages.try_out(policy)
+    assert all(part.training for part in policy.modules())
+    policy.eval()
+
+
+@pytest.mark.parametrize(("build", "message"), [
+    (lambda self: setattr(self, "experts", self.__dict__["_modules"].pop("components")), "has no `components`"),
+    (lambda self: setattr(self.components, "gain", nn.Parameter(torch.tensor(1.0))), "without a leading K axis"),
+])  # fmt: skip
+def test_what_cannot_be_grown_is_refused(norm_run, tmp_path, my_forks, monkeypatch, build, message):
+    class Other(NormPolicy):
+        def build(self):
+            super().build()
+            build(self)
+
+    monkeypatch.setitem(my_forks, "norm", with_policy(Other))
+    monkeypatch.setattr(runs, "load_policy", lambda *_: make("norm", observation={"point": (2,), "goal": (2,)},
+        tasks=["toy:Point-v0"], differences=(), action_low=(-0.05,) * 2, action_high=(0.05,) * 2))  # fmt: skip
+    with pytest.raises(BadInput, match=message):
+        command(adapt, "--run", norm_run, "--tasks", "toy:OtherPoint-v0", "--out", tmp_path / "run", "--device", "cpu")
 
 
 def play(policy, tasks: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
+import sampler
 from sampler import (
     SAMPLERS,
     TARGETS,
@@ -187,3 +188,11 @@ def test_impossible_requests_are_refused(name, steps, words):
 def test_default_steps():
     assert [resolve_steps(name, None, T) for name in ("ddpm", "ddim", "dpm")] == [100, 5, 5]
     assert resolve_steps("dpm", None, 3) == 3 and resolve_steps("ddim", 7, T) == 7
+
+
+def test_an_unknown_target_is_none_of_the_three():
+    x = torch.zeros(1, 8, 4)
+    for ask in (lambda: sampler.wanted("epsilon", x, x, torch.tensor([0.5])),
+                lambda: sampler.to_noise("epsilon", x, x, torch.tensor([0.5]))):  # fmt: skip
+        with pytest.raises(ValueError, match="unknown prediction target 'epsilon': choose from noise, clean, velocity"):
+            ask()

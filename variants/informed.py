@@ -81,9 +81,13 @@ class Policy(FactorizedPolicy):
             raise ValueError("policy informed needs to know tasks apart: task conditioning name, not none")
         super().build()
 
+    def probabilities(self, condition, step=None):
+        """(B, C) -> (B, K), before any are left out: what a fork with another router overrides, as `loss` asks too."""
+        return self.router(condition)
+
     def weigh(self, condition, step=None):
         """(B, C) -> (B, K): zero but for `top` of them, which sum to one."""
-        return self.sparse(self.router(condition))
+        return self.sparse(self.probabilities(condition, step))
 
     def sparse(self, p):
         """Probabilities (B, K) -> weights (B, K). Among those that are kept, gradients flow as usual; which are kept is
@@ -115,7 +119,7 @@ class Policy(FactorizedPolicy):
         """fdp.py's errors (B,), and minus the information, in nats. A batch of one of several tasks pays nothing: a
         policy that learns a new task must not be paid for switching within it."""
         condition = self.encode(observation, task)
-        p = self.router(condition).float()
+        p = self.probabilities(condition, step).float()
         paid = len(self.config.tasks) == 1 or (task != task[0]).any()
         information = paid * (entropy(p.mean(0)) - entropy(p).mean())
         errors = self.errors(condition, self.sparse(p), actions, step, noise)

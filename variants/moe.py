@@ -48,9 +48,13 @@ class Policy(FactorizedPolicy):
             chosen = probabilities.topk(self.config.top).indices
         return torch.zeros_like(probabilities).scatter(1, chosen, 1.0)
 
+    def probabilities(self, condition, step=None):
+        """(B, C) -> (B, K), before any are left out: what a fork with another router overrides, as `loss` asks too."""
+        return self.router(condition)
+
     def weigh(self, condition, step=None):
         """(B, C) -> (B, K): zero but for `top` of them, which sum to one."""
-        return self.sparse(self.router(condition))[0]
+        return self.sparse(self.probabilities(condition, step))[0]
 
     def sparse(self, probabilities):
         """Probabilities (B, K) -> weights (B, K), and who was selected (B, K)."""
@@ -65,7 +69,7 @@ class Policy(FactorizedPolicy):
         """fdp.py's errors (B,), and K * sum_k (share of observations that selected k) * (mean probability of k): it is
         `top` for a balanced router, and larger the more of the work goes to the same few."""
         condition = self.encode(observation, task)
-        probabilities = self.router(condition)
+        probabilities = self.probabilities(condition, step)
         weights, selected = self.sparse(probabilities)
         balance = self.config.components * (selected.mean(0) * probabilities.mean(0)).sum()
         errors = self.errors(condition, weights, actions, step, noise)

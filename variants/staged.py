@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from encoder import Residual
+from encoder import Residual, check_rows
 from plumbing.runs import load_variant
 
 
@@ -112,6 +112,7 @@ def on_top_of(base: str):
             """As the base does, stage by stage. Weights (B, K): zero for components that a stage did not know."""
             self.task_index(tasks)  # refuses names that no stage knows
             c = self.config
+            check_rows(observation, c.observation, tasks)
             if noise is None:
                 noise = torch.randn((len(tasks), c.horizon, c.action_dim), generator=generator, device=self.device)
             actions = np.empty((len(tasks), c.horizon, c.action_dim), np.float32)
