@@ -573,6 +573,12 @@ def test_policies_with_cameras(tmp_path):
     assert rows[3][:3] == ["| monolithic: one network of the same size", "1", "9/10"]
     assert rows[3][4].startswith("+10.0 [") and rows[4][:4] == ["| scripted expert", "", "10/10", "1.000"]
     assert rows[-1][:2] == ["| fdp", "`light`"] and rows[-1][3].startswith("-20.0 [")
+    (tmp_path / "pixels/choice").mkdir()
+    tried = result([1])
+    tried["training"]["hardware"] = "AMD EPYC, 2 cores"
+    (tmp_path / "pixels/choice/draws-4-6000.json").write_text(json.dumps(tried))
+    last = [line for line in pixels.cameras(tmp_path) if line.startswith("| ")][-1]
+    assert last == "| `--policy draws --draws 4`, half the steps | 9 | 0.900, 0.596 to 0.982† | 2 | AMD EPYC |"
 
 
 def test_both_averages_over_fifty_tasks():

@@ -2,11 +2,11 @@
 
     python train.py --policy fine --tasks mt6 --observation pixels --draws 4
 
-What fails from cameras are the precise tasks, a ring onto a peg and a peg into a hole. `encoder.py`'s small eye looks at
-places 8 pixels apart, and a mean over few places is a rough one. Here its second stride and its last layer are gone: 1.4
-times the work, two and a half times as fine, but each place sees 24 pixels around it, not 52. A field `draws` comes from
-variants/draws.py, where an encoded picture is used several times, so that eyes cost less. Whether it pays:
-study/pixels/recipe.py.
+What fails from cameras are the precise tasks, a ring onto a peg and a peg into a hole. The small eye of `encoder.py`
+looks at places 8 pixels apart, and a mean over few places is a rough one. Here its second stride and its last layer are
+gone: 1.6 times the work, two and a half times as fine, but each place sees 24 pixels around it, not 52. The field
+`draws` comes from variants/draws.py, where an encoded picture is used several times, so that eyes cost less. Whether it
+pays: study/pixels/recipe.py.
 """
 
 import torch

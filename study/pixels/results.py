@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from study.intervals import DAGGER, by_task, compare, count, number, rate
-from study.markdown import evenly, expert, flag, paired, played_on, read, table, text
+from study.markdown import NotMeasured, evenly, expert, flag, paired, played_on, read, table, text
 
 CAMERAS = {"fdp": "fdp", "monolithic": "monolithic: one network of the same size", "uniform": "weights fixed at 1/K",
            "moe-top2": "mixture of experts, top 2"}  # fmt: skip
@@ -42,4 +42,32 @@ def cameras(study: Path) -> list[str]:
         *table(header, rows), *text(DAGGER),
         *(table(["policy", "`--shift`", "all, 95 % interval", "minus as it was, points"], shifted) if shifted else []),
         "![What the policy sees](pixels/sees.png)", "",
+        *tried(study, tasks),
+    ]  # fmt: skip
+
+
+TRIED = {  # files of study/pixels/choice -> what it is
+    "fdp-6000": "as it is, half the steps",
+    "fdp-12000": "as it is",
+    "fdp-12000-again": "as it is, trained again: the run of block 16",
+    "fdp-12000-executed-2": "its weights, two actions before looking again",
+    "draws-4-6000": "`--policy draws --draws 4`, half the steps",
+    "fine-6000": "`--policy fine --draws 4`, half the steps",
+}
+
+
+def tried(study: Path, tasks: list[str]) -> list[str]:
+    """What was tried to make it better, on the block for choices."""
+    try:
+        found = read(study, "pixels/choice/*.json")
+    except NotMeasured:
+        return []
+    rows = [[what, *(found[name]["tasks"][task]["successes"] for task in tasks), rate(by_task([found[name]])).share,
+             f"{found[name]['training']['seconds'] / 60:.0f}", found[name]["training"]["hardware"].partition(",")[0]]
+            for name, what in TRIED.items() if name in found]  # fmt: skip
+    names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
+    return [
+        *text("What was tried, one seed (`study/pixels/recipe.py` and LOG.md: what was expected of each, and what is "
+              "not run yet).", played_on([found[name] for name in TRIED if name in found])),
+        *table(["way", *names, "all, 95 % interval", "minutes of training", "on"], rows), *text(DAGGER),
     ]  # fmt: skip
