@@ -126,4 +126,15 @@ def fifty_finding(study: Path) -> str:
     router = f"{router}{beside}" if router else ""
     return (f"**One policy for all 50 tasks** has {number(rates.mean)} [{number(rates.low)}, {number(rates.high)}] "
             f"({S} seed{'s' * (S > 1)}, {minutes:.0f} minutes on one core; the expert {number(successes / n)}).{router}"
-            )  # fmt: skip
+            f"{sooner_finding(study)}")  # fmt: skip
+
+
+def sooner_finding(study: Path) -> str:
+    """What looking again sooner gains; nothing where it was not played."""
+    try:
+        two, four = (read(study, f"mt50/executed-{n}.json")[f"executed-{n}"] for n in (2, 4))
+    except NotMeasured:
+        return ""
+    (successes, n), share = expert([two]), number(success(by_task([two])))
+    return (f" Looking again after two actions (`--executed 2`) gives {share}, {compare([two], [four])} points (other "
+            f"episodes; the expert {number(successes / n)}).")  # fmt: skip

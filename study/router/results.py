@@ -342,7 +342,7 @@ def diffusion_finding(study: Path) -> str:
     """Whether diffusion is needed: regression beside it, on data with one way to do it, and with two."""
     told = []
     for setting, where in (("mt6-25", "on six tasks with 25 demonstrations"),
-                           ("two-ways", "where demonstrations go around a wall on either side")):  # fmt: skip
+                           ("two-ways", "where they go around a wall on either side")):  # fmt: skip
         pair = paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in ("bc", "fdp")))
         if not (seeds := len(pair[0])):
             raise NotMeasured(f"`study/router/baselines/{setting}-bc-s*.json`")
@@ -350,8 +350,8 @@ def diffusion_finding(study: Path) -> str:
     pays = sum(change.high < 0 for change, _ in told)
     verdict = ("Diffusion is not shown to pay.", "Diffusion pays in one of two cases.", "Diffusion pays.")[pays]
     (one, here), (two, there) = told
-    return (f"**{verdict}** Beside fdp, plain regression by a network of the same size (`--policy bc`) has {one} "
-            f"points {here}, {two} {there}.")  # fmt: skip
+    return (f"**{verdict}** Beside fdp, regression by a plain network (`--policy bc`) has {one} points {here}, "
+            f"{two} {there}.")  # fmt: skip
 
 
 def how_many(study: Path) -> list[str]:
