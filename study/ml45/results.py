@@ -56,7 +56,8 @@ def ways_table(study: Path, found: dict[tuple[str, str], dict[str, np.ndarray]],
         made = np.all([np.isfinite(x).any(2) for x in played.values()], 0)  # (S, D): of all tasks
         change = "" if played is first else crossed_difference(played, first)
         rows.append([ONE[key] if demos == 1 else alone(key),
-                     f"{made.any(1).sum()} x {made.any(0).sum()}" + " in part" * (not made.all()),
+                     f"{made.any(1).sum()} x {made.any(0).sum()}"
+                     + " in part" * (not made[made.any(1)][:, made.any(0)].all()),
                      *(count({task: played[task]}) for task in NEW_ML45), crossed_rate(played).share, change,
                      f"{every[key][0]['stage']['trained_parameters']:,}",
                      f"{np.median([r['stage']['seconds'] for r in every[key]]):.0f}"])  # fmt: skip
