@@ -326,10 +326,10 @@ def budget(study: Path) -> list[str]:
         *text(DAGGER),
         "![Success on new tasks over demonstrations, and over training steps](adapt/budget.png)", "",
         *bullets(
-            f"add-component trains {number(share['add-exact'] / share['full'], 2)} of the parameters of `full`. Minus the "
-            f"same with the encoder left as it is (`--encoder-rank 0`) it has {minus(steps, shortest, 'rank-0')} points "
-            f"after {shortest} steps, and {minus(demos, fewest, 'rank-0')} with {fewest} "
-            f"demonstration{'s' * (fewest > 1)}.",
+            f"add-component trains {number(share['add-exact'] / share['full'], 2)} of the parameters of `full`. Minus "
+            "the same with the encoder left as it is (`--encoder-rank 0`) it has "
+            f"{minus(steps, shortest, 'rank-0')} points after {shortest} steps, and "
+            f"{minus(demos, fewest, 'rank-0')} with {fewest} demonstration{'s' * (fewest > 1)}.",
             f"Without a new component, with {share['small']:,} parameters instead of {share['add-exact']:,}: "
             f"{count(steps['small', shortest])} after {shortest} steps, {count(demos['small', fewest])} with {fewest} "
             f"demonstration{'s' * (fewest > 1)}.",
