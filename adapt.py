@@ -14,7 +14,7 @@
 
 A *stage* is one round of learning: a task, or several together. A new task's embedding, what its name means, always
 trains. The encoder is frozen, since frozen components see through it (not with full, scratch, --train-encoder); with
-exact the stage adds a low-rank correction, for its own tasks only: encoder.py, `Residual`. Mean and scale stay.
+exact the stage adds a low-rank correction, for its own tasks only: encoder.py, `Residual`.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
@@ -71,7 +71,7 @@ class AdaptConfig:
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # the paper's number
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
-    copies: int | None = None  # per demonstration, with things moved (envs/elsewhere.py); default 100 up to 3, else 0
+    copies: int | None = None  # of each, things moved (envs/elsewhere.py); default 100 with up to 3 of them, else 0
     steps: int | None = None  # optimiser steps of a stage; default 2000 for each new task
     batch_size: int = 64
     lr: float = 1e-3  # schedule, weight decay, clipping and averaging are train.py's
@@ -117,9 +117,9 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
             known = grown.task_embedding.weight[: len(old.tasks)]
             grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
         if copied:
-            whole = [x for x in grown.components.state_dict().values() if x.ndim and len(x) == grown.config.components]
-            for x in whole:  # buffers too: they may say what a component is
-                x[old.components :] = x[copied]
+            for name, x in policy.components.state_dict().items():  # buffers too: they may say what a component is
+                if x.ndim and len(x) == old.components:
+                    grown.components.state_dict()[name][old.components :] = x[copied]
             share_weight(newest_router(grown), copied, old.components)
     return variant, grown.to(policy.device)
 

@@ -25,7 +25,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from plumbing.cli import say
+from plumbing.cli import say_once
 
 Observation = dict[str, Tensor]  # part -> (B, *shape)
 
@@ -47,6 +47,8 @@ def check_rows(observation: dict, parts: dict, tasks: list[str]) -> None:
     """ValueError unless there is one row of each part, name -> shape, for each of a list of tasks: one row would be
     repeated, and one robot act on what another sees."""
     for name, shape in parts.items():
+        if name not in observation:
+            raise ValueError(f"this policy sees {', '.join(parts)}; an observation has no '{name}'")
         wanted = (len(tasks), *shape)
         if isinstance(tasks, str) or np.shape(observation[name]) != wanted:
             raise ValueError(f"observation '{name}' must have the shape {wanted}, a row for each of a list of tasks; "
@@ -120,8 +122,8 @@ class StateEncoder(nn.Module):
         spread = numbers.std(0).nan_to_num()  # one observation has none
         self.scale.copy_(spread.clamp(min=self.FLOOR))
         if 0 < spread.max() < self.FLOOR:  # a whole task in millimetres, or in units of its own
-            say(f"warning: no observed number varies by more than {spread.max():.1g}, and below {self.FLOOR} all is "
-                "faint: give them in larger units")  # fmt: skip
+            say_once(f"warning: no observed number varies by more than {spread.max():.1g}; what varies by less than "
+                     f"{self.FLOOR} is faint: give them in larger units")  # fmt: skip
 
     def forward(self, observation: Observation) -> Tensor:
         """{part: (B, *shape)} -> condition (B, C)."""

@@ -269,7 +269,6 @@ def main(config: TrainConfig) -> dict:
         rate = learning_rate(config, step)
         losses, norm = learner.step(loss_function, batch, rate, average_decay(step))
         log.add(losses)
-
         last = step == config.steps - 1
         if (step + 1) % config.log_every == 0 or last:
             learner.check(step + 1)
@@ -308,6 +307,7 @@ def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
     spaces = common_spaces(tasks)
     seen = seen_by(config.cameras, spaces.observation) if config.observation == "pixels" else spaces.observation
     own = {field.name: getattr(config, field.name) for field in runs.own_fields(config.policy)}
+    own |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size
     return {
         "observation": seen, "action_low": spaces.action_low, "action_high": spaces.action_high,
         "differences": spaces.differences, "tasks": tasks, "components": config.components, "router": config.router,

@@ -114,8 +114,9 @@ def _print(stream: str, text: str) -> None:
 
 @functools.cache
 def say_once(text: str) -> None:
-    """A warning, the first time."""
-    say(text)
+    """A warning, the first time, and of several processes of one training by the first."""
+    if interrupt.is_first():
+        say(text)
 
 
 def write_json(path: Path, content: object) -> None:

@@ -110,13 +110,17 @@ class Usage:
 def loss_by_step(policy, windows, samples: int = 128, points: int = 25) -> dict[int, float]:
     """Diffusion step t -> training error there, at `points` steps from 0 to T-1, on windows spread evenly over the
     data."""
-    batch = windows.select(torch.from_numpy(np.linspace(0, len(windows.actions) - 1, samples).astype(int)))
+    seen, task, actions = windows.select(
+        torch.from_numpy(np.linspace(0, len(windows.actions) - 1, samples).astype(int))
+    )
     steps = np.unique(np.linspace(0, policy.config.diffusion_steps - 1, points).round().astype(int)).tolist()
     found = {}
     for t in steps:
-        # Not under no_grad: a fork's loss may take gradients itself.
-        errors = policy.loss(*batch, torch.full((samples,), t, device=policy.device), torch.randn_like(batch[2]))
-        found[t] = (errors[0] if isinstance(errors, tuple) else errors).mean().item()
+        noise, errors = torch.randn_like(actions), []
+        for i in torch.arange(samples, device=policy.device).split(16):  # a fork's loss may take gradients: few at once
+            loss = policy.loss(rows(seen, i), task[i], actions[i], torch.full_like(task[i], t), noise[i])
+            errors.append((loss[0] if isinstance(loss, tuple) else loss).detach())
+        found[t] = torch.cat(errors).mean().item()
     return found
 
 

@@ -19,6 +19,7 @@ import io
 import json
 import re
 import sys
+import traceback
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -62,38 +63,38 @@ def explained(config_class, field: dataclasses.Field):
     return Annotated[field.type, tyro.conf.arg(help=comment.group(1) if comment else "")]
 
 
-FROM_SIZE = ("channels", "kernel", "eye")  # train.py's SIZES
-
-
-def changed_defaults(variant: str) -> dict[str, object]:
-    """Fields of fdp.py's config to which a policy gives another default, where a flag, or --size, would overrule it."""
-    usual, theirs = load_variant("fdp").PolicyConfig, load_variant(variant).PolicyConfig
-    flags = (*FROM_SIZE, "components", "horizon", "executed", "router", "target", "task_conditioning")
-    defaults = ({f.name: f.default for f in dataclasses.fields(c)} if dataclasses.is_dataclass(c) else {}
-                for c in (usual, theirs))  # fmt: skip
-    usual, theirs = defaults
-    return {name: theirs[name] for name in flags if name in theirs and theirs[name] != usual[name]}
+def changed_defaults(variant: str, names) -> dict[str, object]:
+    """Of these fields of fdp.py's config those to which a policy gives another default, with it: where a flag, or
+    --size, would overrule what its author has written."""
+    usual, theirs = (
+        {f.name: f for f in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else {}
+        for config in (load_variant("fdp").PolicyConfig, load_variant(variant).PolicyConfig)
+    )
+    both = {name: (usual[name].default, theirs[name].default) for name in names if name in usual and name in theirs}
+    return {name: new for name, (old, new) in both.items() if dataclasses.MISSING not in (old, new) and new != old}
 
 
 def parse_with_own_fields(config_class, arguments: list[str] | None = None):
     """The command line as a config, in which the policy that `--policy` names may have flags of its own.
 
-    A default that it changes becomes that of the flag. BadInput for a policy that does not exist, a field of its that
-    has the name of a flag of ours, or a default that is not its to change: those that come from --size.
+    A default that it changes becomes that of the flag. BadInput for a policy that does not exist, or a field of its own
+    that has the name of a flag of ours, or no default.
     """
     words = [str(a) for a in (sys.argv[1:] if arguments is None else arguments)]
-    named = re.findall(r"--policy[= ](\S+)", " ".join(words))
-    extra = []
-    for field in own_fields(named[-1]) if named and named[-1] != "fdp" else []:
-        if hasattr(config_class, field.name):
-            raise BadInput(f"variants/{named[-1]}.py: config field '{field.name}' has the name of a flag; rename it")
-        made = field.default_factory is not dataclasses.MISSING
-        how = {"default_factory": field.default_factory} if made else {"default": field.default}
-        extra.append((field.name, explained(load_variant(named[-1]).PolicyConfig, field), dataclasses.field(**how)))
-    for name, default in changed_defaults(named[-1]).items() if named and named[-1] != "fdp" else ():
-        if (flag := config_class.__dataclass_fields__.get(name)) is None:
-            raise BadInput(f"variants/{named[-1]}.py: '{name}' is what --size decides; give your field another name")
-        extra.append((name, explained(config_class, flag), dataclasses.field(default=default)))
+    fork = ["fdp", *re.findall(r"--policy[= ](\S+)", " ".join(words))][-1]
+    extra, usual = [], config_class.__dataclass_fields__
+    for field in own_fields(fork):
+        if field.name in usual:
+            raise BadInput(f"variants/{fork}.py: config field '{field.name}' has the name of a flag; rename it")
+        if field.default_factory is not dataclasses.MISSING:
+            default = dataclasses.field(default_factory=field.default_factory)
+        elif field.default is not dataclasses.MISSING:
+            default = dataclasses.field(default=field.default)
+        else:
+            raise BadInput(f"variants/{fork}.py: config field '{field.name}' needs a default, as it becomes a flag")
+        extra.append((field.name, explained(load_variant(fork).PolicyConfig, field), default))
+    for name, default in changed_defaults(fork, usual).items():
+        extra.append((name, explained(config_class, usual[name]), dataclasses.field(default=default)))
     if extra:
         name, text = config_class.__name__, config_class.__doc__
         config_class = dataclasses.make_dataclass(name, extra, bases=(config_class,), namespace={"__doc__": text})
@@ -235,9 +236,11 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
             if {name: x.shape for name, x in asked.items()} != {name: x.shape for name, x in state.items()}:
                 raise ValueError("it asks for other tensors than model.safetensors has")
         policy = build_policy(config["policy"], config["policy_config"])
-    except (NameError, ImportError):  # of a fork's file, in whose author's way nobody should stand
-        raise
     except Exception as error:  # a width of -3 fails somewhere deep inside; what matters is where it came from
+        through = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+        slip = isinstance(error, (NameError, AttributeError, TypeError, ImportError))
+        if slip and ROOT / "variants" / f"{fork}.py" in through:
+            raise  # a slip in a fork, whose author needs to see where
         raise BadInput(f"{folder / 'config.json'} is damaged{changed}: {error!s:.300}") from error
     try:
         policy.load_state_dict(state)

@@ -71,7 +71,10 @@ def check(config) -> list[str]:
         known = runs.read_config(Path(config.run))["policy_config"]
         tasks = as_seen_by(known["tasks"], tasks)
         # One that it knows is named to let its module be imported (envs/tasks.py, `trust`), not to be learned again.
-        tasks = [task for task in tasks if ":" not in task or task not in known["tasks"]] or tasks
+        named = [task for task in tasks if ":" in task and task in known["tasks"]]
+        if named and len(named) < len(tasks):
+            tasks = [task for task in tasks if task not in named]
+            say(f"known already, and named so that a module is imported: {', '.join(named)}")
     other = [task for task in tasks if not elsewhere.possible(task, *([known["observation"]] if known else []))]
     if config.copies and other:
         raise BadInput(f"--copies: which numbers of '{other[0]}' are positions is not known; leave it out, or say 0")
@@ -130,13 +133,15 @@ def try_out(policy) -> None:
     """Take a policy with stages apart, and let each stage act once. A fork may have tables that do not grow, or
     components that know their number and cannot act with fewer, as an old stage does; better now than after minutes."""
     skills.take_apart(policy)
-    c, names = policy.config, [names[0] for _, names in policy.config.stages]
-    seen = {part: np.zeros((len(names), *shape)) for part, shape in c.observation.items()}
-    try:
-        policy.eval().act(seen, names)
-    except Exception:
-        say(f"a stage of policy '{c.base}' cannot act with its own components alone; see docs/troubleshooting.md")
-        raise
+    policy.eval()
+    for _, names in reversed(policy.config.stages):  # the newest one first, which has all: where it fails, K is not why
+        seen = {part: np.zeros((1, *shape)) for part, shape in policy.config.observation.items()}
+        try:
+            policy.act(seen, names[:1])
+        except Exception:
+            if names != policy.config.stages[-1][1]:
+                say(f"the stage of '{names[0]}' cannot act with its own components alone; see docs/troubleshooting.md")
+            raise
     policy.train()
 
 

@@ -156,8 +156,8 @@ def finding(study: Path) -> list[str]:
     return [
         *text(f"**Factorizing {verdict} one network of the same size here.** On six tasks the difference is {more} "
               f"points with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({len(found[MT6[0]])} "
-              f"seeds, drawn anew as episodes are; the scripted expert {number(successes / n)}). These tasks can "
-              f"hardly tell: a single component has {alone}.", bullet=True),
+              f"seeds; intervals over seeds and episodes; the scripted expert {number(successes / n)}). These tasks "
+              f"can hardly tell: a single component has {alone}.", bullet=True),
         *text("**The router hardly routes.** Trained with weights fixed at 1/K the policy has "
               f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (1 seed).",
               *when_measured(dependence, study), *when_measured(routing_finding, study), bullet=True),

@@ -120,12 +120,17 @@ def test_numbers_too_small_to_be_seen_are_warned_of(capsys):
     encoder.fit({"point": where[:1]})
     assert not capsys.readouterr().err
     encoder.fit({"point": 0.001 * where})
-    assert "no observed number varies by more than 0.0003, and below 0.02 all is faint" in capsys.readouterr().err
+    assert (
+        "no observed number varies by more than 0.0003; what varies by less than 0.02 is faint"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("rows", "tasks"), [(1, ["reach"] * 3), (3, ["reach"]), (3, "reach"), (None, ["reach"])])
 def test_a_row_for_each_task(rows, tasks):
     point = np.zeros((rows, 2)) if rows else np.zeros(2)
+    with pytest.raises(ValueError, match="this policy sees point; an observation has no 'point'"):
+        as_tensors({"pont": point}, {"point": (2,)}, ["reach"], torch.device("cpu"))
     with pytest.raises(ValueError, match="^observation 'point' must have the shape .*, a row for each of a list of"):
         as_tensors({"point": point}, {"point": (2,)}, tasks, torch.device("cpu"))
     found = as_tensors({"point": np.ones((2, 2)), "more": 0}, {"point": (2,)}, ["reach", "push"], torch.device("cpu"))

@@ -257,13 +257,15 @@ def test_what_no_policy_can_work_with_is_refused_in_one_line(task, message, tmp_
     assert not list(tmp_path.iterdir()), "nothing may have been made"
 
 
-def test_a_task_that_a_run_knows_is_named_to_trust_its_module_and_not_learned_again(trained, monkeypatch):
-    def asked(tasks: str) -> list[str]:
-        config = adapt.AdaptConfig(run=str(trained[0]), tasks=tasks)
-        return stages.check(config)
+def test_a_task_that_a_run_knows_is_named_to_trust_its_module_and_not_learned_again(trained, tmp_path, capsys):
+    def asked(**tasks: str) -> list[str]:
+        return stages.check(adapt.AdaptConfig(run=str(trained[0]), **tasks))
 
-    assert asked("toy:OtherPoint-v0,toy:Point-v0") == ["toy:OtherPoint-v0"]
-    assert asked("toy:Point-v0") == ["toy:Point-v0"]  # and is refused, as known already
+    for how in ("tasks", "sequence"):
+        assert asked(**{how: "toy:OtherPoint-v0,toy:Point-v0"}) == ["toy:OtherPoint-v0"]
+        assert "known already, and named so that a module is imported: toy:Point-v0" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="knows 'toy:Point-v0' already"):
+        command(adapt, "--run", trained[0], "--tasks", "toy:Point-v0", "--out", tmp_path / "run")
 
 
 def test_an_environment_without_an_end_is_warned_of(capsys):

@@ -336,45 +336,80 @@ def forked(base=fdp.PolicyConfig, **fields):
     return dataclasses.make_dataclass("PolicyConfig", [(n, t, d) for n, (t, d) in fields.items()], bases=(base,))
 
 
-def test_defaults_that_a_fork_changes_are_those_of_the_flags(my_forks, monkeypatch):
-    kinds = dataclasses.field(default_factory=lambda: ["noise", "clean"])
-    config = forked(horizon=(int, 16), target=(str, "noise"), kinds=(list[str], kinds))
-    monkeypatch.setattr(runs.inspect, "getsource", lambda _: "    horizon: int = 16  # how far it looks\n")
-    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, config))
-    asked = ["--policy", "norm", "--tasks", "reach"]
-    flags = runs.parse_with_own_fields(train.TrainConfig, asked)
-    assert (flags.horizon, flags.target, flags.components, flags.kinds) == (16, "noise", 4, ["noise", "clean"])
-    settings = train.policy_settings(flags, ["reach"])
-    assert (settings["horizon"], settings["target"], settings["kinds"]) == (16, "noise", ["noise", "clean"])
-    said = runs.parse_with_own_fields(train.TrainConfig, [*asked, "--horizon", "8", "--kinds", "noise", "velocity"])
-    assert (said.horizon, said.target, said.kinds) == (8, "noise", ["noise", "velocity"])
-    usual = runs.parse_with_own_fields(train.TrainConfig, ["--policy", "uniform", "--tasks", "reach"])
-    assert (usual.horizon, usual.target) == (8, "velocity")
+OWN = {"components": (int, 2), "horizon": (int, 16), "executed": (int, 3), "router": (str, "affine"),
+       "target": (str, "noise"), "task_conditioning": (str, "none"), "channels": (tuple[int, ...], (48, 96)),
+       "kernel": (int, 7), "eye": (str, "tiny")}  # fmt: skip
 
-    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, forked(kernel=(int, 5))))
-    with pytest.raises(BadInput, match="variants/norm.py: 'kernel' is what --size decides; give your field another"):
-        runs.parse_with_own_fields(train.TrainConfig, asked)
+
+@pytest.mark.parametrize("name", OWN)
+def test_defaults_that_a_fork_changes_are_those_of_the_flags(name, my_forks, monkeypatch):
+    """Everything that a flag, or --size, would overrule: with "condition_dim" and "diffusion_steps", which have none,
+    these are all fields of the config that have a default."""
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, forked(**{name: OWN[name]})))
+    words = ["--policy", "norm", "--tasks", "reach", "--size", "base"]
+
+    def settings(*more: str) -> dict:
+        return train.policy_settings(runs.parse_with_own_fields(train.TrainConfig, [*words, *more]), ["reach"])
+
+    usual = train.policy_settings(train.TrainConfig(tasks="reach", size="base"), ["reach"])
+    assert settings() == usual | {name: OWN[name][1]} != usual
+    if name not in train.SIZES["base"]:
+        said = ["--" + name.replace("_", "-"), str(usual[name])]
+        assert settings(*said)[name] == usual[name]  # what is typed counts
+
+
+def test_these_are_all_that_a_fork_could_change():
+    given = set(train.policy_settings(train.TrainConfig(tasks="reach", size="base"), ["reach"]))
+    defaults = {f.name for f in dataclasses.fields(fdp.PolicyConfig) if f.default is not dataclasses.MISSING}
+    assert set(OWN) == (given & defaults) - {"differences"} and defaults - given == {"condition_dim", "diffusion_steps"}
+
+
+@dataclasses.dataclass
+class KindsConfig(fdp.PolicyConfig):
+    kinds: list[str] = dataclasses.field(default_factory=lambda: ["noise", "clean"])  # one for each component
+    horizon: int = 16
+
+
+def test_fields_of_a_config_of_ones_own(my_forks, monkeypatch, capsys):
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, KindsConfig))
+    words = ["--policy", "norm", "--tasks", "reach"]
+    assert runs.parse_with_own_fields(train.TrainConfig, words).kinds == ["noise", "clean"]
+    said = runs.parse_with_own_fields(train.TrainConfig, [*words, "--kinds", "noise", "velocity"])
+    assert (said.kinds, said.horizon) == (["noise", "velocity"], 16)
+    with pytest.raises(SystemExit):
+        runs.parse_with_own_fields(train.TrainConfig, [*words, "--help"])
+    told = " ".join(re.sub(r"[─╭╮╰╯│]", " ", capsys.readouterr().out).split())
+    assert "one for each component (default: noise clean)" in told
+    assert "H, actions predicted at once" in told and "(default: 16)" in told  # train.py's words, and the fork's number
+    # One that does not build on fdp.py's: nothing is a default there.
+    whole = forked(object, **{name: (kind, dataclasses.MISSING) for name, (kind, _) in OWN.items()})
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, whole))
+    assert runs.parse_with_own_fields(train.TrainConfig, words).horizon == 8
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, forked(object, needed=(int, dataclasses.MISSING))))
+    with pytest.raises(BadInput, match="variants/norm.py: config field 'needed' needs a default, as it becomes a flag"):
+        runs.parse_with_own_fields(train.TrainConfig, words)
+
+
+@pytest.mark.parametrize("slip", ["undefined_name", "self.no_such_part", "len(3)", "import no_such_package"])
+def test_a_slip_in_a_fork_is_not_called_a_damaged_run(slip, norm_run, my_forks, monkeypatch):
+    made = {}
+    exec(compile(f"def build(self):\n    {slip}\n", ROOT / "variants/norm.py", "exec"), made)
+    kind = type("Policy", (NormPolicy,), {"build": made["build"]})
+    monkeypatch.setitem(my_forks, "norm", with_policy(kind))
+    with pytest.raises((NameError, AttributeError, TypeError, ImportError), match="no_such|undefined|int"):
+        runs.load_policy(norm_run)  # with its traceback, which says where
 
 
 def test_a_fork_that_has_changed_since_its_run(norm_run, my_forks, monkeypatch):
-    def fork(build, config=fdp.PolicyConfig):
-        kind = type("Policy", (NormPolicy,), {"build": build})
-        monkeypatch.setitem(my_forks, "norm", with_policy(kind, config))
-
-    def misspelled(self):
-        undefined_name  # noqa: B018, F821
-
     def wider(self):
         NormPolicy.build(self)
         self.more = nn.Linear(2, 2)
 
-    fork(misspelled)
-    with pytest.raises(NameError, match="undefined_name"):  # with its traceback: nothing is wrong with the run
-        runs.load_policy(norm_run)
-    fork(wider)
+    monkeypatch.setitem(my_forks, "norm", with_policy(type("Policy", (NormPolicy,), {"build": wider})))
     with pytest.raises(BadInput, match="does not fit its config.json, or variants/norm.py has changed since: Error"):
         runs.load_policy(norm_run)
-    fork(NormPolicy.build, forked(needed=(int, dataclasses.MISSING), base=object))
+    needed = forked(object, needed=(int, dataclasses.MISSING))
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, needed))
     with pytest.raises(BadInput, match="config.json is damaged, or variants/norm.py has changed since"):
         runs.load_policy(norm_run)
 
@@ -649,7 +684,8 @@ class Labelled(fdp.Policy):
     def build(self):
         super().build()
         self.components.register_buffer("label", 10.0 * torch.arange(self.config.components))
-        self.components.register_buffer("steps_seen", torch.tensor(7.0))  # and one that is nobody's
+        self.components.register_buffer("steps_seen", torch.tensor(7.0))  # and two that are nobody's
+        self.components.register_buffer("taps", torch.arange(6.0))
 
 
 class Two(nn.ModuleList):
@@ -664,6 +700,7 @@ def test_what_a_component_is_is_copied_with_it(my_forks, monkeypatch):
     policy = make("norm")
     _, grown = adapt.grow("norm", policy, ["door-close"], 2, [2, 1], rank=None)
     assert grown.components.label.tolist() == [0, 10, 20, 30, 20, 10] and grown.components.steps_seen == 7
+    assert grown.components.taps.tolist() == list(range(6))  # as many as components now, by chance
 
 
 def test_a_router_of_several_parts_learns_whole(my_forks, monkeypatch):
@@ -678,25 +715,33 @@ def test_a_router_of_several_parts_learns_whole(my_forks, monkeypatch):
     assert parts["router"][0] == parts["router"][1] > 0 and adapt.newest_router(policy) is policy.router
 
 
-def test_a_stage_that_cannot_act_is_found_before_it_is_trained(norm_run, data_dir, tmp_path, my_forks, monkeypatch,
-                                                               capsys):  # fmt: skip
-    """Components that know their number: with one more they act, and an old stage's, cut to what it had, do not."""
+class Counting(NormPolicy):
+    """Components that know their number: all together they act, and an old stage's, cut to what it had, do not."""
 
-    class Counting(NormPolicy):
-        def build(self):
-            super().build()
-            self.components.K = self.config.components
-            self.components.register_forward_hook(lambda unet, _, x: x.view(unet.K, *x.shape[1:]))
+    def build(self):
+        super().build()
+        self.components.K = self.config.components
+        self.components.register_forward_hook(lambda unet, _, x: x.view(unet.K, *x.shape[1:]))
 
-    monkeypatch.setitem(my_forks, "norm", with_policy(Counting))
-    variants.staged.on_top_of.cache_clear()
+
+class Out(NormPolicy):
+    """It fails with any number."""
+
+    def sample(self, *_):
+        raise RuntimeError("invalid for input of size, or out of memory")
+
+
+@pytest.mark.parametrize(("kind", "blamed"), [(Counting, True), (Out, False)])
+def test_a_stage_that_cannot_act_is_found_before_it_is_trained(kind, blamed, norm_run, data_dir, tmp_path, my_forks,
+                                                               monkeypatch, capsys):  # fmt: skip
+    monkeypatch.setitem(my_forks, "norm", with_policy(kind))
+    monkeypatch.setattr(variants.staged, "on_top_of", variants.staged.on_top_of.__wrapped__)  # it would remember
     with pytest.raises(RuntimeError, match="invalid for input of size"):
         command(adapt, "--run", norm_run, "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--steps", 5,
                 "--data-dir", data_dir, "--out", tmp_path / "run", "--device", "cpu")  # fmt: skip
     said = capsys.readouterr().err
-    assert "a stage of policy 'norm' cannot act with its own components alone; see docs/troubleshooting.md" in said
-    assert not (tmp_path / "run/model.safetensors").exists() and "step" not in said
-    variants.staged.on_top_of.cache_clear()
+    told = "the stage of 'toy:Point-v0' cannot act with its own components alone; see docs/troubleshooting.md" in said
+    assert told == blamed and not (tmp_path / "run/model.safetensors").exists() and "step/s" not in said
 
 
 def test_trying_stages_out_leaves_them_training(stages):
@@ -721,6 +766,16 @@ def test_what_cannot_be_grown_is_refused(norm_run, tmp_path, my_forks, monkeypat
         tasks=["toy:Point-v0"], differences=(), action_low=(-0.05,) * 2, action_high=(0.05,) * 2))  # fmt: skip
     with pytest.raises(BadInput, match=message):
         command(adapt, "--run", norm_run, "--tasks", "toy:OtherPoint-v0", "--out", tmp_path / "run", "--device", "cpu")
+
+
+def test_acting_wants_a_row_for_each_task(stages):
+    one, three = ({part: np.zeros((n, 2)) for part in ("point", "goal")} for n in (1, 3))
+    for policy in (stages[0], stages[2]):
+        for seen, tasks in ((one, ["toy:Point-v0"] * 3), (three, ["toy:Point-v0"]), (three, "toy:Point-v0")):
+            with pytest.raises(ValueError, match="must have the shape|does not know task 't'"):
+                policy.act(seen, tasks)
+        actions, _ = policy.act(three | {"more": 1.0}, ["toy:Point-v0"] * 3)  # what it does not see is no matter
+        assert actions.shape == (3, 8, 2)
 
 
 def play(policy, tasks: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -463,10 +463,7 @@ def test_finer_eyes_see_more_places():
     policy = build_policy("fine", settings)
     assert policy.encoder.eyes[0][:-1](torch.zeros(1, 3, 64, 64)).shape == (1, 64, 15, 15)
     assert policy.encoder.eyes[0](torch.zeros(1, 3, 64, 64)).shape == (1, 128)
-    numbers = torch.zeros(2, 2, 4)
-    pictures = torch.zeros(2, 3, 64, 64)
-    pictures[0, :, 20:24, 20:24] = pictures[1, :, 40:44, 20:24] = 255
-    one, other = policy.eval().encode({"corner": pictures, "proprioception": numbers}, torch.zeros(2, dtype=torch.long))
-    assert not torch.allclose(one, other)
     with pytest.raises(BadInput, match="policy fine is about eyes: it needs --observation pixels"):
         build_policy("fine", settings | {"observation": {"proprioception": (2, 4)}})
+    with pytest.raises(BadInput, match="policy fine has eyes of its own: --size base would not be asked"):
+        build_policy("fine", settings | {"eye": "resnet18"})

@@ -446,6 +446,14 @@ def test_tasks_that_fail_without_a_component_are_counted_beside_the_usual_router
     assert told.startswith("Without one of its components 1 of 2 tasks lose half or more; but so do 0 to 2 without one")
 
 
+def test_no_run_of_todays_router_is_left_out():
+    even = {str(path.relative_to(markdown.STUDY)) for path in markdown.STUDY.glob("**/*-even.json")}
+    mine = {path for path in even if re.search(r"(fdp|softmax)[^/]*-s\d-even", path)}
+    assert len(mine) >= 6
+    for path in mine:
+        assert re.sub(r"-s\d-", "-s[0-9]-", path) in router.REPLACED, path
+
+
 def test_what_1_k_costs_in_all_runs_of_todays_router(tmp_path):
     with pytest.raises(markdown.NotMeasured, match="router/baselines"):
         router.dependence(tmp_path)

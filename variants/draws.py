@@ -5,7 +5,8 @@
 A sample of the loss is random in its observation, its diffusion step and its noise; more of any makes gradients less
 noisy. From cameras the encoder takes most of a training step on a CPU, so three more steps and noises for one picture
 cost much less than three more pictures (Mini-Diffuser, arXiv 2505.09430: a level-2 batch). From the state they cost
-nearly as much as three more observations, which say more. Whether it pays is not measured yet: study/pixels/recipe.py.
+nearly as much as three more observations, which say more. Half the steps came to the success of all (0.80, one seed,
+120 episodes; study/README.md, "From cameras").
 """
 
 from dataclasses import dataclass

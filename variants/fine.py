@@ -4,7 +4,8 @@
 
 What fails from cameras are the precise tasks, a ring onto a peg and a peg into a hole. The small eye of `encoder.py`
 looks at places 8 pixels apart, and a mean over few places is a rough one. Here its second stride and its last layer are
-gone: 1.6 times the work, two and a half times as fine, but each place sees 24 pixels around it, not 52. The field
+gone, and the second is a thin one: 1.5 times the work, two and a half times as fine, but each place sees 24 pixels
+around it, not 52. The field
 `draws` comes from variants/draws.py, where an encoded picture is used several times, so that eyes cost less. Whether it
 pays: study/pixels/recipe.py.
 """
@@ -30,6 +31,8 @@ class Policy(DrawsPolicy):
         encoder = super().build_encoder()
         if not hasattr(encoder, "eyes"):
             raise ValueError("policy fine is about eyes: it needs --observation pixels")
+        if self.config.eye != "small":
+            raise ValueError("policy fine has eyes of its own: --size base would not be asked")
         eyes = [fine_eye() for _ in encoder.cameras]
         encoder.eyes = nn.ModuleList(eyes).to(memory_format=torch.channels_last)
         return encoder

@@ -120,7 +120,7 @@ def on_top_of(base: str):
             for stage, (used, names) in enumerate(c.stages):
                 mine = [i for i, task in enumerate(tasks) if task in names]
                 if mine:
-                    seen = {name: np.asarray(x)[mine] for name, x in observation.items()}
+                    seen = {name: np.asarray(observation[name])[mine] for name in c.observation}
                     whose = [tasks[i] for i in mine]
                     actions[mine], weights[np.ix_(mine, rows(used))] = self.at(stage).act(
                         seen, whose, sampler_name, sampling_steps, noise[mine], generator

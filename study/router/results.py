@@ -133,18 +133,18 @@ def named(found: dict, usual: dict) -> str:
             for r in (found, usual)]  # fmt: skip
     return (
         f"Without one of its components {span(need[0], 0)} of {len(found['played'])} tasks lose half or more; but so "
-        f"do {span(need[1], 0)} without one of `softmax`, which hardly routes: that tasks fail without one does "
-        "not show that it is theirs."
+        f"do {span(need[1], 0)} without one of `softmax`, which hardly routes: failing without a "
+        "component is no sign of routing."
     )
 
 
 ANOTHER = "another task's"  # weights
-REPLACED = (
-    "router/baselines/mt6-25-fdp-s[0-9]-even.json",
+REPLACED = (  # evaluations of today's router with 1/K in the place of its weights
+    *(f"router/baselines/{setting}-fdp-s[0-9]-even.json" for setting in DATA),
     "router/fifty/softmax-s[0-9]-even.json",
     "mt50/fdp-s[0-9]-even.json",
     "pixels/fdp-25-s[0-9]-even.json",
-)  # today's router, 1/K in its place
+)
 SPARSE = "top2-bonus"  # what the finding speaks of, beside "softmax"
 READ = "bonus-0.1"  # whose pictures can be read most easily
 
@@ -158,8 +158,8 @@ def routing_finding(study: Path) -> str:
     swapped, episodes = number(sparse["changed"][ANOTHER]["success"]), sum(e["n"] for e in sparse["played"].values())
     verdict = "it does" if routes(sparse) else "it does not either"
     told = (
-        "With a bonus for telling situations apart (`--policy informed --top 2`, one of "
-        f"{len(found)} ways that were tried), {verdict}: with another task's weights success falls from "
+        f"With a bonus for telling situations apart (`--policy informed --top 2`; of {len(found) - 1} ways that were "
+        f"tried {sum(map(routes, found.values()))} route), {verdict}: with another task's weights success falls from "
         f"{number(sparse['success'])} to {swapped} (without the bonus from {number(usual['success'])} to "
         f"{number(usual['changed'][ANOTHER]['success'])}; 1 seed, {episodes} episodes, on which choices were made)."
     )
