@@ -166,15 +166,15 @@ def one_demonstration_finding(study: Path) -> str:
                   for cells in (mine.values(), (mine[task] + rival[task] for task in mine)))  # fmt: skip
     runs = [r for key in found for r in runs_of(study, key, 1)]
     successes, n = expert(runs, NEW_ML45)
-    how = f", of which a hundred are made ({crossed_difference(best, usual)} points)," if made else ""
+    how = f"a hundred are made of it: {crossed_difference(best, usual)} points; " if made else ""
     alone = crossed_difference(best, found.get(("fdp", f"specialist{made}"), found["fdp", "specialist"]))
     more = crossed_runs(study, 3, 2000).get(("fdp", "add-elsewhere"))
-    three = f", from three to {number(crossed_rate(more).mean)}" if more else ""
-    why = "helps here" if change.low > 0 else "is not shown to help"
+    three = f", and from three to {number(crossed_rate(more).mean)}" if more else ""
+    why = "so factorizing helps here" if change.low > 0 else "so factorizing is not shown to help"
+    where = "" if shared == of else f" on {shared} of the {of} pairs of base and draw"
     return (
-        f"**A policy of 45 tasks learns each of five others from one demonstration**{how} to "
-        f"{number(crossed_rate(best).mean)}{three} ({bases} base{'s' * int(bases > 1)}, {draws} draws; the expert "
-        f"{number(successes / n)}; beside a policy for it alone {alone} points, from one draw). "
-        f"Factorizing {why}: beside one network of the same size with low-rank adapters the difference is {change} "
-        "points" + ("." if shared == of else f" (on {shared} of the {of} pairs of base and draw).")
+        f"**A policy of 45 tasks learns each of five others from one demonstration** to "
+        f"{number(crossed_rate(best).mean)} ({how}{bases} base{'s' * int(bases > 1)}, {draws} draws; the expert "
+        f"{number(successes / n)}){three}. Beside a policy for it alone that is {alone} points (one draw); beside one "
+        f"network of the same size with low-rank adapters {change}{where}, {why}."
     )
