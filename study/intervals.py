@@ -118,7 +118,11 @@ def crossed(played: dict[str, np.ndarray]) -> np.ndarray:
 def crossed_rate(played: dict[str, np.ndarray]) -> "Rate":
     """Success with its interval over seeds, demonstrations and episodes. played: task -> (S, D, E)."""
     low, high = np.percentile(crossed(played), [2.5, 97.5])
-    return Rate(success(played), float(low), float(high), count(played), False)
+    alike = bool(high - low < 1e-9)  # as in `rate`
+    if alike:
+        episodes = sum(int(np.isfinite(x).any((0, 1)).sum()) for x in played.values())
+        low, high = wilson(success(played) * episodes, episodes)
+    return Rate(success(played), float(low), float(high), count(played), alike)
 
 
 def crossed_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> "Difference":

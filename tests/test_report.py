@@ -207,8 +207,14 @@ def test_each_of_seeds_demonstrations_and_episodes_makes_its_own_interval(axis):
     else:
         error = math.sqrt(sum(x.var() for x in lots) / shape[axis]) / 2
     rate = intervals.crossed_rate(played)
-    assert rate.mean == pytest.approx(np.mean(lots))
+    assert not rate.wilson and rate.mean == pytest.approx(np.mean(lots))
     assert (rate.high - rate.low) / 2 == pytest.approx(1.96 * error, rel=0.08)  # steps of 1/12
+
+
+def test_where_all_succeed_crossed_draws_say_nothing_and_wilson_counts_episodes_once():
+    rate = intervals.crossed_rate({"a": np.ones((3, 2, 50)), "b": np.ones((3, 2, 50))})
+    assert (rate.low, rate.high) == intervals.wilson(100, 100) and rate.interval.endswith("†")
+    assert router.daggers([["fdp", rate.share]])[0].startswith("†") and router.daggers([["fdp", "0.900"]]) == []
 
 
 def test_seeds_and_demonstrations_that_were_not_played_are_not_drawn():

@@ -237,7 +237,7 @@ def on_fifty(study: Path) -> list[str]:
         *text("Commands: `study/router/fifty.py`. The ways of the table above that route on mt6, at most three, and "
               "today's `softmax`, on 50 tasks with 25 demonstrations of each and 10,000 steps; three seeds of each are "
               "planned, and what is there is shown.", played_on(results)),
-        *table(header, rows),
+        *table(header, rows), *daggers(rows),
         *text("Differences are in points, of the seeds that both have. Intervals draw seeds and episodes anew; with "
               "one seed they are over episodes alone, and too narrow: see how far the seeds of one way are from each "
               "other. Nats and the rule: as above, for the first seed, 4 episodes of each task on block 400."),
@@ -318,11 +318,16 @@ def rivals(study: Path) -> list[str]:
               "but for the regression, a plain network without sampling. Each seed draws demonstrations of its own. "
               f"{sum(map(len, found.values()))} of {len(POLICIES) * len(DATA) * 3} planned runs are there.",
               played_on([r for mine in found.values() for r in mine])),
-        *table(header, rows),
+        *table(header, rows), *daggers(rows),
         *weakest(found),
         *text("Differences are in points, on the same episodes. Intervals draw episodes and seeds anew, and with a "
               "seed its demonstrations; with one seed they are over episodes alone, and too narrow."),
     ]  # fmt: skip
+
+
+def daggers(rows: list[list]) -> list[str]:
+    """What the mark means, where it is on the page."""
+    return text(DAGGER) if any("†" in str(cell) for row in rows for cell in row) else []
 
 
 def weakest(found: dict[str, list[dict]]) -> list[str]:
