@@ -135,6 +135,18 @@ MUTANTS = {
     "the corner camera hangs upside down": ("envs/pixels.py", "picture[:, ::-1] if camera in UPSIDE_DOWN else picture[::-1]", "picture[::-1]", "test_pixels.py -k right_way"),
     "pictures are moved while acting": ("fdp.py", "augmented(self.encoder, observation) if self.training else observation", "augmented(self.encoder, observation)", "test_pixels.py -k training_only"),
     "a policy with one camera gets both": ("envs/pixels.py", "if name in names or name not in CAMERAS}", "}", "test_pixels.py -k one_camera_sees"),
+    # Forks.
+    "a fork's default is ignored": ("plumbing/runs.py", "for name, default in changed_defaults(fork, usual).items():", "for name, default in ():", "test_forks.py -k changes_are"),
+    "a fork of one size gets another": ("train.py", "    own |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size\n", "", "test_forks.py -k changes_are"),
+    "what a component is stays behind": ("adapt.py", "if x.ndim and len(x) == old.components:", "if name in dict(policy.components.named_parameters()):", "test_forks.py -k copied_with_it"),
+    "another's buffer taken for a component's": ("adapt.py", "if x.ndim and len(x) == old.components:", "if x.ndim:", "test_forks.py -k copied_with_it"),
+    "half of a router learns": ("adapt.py", 'return policy.router[-1] if hasattr(policy.config, "stages") else policy.router', "return policy.router[-1] if isinstance(policy.router, nn.ModuleList) else policy.router", "test_forks.py -k learns_whole"),
+    "one robot acts on what another sees": ("variants/staged.py", "            check_rows(observation, c.observation, tasks)\n", "", "test_forks.py -k row_for_each"),
+    "stages are tried after the training": ("adapt.py", "stages.try_out(grown)", "skills.take_apart(grown)", "test_forks.py -k before_it_is_trained"),
+    "a sparse fork trains otherwise than it acts": ("variants/informed.py", "p = self.probabilities(condition, step).float()", "p = self.router(condition).float()", "test_forks.py -k trains_as_it_acts"),
+    # What intervals cover.
+    "seeds are not drawn": ("study/intervals.py", "return crossed_difference(redrawn(one), redrawn(other))", "return compare(one, other)", "test_report.py -k seeds_that_differ"),
+    "a run of 1/K is left out": ("study/router/results.py", '    "mt50/fdp-s[0-9]-even.json",\n', "", "test_report.py -k left_out"),
     "where a feature is, mirrored": ("encoder.py", "x.repeat(len(y)), y.repeat_interleave(len(x))", "x.repeat_interleave(len(y)), y.repeat(len(x))", "test_pixels.py -k softmax"),
 }  # fmt: skip
 
