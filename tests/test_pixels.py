@@ -452,18 +452,3 @@ def test_pictures_stay_bytes_and_numbers_do_not():
     assert {name: x.dtype for name, x in parts.items()} == {"a": np.uint8, "b": np.float32, "c": np.float32}
     assert resolve_tasks("mt6") == GROUPS["mt6"] and pixels.as_seen_by(["reach"], ["push"]) == ["push"]
     assert (ROOT / ".ci" / "run").read_text().count("libosmesa6") and "MUJOCO_GL" in os.environ
-
-
-def test_finer_eyes_see_more_places():
-    """The spatial softmax of the fine eye is over 15 x 15 places."""
-    parts = {"corner": (3, 64, 64), "proprioception": (2, 4)}
-    ones = (1.0, 1.0, 1.0, 1.0)
-    settings = {"observation": parts, "action_low": tuple(-x for x in ones), "action_high": ones, "tasks": ["a"],
-                "components": 2, "channels": (8, 16), "condition_dim": 16, "differences": (), "draws": 2}  # fmt: skip
-    policy = build_policy("fine", settings)
-    assert policy.encoder.eyes[0][:-1](torch.zeros(1, 3, 64, 64)).shape == (1, 64, 15, 15)
-    assert policy.encoder.eyes[0](torch.zeros(1, 3, 64, 64)).shape == (1, 128)
-    with pytest.raises(BadInput, match="policy fine is about eyes: it needs --observation pixels"):
-        build_policy("fine", settings | {"observation": {"proprioception": (2, 4)}})
-    with pytest.raises(BadInput, match="policy fine has eyes of its own: --size base would not be asked"):
-        build_policy("fine", settings | {"eye": "resnet18"})

@@ -10,7 +10,6 @@ kept if it gains those eight points, or loses none in two thirds of the time.
 TRIED = {  # in the order in which they are to be run
     "plain": "",
     "draws-4": "--policy draws --draws 4",
-    "fine": "--policy fine --draws 4",
     "larger": "--image-size 128",
     "wrist": "--cameras wrist",
     "long": "--horizon 16 --executed 8",
@@ -19,8 +18,6 @@ TRIED = {  # in the order in which they are to be run
 PREDICTIONS = {
     "plain": "0.72, as on another machine in bf16",
     "draws-4": "0.77 in half as much time again: most of a loss's scatter is its noise, not its picture",
-    "fine": "0.85 in a fifth more time than draws-4 (which had 0.80 when this was written): assembly and the peg gain, "
-    "as places are told finer",
     "larger": "0.80, all of it at the peg's hole and the ring's stand, in three to four times the time",
     "wrist": "0.50: it does not see where the goal is before the hand is there",
     "long": "0.70: the paper's chunk, looked at half as often",

@@ -52,7 +52,7 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "fdp-12000-again": "as it is, trained again: the run of block 16",
     "fdp-12000-executed-2": "its weights, two actions before looking again",
     "draws-4-6000": "`--policy draws --draws 4`, half the steps",
-    "fine-6000": "`--policy fine --draws 4`, half the steps",
+    "fine-6000": "the same with eyes of 15 x 15 places, not 6 x 6, that see less around each (code not kept: LOG.md)",
 }
 
 
