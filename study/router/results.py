@@ -240,8 +240,8 @@ def on_fifty(study: Path) -> list[str]:
         *table(header, rows), *daggers(rows),
         *text("Differences are in points, of the seeds that both have. Intervals draw seeds and episodes anew; with "
               "one seed they are over episodes alone, and too narrow: see how far the seeds of one way are from each "
-              "other. Nats and the rule: as above, for the first seed, 4 episodes of each task on block 400. Minutes are "
-              "of one core beside other work."),
+              "other. Nats and the rule: as above, for the first seed, 4 episodes of each task on block 400. Minutes "
+              "are of one core beside other work."),
     ]  # fmt: skip
 
 
