@@ -166,9 +166,9 @@ def fifty(study: Path) -> str:
     beside = ""
     if rivals := alone(study):
         its, own = (number(success(played)) for played in rivals)
-        beside = f"; a small policy of its own for each has {own} where that has {its}"
-    return (f" All fifty, 49 of them learned apart upon the first and put together from files: "
-            f"{number(success(by_task(apart)))} (two actions before looking again; the expert "
+        beside = f"; of {len(rivals[1])}: {its}, small policies of their own {own}"
+    return (f" All fifty, 49 of them learned apart upon the first and put together: "
+            f"{number(success(by_task(apart)))} (`--executed 2`; the expert "
             f"{number(successes / n)}{beside}).")  # fmt: skip
 
 
