@@ -386,8 +386,7 @@ def test_tasks_learned_in_turn_from_nothing(tmp_path):
     said = " ".join(sequences.from_nothing(tmp_path))
     change = intervals.compare([{"tasks": {"push": last["tasks"]["push"]}}], [own])
     assert (
-        f"1 tasks so far): 0.700, 0.397 to 0.892†, where learned apart upon the first has 0.900: {change} points"
-        in said
+        f"1 of 49 tasks): 0.700, 0.397 to 0.892†, where learned apart upon the first has 0.900: {change} points" in said
     )
     assert "Largest differences, in episodes of 10: push +2." in said
     assert plots.in_turn(tmp_path, tmp_path / "cw10.png").exists()

@@ -320,7 +320,7 @@ def rivals(study: Path) -> list[str]:
               f"{sum(map(len, found.values()))} of {len(POLICIES) * len(DATA) * 3} planned runs are there.",
               played_on([r for mine in found.values() for r in mine])),
         *table(header, rows), *daggers(rows),
-        *weakest(found),
+        *regression_by_task(found),
         *text("Differences are in points, on the same episodes. Intervals draw episodes and seeds anew, and with a "
               "seed its demonstrations; with one seed they are over episodes alone, and too narrow."),
     ]  # fmt: skip
@@ -331,7 +331,7 @@ def daggers(rows: list[list]) -> list[str]:
     return text(DAGGER) if any("†" in str(cell) for row in rows for cell in row) else []
 
 
-def weakest(found: dict[str, list[dict]]) -> list[str]:
+def regression_by_task(found: dict[str, list[dict]]) -> list[str]:
     """Where regression is behind: task by task."""
     told = []
     for setting, title in SETTINGS.items():

@@ -7,6 +7,7 @@ import numpy as np
 
 from study.intervals import DAGGER, by_task, count, difference, number, rate, stack, success
 from study.markdown import NotMeasured, expert, played_on, read, table, text, words
+from study.sequences.apart import OTHERS
 
 LIMIT = 200  # steps, in published tables of these sequences
 IN_TURN = {  # way of study/sequences/table.py -> what it is
@@ -106,9 +107,9 @@ def on_their_own(study: Path) -> list[str]:
     each = words(f"{task} {gained[task]:+d}" for task in most) if most else "none"
     return [
         f"The honest rival, for each task a policy of its own that leans on nothing (`study/sequences/alone.py`: the "
-        f"same demonstrations, steps and episodes; {len(own)} tasks so far): {rate(own).share}, where learned apart "
-        f"upon the first has {number(success(apart))}: {change} points for leaning, {change.verdict}. Largest "
-        f"differences, in episodes of {next(iter(own.values())).shape[1]}: {each}."
+        f"same demonstrations, steps and episodes; {len(own)} of {len(OTHERS)} tasks): {rate(own).share}, where "
+        f"learned apart upon the first has {number(success(apart))}: {change} points for leaning, {change.verdict}. "
+        f"Largest differences, in episodes of {next(iter(own.values())).shape[1]}: {each}."
     ]
 
 
@@ -166,7 +167,7 @@ def fifty(study: Path) -> str:
     beside = ""
     if rivals := alone(study):
         its, own = (number(success(played)) for played in rivals)
-        beside = f"; of {len(rivals[1])}: {its}, small policies of their own {own}"
+        beside = f"; on {len(rivals[1])} tasks {its}, a small policy each {own}"
     return (f" All fifty, 49 of them learned apart upon the first and put together: "
             f"{number(success(by_task(apart)))} (`--executed 2`; the expert "
             f"{number(successes / n)}{beside}).")  # fmt: skip
@@ -175,7 +176,7 @@ def fifty(study: Path) -> str:
 def alone(study: Path) -> list[dict[str, np.ndarray]]:
     """[learned apart, a policy of its own for each task], on those tasks that have one. Empty if none has."""
     try:
-        own = [r for r in read(study, "sequences/alone/*.json").values()]
+        own = read(study, "sequences/alone/*.json").values()
         apart = by_task(list(read(study, "sequences/apart-s[0-9].json").values()))
     except NotMeasured:
         return []
