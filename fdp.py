@@ -130,9 +130,11 @@ class Policy(nn.Module):
     def encode(self, observation: Observation, task: Tensor) -> Tensor:
         """Raw observation {part: (B, *shape)} and task index (B,) -> condition (B, C).
 
-        `task_conditioning="none"` is the paper's setting: which task it is must be read from the observation.
+        `task_conditioning="none"` is the paper's setting: which task it is must be read from the observation. With task
+        (n B,), as train.py has it for pictures, each observation is encoded once and stands n times: (n B, C).
         """
         condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
+        condition = condition.repeat_interleave(len(task) // len(condition), 0)
         if self.config.task_conditioning == "name":
             condition = condition + self.task_embedding(task)
         return condition

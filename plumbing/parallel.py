@@ -70,8 +70,10 @@ class _Share(torch.nn.Module):
         self.policy, self.loss = policy, loss
 
     def forward(self, observation, *batch) -> tuple:
-        size, rank, processes = len(batch[0]), dist.get_rank(), dist.get_world_size()
+        size, rank, processes = len(next(iter(observation.values()))), dist.get_rank(), dist.get_world_size()
         mine = slice(size * rank // processes, size * (rank + 1) // processes)
+        draws = len(batch[0]) // size  # train.py, `Windows.sample`: the rows of an observation stand together
+        part = slice(mine.start * draws, mine.stop * draws)
         weight = (mine.stop - mine.start) * processes / size
         gpu = [self.policy.device] if self.policy.device.type == "cuda" else []
         # What a policy draws in its loss (dropout, say) differs between processes, and must not move what all of them
@@ -79,7 +81,7 @@ class _Share(torch.nn.Module):
         state = torch.cuda.get_rng_state() if gpu else torch.get_rng_state()
         with torch.random.fork_rng(gpu):
             torch.manual_seed(zlib.crc32(state.numpy().tobytes()) + rank)
-            loss = self.loss({name: x[mine] for name, x in observation.items()}, *(x[mine] for x in batch))
+            loss = self.loss({name: x[mine] for name, x in observation.items()}, *(x[part] for x in batch))
         errors, terms = loss if isinstance(loss, tuple) else (loss, {})
         return errors * weight, {name: (coefficient, term * weight) for name, (coefficient, term) in terms.items()}
 

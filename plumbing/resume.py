@@ -167,7 +167,8 @@ def try_once(policy, loss_function, windows, config) -> None:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             index = torch.arange(config.batch_size, device=device) % len(windows.actions)
-            observation, task, actions = windows.select(index)
+            observation, *both = windows.select(index)
+            task, actions = (x.repeat_interleave(windows.draws, 0) for x in both)
             step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)
             with runs.autocast(device, config.precision):
                 loss = loss_function(observation, task, actions, step, torch.randn_like(actions))

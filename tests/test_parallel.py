@@ -72,8 +72,8 @@ def close(one, other) -> bool:
     return set(a) == set(b) and all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-4) for name in a)
 
 
-def learn(variant: str, settings: dict) -> dict:
-    """A few steps on seven rows (two processes cannot halve them), one with a row that is not a number."""
+def learn(variant: str, settings: dict, draws: int = 1) -> dict:
+    """A few steps on seven observations (two processes cannot halve them), one with a row that is not a number."""
     torch.manual_seed(0)
     policy = runs.build_policy(variant, {
         "observation": {"state": (3,)}, "action_low": (-1.0, -1.0), "action_high": (1.0, 1.0), "tasks": ["a"],
@@ -81,10 +81,10 @@ def learn(variant: str, settings: dict) -> dict:
     })  # fmt: skip
     learner, loss, said, grads = train.Learner(policy), parallel.share(policy, policy.loss), [], {}
     for step in range(5):
-        actions = torch.rand(7, 8, 2) * 2 - 1
+        actions = (torch.rand(7, 8, 2) * 2 - 1).repeat_interleave(draws, 0)
         batch = (
             {"state": torch.randn(7, 3)},
-            torch.zeros(7, dtype=torch.long),
+            torch.zeros(len(actions), dtype=torch.long),
             actions,
             *train.draw_noise(policy, actions),
         )
@@ -93,28 +93,32 @@ def learn(variant: str, settings: dict) -> dict:
             (errors.mean() + sum(term for _, term in terms.values())).backward()
             loss = parallel.exchange(loss)
         if step == 2:
-            batch[-1][6] = torch.nan  # in the last process only
+            batch[-1][-1] = torch.nan  # in the last process only
         got, norm = learner.step(loss, batch, 1e-3, 0.5)
         grads = grads or {name: None if p.grad is None else p.grad.clone() for name, p in policy.named_parameters()}
         said.append({name: value.item() for name, value in got.items()} | {"norm": norm.item()})
     return {"said": said, "grads": grads, "average": learner.average, "drawn": torch.rand(3)}
 
 
-# Without balance: a product of means over rows is not the mean over the parts.
-VARIANTS = [("fdp", {}), ("flow", {}), ("moe", {"top": 1, "balance": 0.0}), ("uniform", {}), ("monolithic", {})]
+# Variant, settings, rows for each observation. Without balance: a product of means over rows is not the mean over the
+# parts.
+CASES = [
+    ("fdp", {}, 1), ("fdp", {}, 3), ("flow", {}, 1), ("moe", {"top": 1, "balance": 0.0}, 1), ("uniform", {}, 1),
+    ("monolithic", {}, 1),
+]  # fmt: skip
 
 
 def test_two_processes_make_the_steps_of_one(tmp_path):
     def work():
         parallel.begin("cpu", 7)
-        for variant, settings in VARIANTS:
-            torch.save(learn(variant, settings), tmp_path / f"{variant}-{rank()}")
+        for variant, *how in CASES:
+            torch.save(learn(variant, *how), tmp_path / f"{variant}-{how[-1]}-{rank()}")
         return {}
 
     assert launch(work) == 0
-    for variant, settings in VARIANTS:
-        alone = learn(variant, settings)
-        pair = [torch.load(tmp_path / f"{variant}-{number}") for number in (0, 1)]
+    for variant, *how in CASES:
+        alone = learn(variant, *how)
+        pair = [torch.load(tmp_path / f"{variant}-{how[-1]}-{number}") for number in (0, 1)]
         assert torch.equal(pair[0]["drawn"], alone["drawn"]) and torch.equal(pair[1]["drawn"], alone["drawn"])
         assert [step["skipped"] for step in alone["said"]] == [0, 0, 1, 0, 0]
         for both in pair:

@@ -343,6 +343,27 @@ def run(flags, tmp_path_factory):
     return folder
 
 
+def test_from_pictures_a_batch_has_four_steps_and_noises_for_each(flags, tmp_path, monkeypatch):
+    """Encoded once; in the rows' order. From the state one each: tests/test_forks.py draws such batches again."""
+    batches, looked, learn = [], [], train.Learner.step
+
+    def step(self, loss_function, batch, *how):
+        batches.append(batch)
+        hook = self.policy.encoder.register_forward_hook(lambda _, __, condition: looked.append(len(condition)))
+        said = learn(self, loss_function, batch, *how)
+        hook.remove()
+        return said
+
+    monkeypatch.setattr(train.Learner, "step", step)
+    command(train, *flags, "--out", tmp_path / "run", "--steps", 2, "--batch-size", 5)
+    assert looked == [5, 5]
+    for observation, task, actions, steps, noise in batches:
+        assert len(observation["corner"]) == 5 and len(task) == len(actions) == len(steps) == len(noise) == 20
+        for x in (task, actions):
+            assert torch.equal(x, x[::4].repeat_interleave(4, 0))
+        assert not torch.equal(steps, steps[::4].repeat_interleave(4)) and len(noise.unique(dim=0)) == 20
+
+
 def test_demonstrations_are_those_without_cameras_and_their_pictures(run, data_dir):
     with_cameras = demos.demonstrations(["fdp/reach-pixels-v3"], 2, data_dir)["fdp/reach-pixels-v3"]
     without = demos.demonstrations(["reach"], 2, data_dir)["reach"]

@@ -47,11 +47,12 @@ def cameras(study: Path) -> list[str]:
 
 
 TRIED = {  # files of study/pixels/choice -> what it is
-    "fdp-6000": "as it is, half the steps",
-    "fdp-12000": "as it is",
-    "fdp-12000-again": "as it is, trained again: the run of block 16",
+    "fdp-6000": "one step and noise for every picture, half of train.py's steps",
+    "plain-6000": "the same on today's machine",
+    "fdp-12000": "one step and noise, all of train.py's steps",
+    "fdp-12000-again": "the same, trained again",
     "fdp-12000-executed-2": "its weights, two actions before looking again",
-    "draws-4-6000": "`--policy draws --draws 4`, half the steps",
+    "draws-4-6000": "four steps and noises, as train.py has it since; half of train.py's steps",
     "fine-6000": "the same with eyes of 15 x 15 places, not 6 x 6, that see less around each (code not kept: LOG.md)",
 }
 
