@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from study.intervals import DAGGER, by_task, compare, count, number, rate
-from study.markdown import NotMeasured, evenly, expert, flag, paired, played_on, read, table, text
+from study.adapt.results import WAYS
+from study.intervals import DAGGER, by_task, compare, compare_seeds, count, difference, number, rate, stack
+from study.markdown import NotMeasured, evenly, expert, flag, paired, played_on, read, table, text, typed
 
 CAMERAS = {"fdp": "fdp", "monolithic": "monolithic: one network of the same size", "uniform": "weights fixed at 1/K",
            "moe-top2": "mixture of experts, top 2"}  # fmt: skip
@@ -21,7 +22,8 @@ def cameras(study: Path) -> list[str]:
         if not results:
             continue
         both = paired(study, *(f"pixels/{name}-25-s[0-9].json" for name in (policy, "fdp")))
-        change = str(compare(*both)) if policy != "fdp" and both[0] else ""
+        across = compare_seeds if len(both[0]) > 1 else compare  # several seeds are drawn anew, too
+        change = str(across(*both)) if policy != "fdp" and both[0] else ""
         played, training = by_task(results), np.median([r["training"]["seconds"] for r in results]) / 60
         rows.append([CAMERAS[policy], len(results), *(count({task: played[task]}) for task in tasks),
                      rate(played).share, change, evenly(study, f"pixels/{policy}-25-s[0-9]-even.json"),
@@ -41,8 +43,47 @@ def cameras(study: Path) -> list[str]:
               "Each seed draws its own demonstrations. Minutes are of training.", played_on(first)),
         *table(header, rows), *text(DAGGER),
         *(table(["policy", "`--shift`", "all, 95 % interval", "minus as it was, points"], shifted) if shifted else []),
+        *at_once(study),
         "![What the policy sees](pixels/sees.png)", "",
+        *adapted(study),
         *tried(study, tasks),
+    ]  # fmt: skip
+
+
+def at_once(study: Path) -> list[str]:
+    """The one command, and what it took."""
+    if not (path := study / "pixels/command.json").exists():
+        return []
+    r = json.loads(path.read_text())
+    took = r["seconds_of_command"]
+    parts = ", ".join(f"{name} {seconds / 60:.0f}" for name, seconds in took.items() if name != "whole process")
+    return text(f"All of it by one command, {typed(r['command'])}, on two idle cores "
+                f"({r['hardware'].partition(',')[0]}): {took['whole process'] / 60:.0f} minutes ({parts}), success "
+                f"{rate(by_task([r])).share}.", played_on([r]))  # fmt: skip
+
+
+def adapted(study: Path) -> list[str]:
+    """New tasks upon the first factorized run."""
+    runs = [json.loads(path.read_text()) for path in sorted(study.glob("pixels/adapt/*.json"))]
+    if not runs:
+        return []
+    tasks, rows, found = sorted({r["task"] for r in runs}), [], {}  # found: (demonstrations, way) -> task -> (1, E)
+    for r in runs:
+        found.setdefault((r["flags"]["demos_per_task"], r["way"]), {})[r["task"]] = stack([r["tasks"][r["task"]]])
+    for (demos, way), played in sorted(found.items()):
+        if len(played) == len(tasks):  # the others are not through
+            scratch = found.get((demos, "scratch"), {})
+            minus = str(difference(played, scratch)) if way != "scratch" and len(scratch) == len(tasks) else ""
+            rows.append([demos, WAYS[way], *(count({task: played[task]}) for task in tasks), rate(played).share, minus])
+    successes, n = expert(runs)
+    rows.append(["", "scripted expert", *("/".join(map(str, expert(runs, [t]))) for t in tasks), number(successes / n)])
+    names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
+    header = ["demonstrations", "way", *names, "all, 95 % interval", "minus scratch, points"]
+    return [
+        *text("New tasks, one at a time, upon the first run of fdp, "
+              f"{runs[0]['flags']['steps']} steps, one seed; where a way is exact, the old tasks' actions are the same "
+              "bit for bit.", played_on(runs)),
+        *table(header, rows), *text(DAGGER),
     ]  # fmt: skip
 
 
