@@ -29,7 +29,7 @@ from plumbing.log import Log, Usage, loss_by_step, read_log
 
 # Diffusion steps and noises for each observation with pictures: encoding those is dear, and more noises for what is
 # encoded make gradients less random (Mini-Diffuser, arXiv 2505.09430). From the state, more observations say more.
-DRAWS = 4
+NOISES = 4
 MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
 SIZES = {
     # Widths of the U-Net's levels, and its kernel. small: 0.15 M parameters per component, about 15 s per 1000 steps.
@@ -103,13 +103,13 @@ class Windows:
         self.actions = torch.cat([actions for _, actions in made]).to(device)
         self.task_ids = policy.task_index(tasks).repeat_interleave(counts).to(device)
         self.of_task = torch.arange(len(tasks)).repeat_interleave(counts).to(device)
-        self.draws = DRAWS if any(x.ndim == 4 for x in self.observations.values()) else 1
+        self.noises = NOISES if any(x.ndim == 4 for x in self.observations.values()) else 1
 
     def sample(self, batch_size: int) -> tuple:
-        """Random windows: observation {part: (B, *shape)}, task (n B,), actions (n B, H, A); n: DRAWS with pictures."""
+        """Random windows: observation {part: (B, *shape)}, task (n B,), actions (n B, H, A); pictures: n is NOISES."""
         index = torch.randint(0, len(self.actions), (batch_size,), device=self.actions.device)
         observation, task, actions = self.select(index)
-        return observation, task.repeat_interleave(self.draws), actions.repeat_interleave(self.draws, 0)
+        return observation, task.repeat_interleave(self.noises), actions.repeat_interleave(self.noises, 0)
 
     def select(self, index) -> tuple:
         """These windows."""

@@ -72,8 +72,8 @@ class _Share(torch.nn.Module):
     def forward(self, observation, *batch) -> tuple:
         size, rank, processes = len(next(iter(observation.values()))), dist.get_rank(), dist.get_world_size()
         mine = slice(size * rank // processes, size * (rank + 1) // processes)
-        draws = len(batch[0]) // size  # train.py, `Windows.sample`: the rows of an observation stand together
-        part = slice(mine.start * draws, mine.stop * draws)
+        noises = len(batch[0]) // size  # train.py, `Windows.sample`: the rows of an observation stand together
+        part = slice(mine.start * noises, mine.stop * noises)
         weight = (mine.stop - mine.start) * processes / size
         gpu = [self.policy.device] if self.policy.device.type == "cuda" else []
         # What a policy draws in its loss (dropout, say) differs between processes, and must not move what all of them

@@ -168,7 +168,7 @@ def try_once(policy, loss_function, windows, config) -> None:
         try:
             index = torch.arange(config.batch_size, device=device) % len(windows.actions)
             observation, *both = windows.select(index)
-            task, actions = (x.repeat_interleave(windows.draws, 0) for x in both)
+            task, actions = (x.repeat_interleave(windows.noises, 0) for x in both)
             step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)
             with runs.autocast(device, config.precision):
                 loss = loss_function(observation, task, actions, step, torch.randn_like(actions))

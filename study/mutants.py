@@ -132,8 +132,8 @@ MUTANTS = {
     # Cameras.
     "pictures of where things stood before": ("envs/pixels.py", "            mujoco.mj_kinematics(self.sim.model, self.sim.data)\n", "", "test_pixels.py -k first_picture"),
     "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // len(condition), 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
-    "one noise for a picture": ("train.py", "self.draws = DRAWS if", "self.draws = 1 if", "test_pixels.py -k four_steps"),
-    "a process takes the rows of other pictures": ("plumbing/parallel.py", "part = slice(mine.start * draws, mine.stop * draws)", "part = slice(mine.start, mine.start + (mine.stop - mine.start) * draws)", "test_parallel.py -k steps_of_one"),
+    "one noise for a picture": ("train.py", "self.noises = NOISES if", "self.noises = 1 if", "test_pixels.py -k four_steps"),
+    "a process takes the rows of other pictures": ("plumbing/parallel.py", "part = slice(mine.start * noises, mine.stop * noises)", "part = slice(mine.start, mine.start + (mine.stop - mine.start) * noises)", "test_parallel.py -k steps_of_one"),
     "drawn though nobody looks": ("envs/worker.py", "look(env, is_last)", "look(env, True)", "test_pixels.py -k drawn"),
     "the corner camera hangs upside down": ("envs/pixels.py", "picture[:, ::-1] if camera in UPSIDE_DOWN else picture[::-1]", "picture[::-1]", "test_pixels.py -k right_way"),
     "pictures are moved while acting": ("fdp.py", "augmented(self.encoder, observation) if self.training else observation", "augmented(self.encoder, observation)", "test_pixels.py -k training_only"),
