@@ -1,6 +1,6 @@
 """How far pictures are moved in training: an experiment on `PixelsEncoder.SHIFT` (study/pixels/recipe.py).
 
-    python train.py --policy shifting --shift 0.03 --tasks mt6 --observation pixels
+python train.py --policy shifting --shift 0.03 --tasks mt6 --observation pixels
 """
 
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ TRIED = {  # in the order in which they are to be run; None: at another revision
 PREDICTIONS = {
     "plain": "0.72, as on another machine in bf16",
     "draws-4": "0.77 in half as much time again: most of a loss's scatter is its noise, not its picture",
-    "shift-2": "0.83, at the peg: where a picture is moved by 4 pixels, some 6 cm, only the hand in it says where a box is",
+    "shift-2": "0.83, at the peg: in pictures moved by 4 pixels, some 6 cm, only the hand says where a box is",
     "shift-0": "0.77: what is gained there is lost by learning pixels by heart",
     "larger": "0.80, all of it at the peg's hole and the ring's stand, in three to four times the time",
     "wrist": "0.50: it does not see where the goal is before the hand is there",

@@ -95,7 +95,7 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "fdp-12000-executed-2": "its weights, two actions before looking again",
     "draws-4-6000": "four steps and noises, as train.py has it since; half of train.py's steps",
     "draws-4-12000": "the same, all of train.py's steps: the run of block 16",
-    "fine-6000": "half the steps, with eyes of 15 x 15 places, not 6 x 6, that see less around each (code not kept: LOG.md)",
+    "fine-6000": "half the steps, eyes of 15 x 15 places, not 6 x 6, that see less around each (code not kept: LOG.md)",
 }
 
 
