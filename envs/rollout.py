@@ -77,8 +77,7 @@ class Roller:
         self.deaths = 0  # since an episode was last played to its end
         self.silent: dict[Connection, float] = defaultdict(float)  # seconds without a sign, while we wait for one
         self.workers: dict[Connection, subprocess.Popen] = {}
-        for _ in range(workers or min(available_cores(), 8)):
-            self._start_worker()
+        self._start(workers or min(available_cores(), 8))
 
     def __enter__(self) -> "Roller":
         return self
@@ -100,6 +99,7 @@ class Roller:
         self, episodes: list[Episode], on_done: Callable[[Episode], None] = lambda _: None
     ) -> list[Episode]:
         """Play expert episodes, one at a time per worker. Returns them, in the order given, with their records."""
+        self._let_them_draw()
         results: dict[int, Episode] = {}
         queue = list(enumerate(episodes))[::-1]
         busy: dict[Connection, tuple[int, Episode]] = {}
@@ -123,6 +123,7 @@ class Roller:
 
         All H actions of a chunk are executed. Returns the episodes, in the order given, each played once.
         """
+        self._let_them_draw()
         groups, done = (Group(), Group()), {}
         waiting = list(range(len(episodes)))[::-1]
         room = max(1, min(self.slots, len(episodes) + 1) // 2)  # in each group; few episodes are halved as well
@@ -210,6 +211,19 @@ class Roller:
                     on_done(played[i])
         say(f"{sum(not played[i].lost for i in lost)} of {len(lost)} lost episodes were played again, and are counted")
         return played
+
+    def _start(self, workers: int) -> None:
+        self.opengl = os.environ.get("MUJOCO_GL")
+        for _ in range(workers):
+            self._start_worker()
+
+    def _let_them_draw(self) -> None:
+        """MuJoCo asks once, when it is imported, how to draw. Workers that were started before that had been found out
+        (plumbing/opengl.py) would die at their first picture: start others."""
+        if self.opengl != os.environ.get("MUJOCO_GL"):
+            workers = len(self.workers)
+            self.__exit__()
+            self._start(workers)
 
     def _start_worker(self) -> None:
         ours, theirs = Pipe()

@@ -20,6 +20,7 @@ import train
 from envs import demos, pixels
 from envs.metaworld import GROUPS, TASKS, MetaWorldEnv
 from envs.pixels import CAMERAS, IDS, PixelsEnv
+from envs.rollout import Roller
 from envs.tasks import make, name_parts, resolve_tasks, spaces
 from envs.worker import Episode, Worker
 from plumbing import opengl, stages
@@ -142,6 +143,22 @@ def test_films_in_one_process_do_not_mix_with_each_other_or_with_cameras():
     assert all(np.array_equal(env.render(), picture) for env, picture in zip(films, first, strict=True))
     assert all(picture.shape == (480, 480, 3) and picture[:100].std() > 10 for picture in first)
     assert len({picture.tobytes() for picture in first}) == 3
+
+
+def test_simulators_that_were_begun_before_opengl_was_found_draw_too(monkeypatch, capsys):
+    """study/router/measure.py and study/adapt/one_task.py begin them before anybody asks for a task's pictures."""
+    found = os.environ["MUJOCO_GL"]
+    monkeypatch.delenv("MUJOCO_GL")
+    episodes = [Episode("fdp/push-pixels-v3", seed, expert=True) for seed in (1, 2)]
+    with Roller(1) as roller:
+        before = [*roller.workers.values()]
+        monkeypatch.setenv("MUJOCO_GL", found)  # as `spaces` does
+        for episode in episodes:
+            (played,) = roller.play_expert([episode])
+            assert played.success and played.observations[0]["corner"].std() > 10
+        after = [*roller.workers.values()]
+    assert len(after) == 1 and before != after and before[0].poll() is not None  # all of them, once
+    assert "died" not in capsys.readouterr().err
 
 
 def test_only_what_somebody_looks_at_is_drawn(monkeypatch):
