@@ -6,7 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from study.adapt.results import WAYS
-from study.intervals import DAGGER, by_task, compare, compare_seeds, count, difference, number, rate, stack
+from study.intervals import (
+    DAGGER,
+    Difference,
+    by_task,
+    compare,
+    compare_seeds,
+    count,
+    difference,
+    number,
+    rate,
+    stack,
+)
 from study.markdown import NotMeasured, evenly, expert, flag, paired, played_on, read, table, text, typed
 
 CAMERAS = {"fdp": "fdp", "monolithic": "monolithic: one network of the same size", "uniform": "weights fixed at 1/K",
@@ -43,7 +54,7 @@ def cameras(study: Path) -> list[str]:
               "Each seed draws its own demonstrations. Minutes are of training.", played_on(first)),
         *table(header, rows), *text(DAGGER),
         *(table(["policy", "`--shift`", "all, 95 % interval", "minus as it was, points"], shifted) if shifted else []),
-        *at_once(study),
+        *at_once(study), *router(study),
         "![What the policy sees](pixels/sees.png)", "",
         *adapted(study),
         *tried(study, tasks),
@@ -60,6 +71,23 @@ def at_once(study: Path) -> list[str]:
     return text(f"All of it by one command, {typed(r['command'])}, on two idle cores "
                 f"({r['hardware'].partition(',')[0]}): {took['whole process'] / 60:.0f} minutes ({parts}), success "
                 f"{rate(by_task([r])).share}.", played_on([r]))  # fmt: skip
+
+
+def router(study: Path) -> list[str]:
+    """What the first factorized run's router does."""
+    if not (path := study / "pixels/router.json").exists():
+        return []
+    r = json.loads(path.read_text())
+    by = {what: Difference(**entry["difference"]) for what, entry in r["changed"].items()}
+    own, other = "the task's mean", "another task's"
+    told, idle = r["tells"]["task"]["above"], max(r["untrained"]["task"])
+    return text(
+        "Its router (first run of fdp, `study/router/measure.py`, block 400, "
+        f"{number(r['success'])}): a component tells {number(told, 3)} nats about the task, those of routers that "
+        f"have learned nothing up to {number(idle, 3)}. With each task's mean weights success changes by "
+        f"{by[own]} points, with their mean over tasks by {by['mean over tasks']}, with 1/K by "
+        f"{by['1/K']}, with another task's by {by[other]}, with the two largest by {by['top two']}."
+    )
 
 
 def adapted(study: Path) -> list[str]:
@@ -95,6 +123,10 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "fdp-12000-executed-2": "its weights, two actions before looking again",
     "draws-4-6000": "four steps and noises, as train.py has it since; half of train.py's steps",
     "draws-4-12000": "the same, all of train.py's steps: the run of block 16",
+    "shift-2-6000": "pictures moved by up to 2 of 64 pixels in training, not 4; half the steps",
+    "shift-1-6000": "by up to 1 pixel; half the steps",
+    "shift-0-6000": "not moved at all; half the steps",
+    "shift-0-12000": "not moved at all",
     "fine-6000": "half the steps, eyes of 15 x 15 places, not 6 x 6, that see less around each (code not kept: LOG.md)",
 }
 
