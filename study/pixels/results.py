@@ -20,34 +20,42 @@ from study.intervals import (
 )
 from study.markdown import NotMeasured, evenly, expert, flag, paired, played_on, read, table, text, typed
 
-CAMERAS = {"fdp": "fdp", "monolithic": "monolithic: one network of the same size", "uniform": "weights fixed at 1/K",
-           "moe-top2": "mixture of experts, top 2"}  # fmt: skip
+CAMERAS = {  # files of study/pixels -> what it is; what it is compared with, and that in words
+    "fdp-25": ("fdp", "", ""),
+    "monolithic-25": ("monolithic: one network of the same size", "fdp-25", "fdp"),
+    "uniform-25": ("weights fixed at 1/K", "fdp-25", "fdp"),
+    "moe-top2-25": ("mixture of experts, top 2", "fdp-25", "fdp"),
+    "usual-fdp": ("fdp, pictures moved by up to 4 pixels in training, not one", "fdp-25", "fdp"),
+    "usual-monolithic": ("monolithic, pictures moved as far", "usual-fdp", "fdp, moved as far"),
+}
 
 
 def cameras(study: Path) -> list[str]:
     first = list(read(study, "pixels/fdp-25-s[0-9].json").values())
-    found = {policy: [json.loads(path.read_text()) for path in sorted(study.glob(f"pixels/{policy}-25-s[0-9].json"))]
-             for policy in CAMERAS}  # fmt: skip
+    found = {name: [json.loads(path.read_text()) for path in sorted(study.glob(f"pixels/{name}-s[0-9].json"))]
+             for name in CAMERAS}  # fmt: skip
     rows, shifted, tasks = [], [], list(first[0]["tasks"])
-    for policy, results in found.items():
+    for name, results in found.items():
         if not results:
             continue
-        both = paired(study, *(f"pixels/{name}-25-s[0-9].json" for name in (policy, "fdp")))
+        what, rival, called = CAMERAS[name]
+        both = paired(study, *(f"pixels/{one}-s[0-9].json" for one in (name, rival)))
         across = compare_seeds if len(both[0]) > 1 else compare  # several seeds are drawn anew, too
-        change = str(across(*both)) if policy != "fdp" and both[0] else ""
+        change = f"{across(*both)} ({called})" if both[0] else ""
         played, training = by_task(results), np.median([r["training"]["seconds"] for r in results]) / 60
-        rows.append([CAMERAS[policy], len(results), *(count({task: played[task]}) for task in tasks),
-                     rate(played).share, change, evenly(study, f"pixels/{policy}-25-s[0-9]-even.json"),
+        rows.append([what, len(results), *(count({task: played[task]}) for task in tasks),
+                     rate(played).share, change, evenly(study, f"pixels/{name}-s[0-9]-even.json"),
                      f"{training:.0f}"])  # fmt: skip
-        for path in sorted(study.glob(f"pixels/shift/{policy}-25-s0-*.json")):
+        for path in sorted(study.glob(f"pixels/shift/{name}-s0-*.json")):
             r, shift = json.loads(path.read_text()), path.stem.partition("-s0-")[2]
-            shifted.append([CAMERAS[policy], f"`{shift}`", rate(by_task([r])).share, str(compare([r], results[:1]))])
+            shifted.append([what, f"`{shift}`", rate(by_task([r])).share, str(compare([r], results[:1]))])
     successes, n = expert(first)
     each = ("/".join(map(str, expert(first, [task]))) for task in tasks)
     rows.append(["scripted expert", "", *each, number(successes / n)])
     names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
     demos = flag(first[0]["training"]["command"], "--demos-per-task", 25)
-    header = ["policy", "seeds", *names, "all, 95 % interval", "minus fdp, points", "weights 1/K: points", "minutes"]
+    header = ["policy", "seeds", *names, "all, 95 % interval", "minus what is named, points", "weights 1/K: points",
+              "minutes"]  # fmt: skip
     return [
         *text("Commands: `study/pixels/table.py`. mt6 from a corner and a wrist camera of 64 x 64 pixels and the "
               f"hand's own position, {demos} demonstrations per task, {first[0]['training']['steps']:,} steps, K = 4. "
@@ -126,7 +134,6 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "shift-2-6000": "pictures moved by up to 2 of 64 pixels in training, not 4; half the steps",
     "shift-1-6000": "by up to 1 pixel; half the steps",
     "shift-0-6000": "not moved at all; half the steps",
-    "shift-0-12000": "not moved at all",
     "fine-6000": "half the steps, eyes of 15 x 15 places, not 6 x 6, that see less around each (code not kept: LOG.md)",
 }
 
