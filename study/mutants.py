@@ -134,6 +134,8 @@ MUTANTS = {
     "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // len(condition), 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
     "one noise for a picture": ("train.py", "self.noises = NOISES if", "self.noises = 1 if", "test_pixels.py -k four_steps"),
     "a process takes the rows of other pictures": ("plumbing/parallel.py", "part = slice(mine.start * noises, mine.stop * noises)", "part = slice(mine.start, mine.start + (mine.stop - mine.start) * noises)", "test_parallel.py -k steps_of_one"),
+    "simulators that cannot draw go on": ("envs/rollout.py", 'if self.opengl != os.environ.get("MUJOCO_GL"):', "if False:", "test_pixels.py -k begun_before"),
+    "pictures are moved by four pixels": ("encoder.py", "SHIFT = 1 / 64", "SHIFT = 1 / 16", "test_pixels.py -k pixel_of_64"),
     "drawn though nobody looks": ("envs/worker.py", "look(env, is_last)", "look(env, True)", "test_pixels.py -k drawn"),
     "the corner camera hangs upside down": ("envs/pixels.py", "picture[:, ::-1] if camera in UPSIDE_DOWN else picture[::-1]", "picture[::-1]", "test_pixels.py -k right_way"),
     "pictures are moved while acting": ("fdp.py", "augmented(self.encoder, observation) if self.training else observation", "augmented(self.encoder, observation)", "test_pixels.py -k training_only"),
