@@ -33,7 +33,7 @@ from study.intervals import RESAMPLES, by_task, compare_seeds, count, number, su
 from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, bullets, expert, read, table, text, words  # noqa: E402
 from study.ml45.results import one_demonstration, one_demonstration_finding  # noqa: E402
 from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
-from study.pixels.results import cameras  # noqa: E402
+from study.pixels.results import cameras, cameras_finding  # noqa: E402
 from study.router.results import (  # noqa: E402
     by_routing,
     dependence,
@@ -167,7 +167,7 @@ def finding(study: Path) -> list[str]:
               "keep their actions bit for bit. Fine-tuning everything comes to "
               f"{number(success(new_tasks(full)))}, and costs old tasks {number(-old_change(full, was).mean, 1)} "
               "points.", *when_measured(in_turn_finding, study), bullet=True),
-        *bullets(*(said for function in (one_demonstration_finding, fifty_finding, diffusion_finding)
+        *bullets(*(said for function in (one_demonstration_finding, fifty_finding, cameras_finding, diffusion_finding)
                    for said in when_measured(function, study)))[:-1],
     ]  # fmt: skip
 

@@ -170,11 +170,11 @@ def one_demonstration_finding(study: Path) -> str:
     alone = crossed_difference(best, found.get(("fdp", f"specialist{made}"), found["fdp", "specialist"]))
     more = crossed_runs(study, 3, 2000).get(("fdp", "add-elsewhere"))
     three = f", and from three to {number(crossed_rate(more).mean)}" if more else ""
-    why = "so factorizing helps here" if change.low > 0 else "so factorizing is not shown to help"
+    why = "factorizing helps" if change.low > 0 else "no help is shown"
     where = "" if shared == of else f" on {shared} of the {of} pairs of base and draw"
     return (
         f"**A policy of 45 tasks learns each of five others from one demonstration** to "
         f"{number(crossed_rate(best).mean)} ({how}{bases} base{'s' * int(bases > 1)}, {draws} draws; the expert "
         f"{number(successes / n)}){three}. Beside a policy for it alone that is {alone} points (one draw); beside one "
-        f"network of the same size with low-rank adapters {change}{where}, {why}."
+        f"network with adapters {change}{where}: {why}."
     )
