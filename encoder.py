@@ -221,7 +221,7 @@ class PixelsEncoder(nn.Module):
     """
 
     # Of a picture's size: how far augmentation moves it at most. A pixel of 64 is a centimetre or two of the table:
-    # moved by four, as is usual, a picture hardly says where a hole is, and the peg misses it (LOG.md).
+    # moved by four, as is usual, a picture hardly says where a box is, and the peg misses it (LOG.md).
     SHIFT = 1 / 64
 
     def __init__(self, parts: dict[str, tuple[int, ...]], condition_dim: int, eye="small", differences=()):
@@ -261,7 +261,7 @@ class PixelsEncoder(nn.Module):
         B, channels, *sizes = pictures.shape
         at = []
         for n in sizes:
-            most = round(self.SHIFT * n)
+            most = max(1, round(self.SHIFT * n))
             by = torch.randint(-most, most + 1, (B, 1), device=pictures.device)
             at.append((torch.arange(n, device=pictures.device) + by).clamp(0, n - 1))  # (B, n)
         rows, columns = at[0][:, None, :, None], at[1][:, None, None, :]

@@ -131,7 +131,7 @@ MUTANTS = {
     "paid for switching within one task": ("variants/informed.py", "paid = len(self.config.tasks) == 1 or (task != task[0]).any()", "paid = 1.0", "test_waking.py -k one_task"),
     # Cameras.
     "pictures of where things stood before": ("envs/pixels.py", "            mujoco.mj_kinematics(self.sim.model, self.sim.data)\n", "", "test_pixels.py -k first_picture"),
-    "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // len(condition), 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
+    "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // max(len(condition), 1) or 1, 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
     "one noise for a picture": ("train.py", "self.noises = NOISES if", "self.noises = 1 if", "test_pixels.py -k four_steps"),
     "a process takes the rows of other pictures": ("plumbing/parallel.py", "part = slice(mine.start * noises, mine.stop * noises)", "part = slice(mine.start, mine.start + (mine.stop - mine.start) * noises)", "test_parallel.py -k steps_of_one"),
     "simulators that cannot draw go on": ("envs/rollout.py", 'if self.opengl != os.environ.get("MUJOCO_GL"):', "if False:", "test_pixels.py -k begun_before"),

@@ -531,7 +531,9 @@ def test_the_loss_is_a_function_of_its_inputs(variant):
     assert not torch.allclose(other, found[0])  # and of no fewer
 
 
-@pytest.mark.parametrize("variant", ["fdp", "flow", "monolithic", "uniform", "bc"])
+@pytest.mark.parametrize(
+    "variant", ["fdp", "flow", "monolithic", "uniform", "bc", "moe", "informed", "decorrelated", "waking"]
+)
 def test_what_is_looked_at_once_and_denoised_often_is_as_looked_at_each_time(variant):
     """Three rows of task, actions, step and noise for an observation: the losses of three batches, in the rows' order,
     with one look at every observation."""
@@ -539,11 +541,10 @@ def test_what_is_looked_at_once_and_denoised_often_is_as_looked_at_each_time(var
     given = batch(policy)
     policy.encoder.register_forward_hook(lambda _, __, condition: looked.append(len(condition)))
     (observation, task, actions, *_), (steps, noises) = given, (torch.randint(0, 100, (6, 3)), torch.randn(6, 3, 8, 4))
-    found = policy.loss(
-        observation, *(x.repeat_interleave(3, 0) for x in (task, actions)), steps.flatten(), noises.flatten(0, 1)
-    )
+    repeated = (x.repeat_interleave(3, 0) for x in (task, actions))
+    found, _ = train.split(policy.loss(observation, *repeated, steps.flatten(), noises.flatten(0, 1)))
     assert looked == [6]
-    each = [policy.loss(observation, task, actions, steps[:, i], noises[:, i]) for i in range(3)]
+    each = [train.split(policy.loss(observation, task, actions, steps[:, i], noises[:, i]))[0] for i in range(3)]
     assert torch.allclose(found.view(6, 3), torch.stack(each, 1), atol=1e-5)
     assert variant == "bc" or not torch.allclose(each[0], each[1], atol=1e-3)
 

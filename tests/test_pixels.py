@@ -282,7 +282,7 @@ def test_every_part_reaches_the_condition_and_learns(eye, size):
     assert torch.allclose(made({name: x.float() for name, x in observation.items()}), before)  # as acting gives them
 
 
-@pytest.mark.parametrize("size,most", [(64, 1), (96, 2), (128, 2)])
+@pytest.mark.parametrize("size,most", [(32, 1), (64, 1), (96, 2), (128, 2)])
 def test_augmentation_moves_pictures_by_up_to_a_pixel_of_64_and_nothing_else(size, most):
     torch.manual_seed(0)
     observation, inner = seen(400, size), slice(8, size - 8)

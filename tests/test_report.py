@@ -587,6 +587,48 @@ def test_policies_with_cameras(tmp_path):
     assert rows[3][4].startswith("+10.0 [") and rows[4][:4] == ["| scripted expert", "", "10/10", "1.000"]
     assert rows[-1][:2] == ["| fdp", "`light`"] and rows[-1][3].startswith("-20.0 [")
     (tmp_path / "pixels/choice").mkdir()
+    (tmp_path / "pixels/adapt").mkdir()
+    for way, demos, failed in (("add-exact", 5, [1]), ("scratch", 5, [1, 2, 3]), ("add-exact", 10, [])):
+        new = result(failed) | {
+            "way": way,
+            "task": "fdp/hammer-pixels-v3",
+            "flags": {"demos_per_task": demos, "steps": 9},
+        }
+        (tmp_path / f"pixels/adapt/{way}-{demos}.json").write_text(json.dumps(new))
+    with pytest.raises(markdown.NotMeasured):
+        pixels.cameras_finding(tmp_path)
+    whole = {"demonstrations": 60, "training": 100, "evaluation": 20, "whole process": 180}
+    (tmp_path / "pixels/command.json").write_text(
+        json.dumps(
+            result([1])
+            | {"command": "python train.py --tasks mt6", "hardware": "EPYC, 2 cores", "seconds_of_command": whole}
+        )
+    )
+    (tmp_path / "pixels/usual-fdp-s0.json").write_text(json.dumps(result([1, 2, 3, 4, 5])))
+    changes = {
+        what: {"difference": {"mean": mean, "low": mean - 1, "high": mean + 1}}
+        for what, mean in {
+            "the task's mean": -1,
+            "mean over tasks": 2,
+            "1/K": -3,
+            "another task's": -4,
+            "top two": -5,
+        }.items()
+    }
+    tells = {"tells": {"task": {"above": 0.5}}, "untrained": {"task": [0.1, 0.2]}}
+    (tmp_path / "pixels/usual-router.json").write_text(json.dumps({"success": 0.9, "changed": changes} | tells))
+    page = " ".join(pixels.cameras(tmp_path))
+    assert "3 minutes (demonstrations 1, training 2, evaluation 0), success 0.900, 0.596 to 0.982†" in page
+    assert "tells 0.500 nats about the task, those of routers that have learned nothing up to 0.200" in page
+    assert "another task's by -4.0 [-5.0, -3.0]" in page
+    learned = [line for line in pixels.adapted(tmp_path) if line.startswith("| 5") or line.startswith("| 10")]
+    assert [line.split(" | ")[2] for line in learned] == ["9/10", "7/10", "10/10"]
+    assert learned[0].split(" | ")[4].startswith("+20.0 [") and learned[2].endswith(" |  |")  # nothing to compare with
+    said = pixels.cameras_finding(tmp_path)
+    assert (
+        "come to 0.900 (2 seeds; 3 minutes on two cores; the expert 1.000; one network of the same size +10.0 [" in said
+    )
+    assert ", 1 seed)" in said and "gives 0.500: " in said
     tried = result([1])
     tried["training"]["hardware"] = "AMD EPYC, 2 cores"
     (tmp_path / "pixels/choice/draws-4-6000.json").write_text(json.dumps(tried))

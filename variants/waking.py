@@ -73,6 +73,7 @@ class Policy(FactorizedPolicy):
         if self.config.how != "own-encoder":
             return super().encode(observation, task)
         condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
+        condition = condition.repeat_interleave(len(task) // max(len(condition), 1) or 1, 0)
         if self.config.task_conditioning == "name":
             condition = condition + torch.cat([self.task_embedding(task), self.router_embedding(task)], -1)
         return condition

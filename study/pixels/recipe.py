@@ -1,13 +1,13 @@
-"""How to learn from cameras in less time, or better: what was tried, on the block for choices. Three hours on 2 cores.
+"""How to learn from cameras in less time, or better: what was tried, on the block for choices. An hour on 2 cores.
 
     python study/grid.py study/pixels/recipe.py
 
 mt6, 25 demonstrations, half of train.py's own steps, one seed, 20 episodes of each task of block 400: 120 in all, so
-that eight points are a hint. PREDICTIONS was written before any of it was run; LOG.md says what became of it. A way is
-kept if it gains those eight points, or loses none in two thirds of the time. The first two were run at revisions of
-before train.py had four draws itself (ce056ae64956 and 405f4ffcf5c5, which has variants/draws.py); the others have
-them, and are compared with the second. How far pictures are moved in training, then up to 4 pixels, was tried at
-revision d58221a, which has variants/shifting.py; what comes after it is compared with shift-1.
+that eight points are a hint. PREDICTIONS was written before it was run, row by row; LOG.md says what became of it. A
+way is kept if it gains those eight points, or loses none in two thirds of the time. The first two were run at
+revisions of before train.py had four draws itself (ce056ae64956 and 405f4ffcf5c5, which has variants/draws.py); the
+others have them, and are compared with the second. How far pictures are moved in training, then up to 4 pixels, was
+tried at revision d58221a, which has variants/shifting.py; what comes after it is compared with shift-1.
 """
 
 TRIED = {  # in the order in which they are to be run; None: at another revision

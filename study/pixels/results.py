@@ -59,7 +59,8 @@ def cameras(study: Path) -> list[str]:
     return [
         *text("Commands: `study/pixels/table.py`. mt6 from a corner and a wrist camera of 64 x 64 pixels and the "
               f"hand's own position, {demos} demonstrations per task, {first[0]['training']['steps']:,} steps, K = 4. "
-              "Each seed draws its own demonstrations. Minutes are of training.", played_on(first)),
+              "Each seed draws its own demonstrations. Minutes are of training, on one core, but the first seed of fdp "
+              "on two.", played_on(first)),
         *table(header, rows), *text(DAGGER),
         *(table(["policy", "`--shift`", "all, 95 % interval", "minus as it was, points"], shifted) if shifted else []),
         *at_once(study), *router(study),
@@ -74,15 +75,16 @@ def cameras_finding(study: Path) -> str:
     first = list(read(study, "pixels/fdp-25-s[0-9].json").values())
     both = paired(study, "pixels/monolithic-25-s[0-9].json", "pixels/fdp-25-s[0-9].json")
     before = list(read(study, "pixels/usual-fdp-s[0-9].json").values())
-    whole = json.loads((study / "pixels/command.json").read_text())["seconds_of_command"]["whole process"]
-    (successes, n), seeds = expert(first), "s" * (len(first) > 1)
+    (whole,) = (r["seconds_of_command"]["whole process"] for r in read(study, "pixels/command.json").values())
+    successes, n = expert(first)
+    seeds, shared = (f"{k} seed{'s' * (k > 1)}" for k in (len(first), len(both[0])))
     change = (compare_seeds if len(both[0]) > 1 else compare)(*both) if both[0] else ""
-    beside = f"; one network of the same size {change} points" if both[0] else ""
+    beside = f"; one network of the same size {change} points, {shared}" if both[0] else ""
     return (
         f"**From two cameras of 64 pixels** and 25 demonstrations of each, six tasks come to "
-        f"{number(rate(by_task(first)).mean)} ({len(first)} seed{seeds}; {whole / 60:.0f} minutes; the expert "
+        f"{number(rate(by_task(first)).mean)} ({seeds}; {whole / 60:.0f} minutes on two cores; the expert "
         f"{number(successes / n)}{beside}). Moving pictures by four pixels in training, as is usual, gives "
-        f"{number(rate(by_task(before)).mean)}: the peg misses its hole."
+        f"{number(rate(by_task(before)).mean)}: the peg misses its box."
     )
 
 
@@ -100,7 +102,7 @@ def at_once(study: Path) -> list[str]:
 
 def router(study: Path) -> list[str]:
     """What the router does in a run with pictures that were moved by up to 4 pixels."""
-    if not (path := study / "pixels/router.json").exists():
+    if not (path := study / "pixels/usual-router.json").exists():
         return []
     r = json.loads(path.read_text())
     by = {what: Difference(**entry["difference"]) for what, entry in r["changed"].items()}
@@ -142,15 +144,17 @@ def adapted(study: Path) -> list[str]:
 
 TRIED = {  # files of study/pixels/choice -> what it is
     "fdp-6000": "one step and noise for every picture, half of train.py's steps",
-    "plain-6000": "the same on today's machine",
+    "plain-6000": "the same on another machine",
     "fdp-12000": "one step and noise, all of train.py's steps",
     "fdp-12000-again": "the same, trained again",
     "fdp-12000-executed-2": "its weights, two actions before looking again",
     "draws-4-6000": "four steps and noises, as train.py has it since; half of train.py's steps",
-    "draws-4-12000": "the same, all of train.py's steps: the run of block 16",
+    "draws-4-12000": "the same, all of train.py's steps: the run of block 16 with pictures moved by 4 pixels",
     "shift-2-6000": "pictures moved by up to 2 of 64 pixels in training, not 4; half the steps",
+    "shift-2-6000-camera": "the same weights, the corner camera moved in evaluation (`--shift camera`)",
     "shift-1-6000": "by up to 1 pixel; half the steps",
     "shift-0-6000": "not moved at all; half the steps",
+    "shift-0-6000-camera": "the same weights, the corner camera moved in evaluation",
     "fine-6000": "half the steps, eyes of 15 x 15 places, not 6 x 6, that see less around each (code not kept: LOG.md)",
 }
 

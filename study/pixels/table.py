@@ -63,6 +63,6 @@ TABLE = [
       f"--steps 1 --eval-episodes 0 --overwrite --out runs/pixels/demonstrations-{draw}") for draw in range(3)],
     [row(policy, seed) for seed in range(3) for policy in POLICIES],
     [row("fdp", 0, demos=50), *map(adapted, (5, 10, 25)),
-     ("study/pixels/router.json",  # so far of usual-fdp-s0
+     ("study/pixels/router.json",  # usual-router.json is of the first run with pictures that were moved by four
       "python study/router/measure.py --run runs/pixels/fdp-25-s0 --episodes 10 --out study/pixels/router.json")],
 ]  # fmt: skip

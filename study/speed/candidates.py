@@ -12,7 +12,7 @@ from envs.pixels import CAMERAS
 from envs.tasks import spaces
 from fdp import Policy, PolicyConfig
 from plumbing.runs import autocast
-from train import SIZES, Learner, draw_noise
+from train import NOISES, SIZES, Learner, draw_noise
 from unet import Linear, ResidualBlock
 
 TASK = "reach"  # all MetaWorld tasks have its shapes
@@ -44,8 +44,9 @@ def training_step(policy: Policy, batch: int, loss_function: Callable | None = N
     loss, compiled perhaps."""
     learner, device = Learner(policy, precision="bf16" if policy.device.type == "cuda" else "float32"), policy.device
     observation = {part: torch.randn(batch, *shape, device=device) for part, shape in policy.config.observation.items()}
-    actions = torch.rand(batch, policy.config.horizon, policy.config.action_dim, device=device) * 2 - 1
-    windows = (observation, torch.zeros(batch, dtype=torch.long, device=device), actions)
+    rows = batch * (NOISES if any(len(shape) == 3 for shape in policy.config.observation.values()) else 1)
+    actions = torch.rand(rows, policy.config.horizon, policy.config.action_dim, device=device) * 2 - 1
+    windows = (observation, torch.zeros(rows, dtype=torch.long, device=device), actions)
 
     def step() -> None:
         learner.step(loss_function or policy.loss, (*windows, *draw_noise(policy, actions)), lr=1e-4, decay=0.999)
