@@ -664,6 +664,11 @@ def test_looking_again_sooner(tmp_path):
     assert "More than 10 points below it: none; after four: b." in said and "block 3" in said
     rows = cells(core.looking(tmp_path))
     assert [(row[1], row[3][:7], row[5]) for row in rows] == [("2", "+15.0 [", "10"), ("4", "", "20")]
+    assert "needs eight actions on fifty tasks" in " ".join(core.looking(tmp_path))
+    for n, share in ((2, 0.985), (4, 0.975), (8, 0.97)):  # four are one point below, and not more
+        played = json.loads(result) | {"executed": n, "mean_success": share}
+        (tmp_path / f"core/executed/mt50-{n}.json").write_text(json.dumps(played))
+    assert "the best on the 50 tasks, it is 4." in " ".join(core.looking(tmp_path))
     (tmp_path / "mt50/executed-4.json").unlink()
     assert mt50.sooner(tmp_path) == []
 
