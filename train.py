@@ -117,7 +117,8 @@ class Windows:
 
 
 def draw_noise(policy, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For actions (B, H, A): noise as large, and a step each (B,), 0 to T-1: randint's upper end is exclusive."""
+    """For actions (B, H, A): a diffusion step each (B,), from 0 to T-1 (randint's upper end is exclusive: both ends of
+    the range that samplers visit), and the noise to add (B, H, A). With pictures n B rows, as `Windows.sample` has."""
     step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=actions.device)
     return step, torch.randn(actions.shape, device=actions.device)
 
