@@ -42,6 +42,7 @@ from study.router.results import (  # noqa: E402
     on_fifty,
     rivals,
     routing_finding,
+    sparse_cost,
     waking,
 )
 from study.sequences.results import from_nothing, in_turn_finding, upon_one_task  # noqa: E402
@@ -55,8 +56,8 @@ def sources(study: Path) -> list[str]:
                     "adapt/budget/*.json", "ml45/*-s[0-9].json", "ml45/*/*-draw[0-9]-s[0-9].json",
                     "mt50/*-s[0-9].json", "mt50/executed-*.json", "sequences/*-s[0-9].json",
                     "router/wake/*.json", "router/fifty/*-s[0-9].json", "router/baselines/*-s[0-9].json",
-                    "router/components/*-s[0-9].json", "router/adapting/*/*.json", "speed/[cl]*.json",
-                    "gpu/*.json"):  # fmt: skip
+                    "router/components/*-s[0-9].json", "router/adapting/*/*.json", "router/cost.json",
+                    "speed/[cl]*.json", "gpu/*.json"):  # fmt: skip
         if rows and not any(study.glob(pattern)):
             continue  # not measured yet, as its own section says
         results = read(study, pattern).values()
@@ -111,6 +112,7 @@ SECTIONS = {
     "Forks": fork_table,
     "What wakes the router": waking,
     "What routes, on fifty tasks": on_fifty,
+    "What acting sparsely costs": sparse_cost,
     "A new task by routing alone": by_routing,
     "The factorized policy beside its rivals": rivals,
     "How many components": how_many,

@@ -14,8 +14,10 @@ from envs.rollout import Roller
 from plumbing import figures
 from plumbing.cli import ROOT, BadInput
 from plumbing.runs import build_policy
+from study.router import cost
 from study.speed import benchmark, candidates, timing
 from unet import ResidualBlock
+from variants import informed
 
 
 def test_the_deeper_network_has_lerobots_number_of_blocks_and_uses_all_of_them():
@@ -40,6 +42,19 @@ def test_the_timed_step_is_a_training_step():
     assert asked == [[(5,), (5, 8, 4), (5,), (5, 8, 4)]]
     for name, p in policy.named_parameters():
         assert not torch.equal(p, before[name]), name
+
+
+def test_two_of_eight_components_get_as_many_rows_as_each_other():
+    """What study/router/cost.py times: the rows of the sparse one by hand, and its rival's size."""
+    made = cost.policies("small", torch.device("cpu"))
+    sparse = made["two of K = 8"]
+    rows = informed.gather(sparse.weigh(torch.randn(cost.BATCH, 128)), cost.TOP)
+    assert rows.components == list(range(8)) and rows.index.shape == (8, cost.TOP * cost.BATCH // 8)
+    assert torch.equal(rows.column.bincount(), torch.full((8,), 16))
+    assert sparse.config.components == made["K = 8"].config.components == 8 and sparse.gathers
+    size = {name: sum(p.numel() for p in policy.components.parameters()) for name, policy in made.items()}
+    assert size["two of K = 8"] == size["K = 8"] == 4 * size["K = 2"]
+    assert size["one network as large as two"] == pytest.approx(size["K = 2"], rel=0.05)
 
 
 def test_rows_are_those_of_the_stored_result():

@@ -283,10 +283,11 @@ def test_every_part_reaches_the_condition_and_learns(eye, size):
 
 
 @pytest.mark.parametrize("size,most", [(32, 1), (64, 1), (96, 2), (128, 2)])
-def test_augmentation_moves_pictures_by_up_to_a_pixel_of_64_and_nothing_else(size, most):
+def test_augmentation_moves_pictures_by_up_to_a_pixel_of_64(size, most, monkeypatch):
     torch.manual_seed(0)
     observation, inner = seen(400, size), slice(8, size - 8)
     made = encoder.PixelsEncoder({part: tuple(x.shape[1:]) for part, x in observation.items()}, 16)
+    monkeypatch.setattr(made, "LIGHT", 0.0)
     moved = made.augment(observation)
     assert torch.equal(moved["proprioception"], observation["proprioception"])
     found = {camera: [] for camera in CAMERAS}
@@ -299,6 +300,25 @@ def test_augmentation_moves_pictures_by_up_to_a_pixel_of_64_and_nothing_else(siz
         assert (shifts.min(), shifts.max()) == (-most, most) and np.abs(shifts.mean(0)).max() < 0.5
         assert np.abs(np.bincount(shifts[:, 0] + most) / len(shifts) - 1 / (2 * most + 1)).max() < 0.08
     assert found["corner"] != found["wrist"]  # each camera by its own
+
+
+def test_augmentation_makes_whole_pictures_darker_or_brighter(monkeypatch):
+    torch.manual_seed(0)
+    observation = seen(400)
+    made = encoder.PixelsEncoder(PARTS, 16)
+    monkeypatch.setattr(made, "shifted", lambda pictures: pictures)
+    found = {}
+    for camera, lit in ((camera, made.augment(observation)[camera]) for camera in CAMERAS):
+        old = observation[camera].float()
+        assert lit.dtype == torch.float32 and lit.min() >= 0 and lit.max() == 255
+        inside = (old > 0) & (lit < 255)
+        times = torch.where(inside, lit / old, torch.nan)
+        found[camera] = times.nanmean((1, 2, 3))
+        assert torch.allclose(times[inside], found[camera][:, None, None, None].expand_as(old)[inside])
+        assert torch.equal(lit[~inside & (old > 0)], torch.full_like(lit[~inside & (old > 0)], 255))
+        assert 0.6 <= found[camera].min() < 0.62 and 1.38 < found[camera].max() <= 1.4
+        assert (found[camera] < 1).float().mean().item() == pytest.approx(0.5, abs=0.08)
+    assert not torch.allclose(found["corner"], found["wrist"])  # each camera by its own
 
 
 def test_augmentation_is_for_training_only_also_where_the_encoder_is_frozen():

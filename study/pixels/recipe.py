@@ -8,8 +8,8 @@ way is kept if it gains those eight points, or loses none in two thirds of the t
 revisions of before train.py had four draws itself (ce056ae64956 and 405f4ffcf5c5, which has variants/draws.py); the
 others have them, and are compared with the second. How far pictures are moved in training, then up to 4 pixels, was
 tried at revision d58221a, which has variants/shifting.py; what comes after it is compared with shift-1. The one way
-that is about shifts, lit, is kept if half of the light leaves 0.80, and success as it is comes to 0.90 at least (shift-1
-has 0.925).
+that is about shifts, lit, is kept if half of the light leaves 0.80, and success as it is comes to 0.90 at least
+(shift-1 has 0.925).
 """
 
 TRIED = {  # in the order in which they are to be run; None: at another revision
