@@ -2,9 +2,10 @@
 
     python study/grid.py study/router/fifty.py      # after study/router/table.py, whose results decide what is in it
 
-25 demonstrations, 10,000 steps, three seeds; 20 episodes of each task on block 13, as they are and with weights of 1/K;
-of the first seed what study/router/measure.py says, on block 400. Beside them today's default, and one network of the
-same total size, and one as large as the two components that are active (`monolithic --components 2`).
+25 demonstrations, 10,000 steps, three seeds; 20 episodes of each task on block 13; of the first seed also with weights
+of 1/K (of softmax and top2-bonus each seed), and what study/router/measure.py says, on block 400. Beside them today's
+default, one network of the same total size, and one as large as the two components that are active (`monolithic
+--components 2`).
 
 Expected of bonus-0.03 and bonus-0.1, written when softmax and top2-bonus had been run, and before these: 0.903 and
 0.893; both route, and 1/K costs 30 points and 45.
@@ -27,7 +28,7 @@ def best() -> list[str]:
 
 
 def row(name: str, K: int, flags: str, seed: int) -> tuple[str, ...]:
-    """Train; play as it is and, where there is a router, with 1/K; of the first seed, look at the router."""
+    """Train; of the first seed, where there is a router, look at it, and play with 1/K; play as it is."""
     folder, result = (f"{top}/router/fifty/{name}-s{seed}" for top in ("runs", "study"))
     play = f"python evaluate.py --run {folder} --episodes 20 --seed 13 --out {result}"
     look = f"python study/router/measure.py --run {folder} --episodes 4 --out {result}-router.json"
@@ -35,8 +36,7 @@ def row(name: str, K: int, flags: str, seed: int) -> tuple[str, ...]:
         f"{result}.json",
         f"python train.py --tasks mt50 --components {K} --demos-per-task 25 --steps 10000 --eval-episodes 0 "
         f"--seed {seed} {flags} --out {folder} --overwrite".replace("  ", " "),
-        *[f"{play}-even.json --even"] * (not name.startswith("monolithic")),
-        *[look] * (seed == 0 and not name.startswith("monolithic")),
+        *[f"{play}-even.json --even", look] * (seed == 0 and not name.startswith("monolithic")),
         f"{play}.json",
     )
 
