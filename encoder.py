@@ -223,7 +223,6 @@ class PixelsEncoder(nn.Module):
     # Of a picture's size: how far augmentation moves it at most. A pixel of 64 is a centimetre or two of the table:
     # moved by four, as is usual, a picture hardly says where a box is, and the peg misses it (LOG.md).
     SHIFT = 1 / 64
-    LIGHT = 0.4  # brightness is multiplied by 1 - LIGHT to 1 + LIGHT: lamps change, and what has to be done does not
 
     def __init__(self, parts: dict[str, tuple[int, ...]], condition_dim: int, eye="small", differences=()):
         super().__init__()
@@ -254,14 +253,8 @@ class PixelsEncoder(nn.Module):
 
     def augment(self, observation: Observation) -> Observation:
         """Pictures moved at random, each by its own; edges are repeated (Kostrikov et al. 2020, arXiv 2004.13649,
-        section 3.1), and lit at random. From 25 demonstrations a network learns pixels by heart; this keeps it from it.
-        """
-        return observation | {camera: self.lit(self.shifted(observation[camera])) for camera in self.cameras}
-
-    def lit(self, pictures: Tensor) -> Tensor:
-        """(B, 3, h, w) in 0 .. 255 -> the same as float32, each darker or brighter, cut off at 255 as by a camera."""
-        light = 1 + self.LIGHT * (2 * torch.rand(len(pictures), 1, 1, 1, device=pictures.device) - 1)
-        return (pictures * light).clamp(max=255)
+        section 3.1). From 25 demonstrations a network learns pixels by heart; this keeps it from it."""
+        return observation | {camera: self.shifted(observation[camera]) for camera in self.cameras}
 
     def shifted(self, pictures: Tensor) -> Tensor:
         """(B, 3, h, w) -> the same shape."""

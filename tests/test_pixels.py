@@ -283,11 +283,10 @@ def test_every_part_reaches_the_condition_and_learns(eye, size):
 
 
 @pytest.mark.parametrize("size,most", [(32, 1), (64, 1), (96, 2), (128, 2)])
-def test_augmentation_moves_pictures_by_up_to_a_pixel_of_64(size, most, monkeypatch):
+def test_augmentation_moves_pictures_by_up_to_a_pixel_of_64_and_nothing_else(size, most):
     torch.manual_seed(0)
     observation, inner = seen(400, size), slice(8, size - 8)
     made = encoder.PixelsEncoder({part: tuple(x.shape[1:]) for part, x in observation.items()}, 16)
-    monkeypatch.setattr(made, "LIGHT", 0.0)
     moved = made.augment(observation)
     assert torch.equal(moved["proprioception"], observation["proprioception"])
     found = {camera: [] for camera in CAMERAS}
@@ -302,11 +301,14 @@ def test_augmentation_moves_pictures_by_up_to_a_pixel_of_64(size, most, monkeypa
     assert found["corner"] != found["wrist"]  # each camera by its own
 
 
-def test_augmentation_makes_whole_pictures_darker_or_brighter(monkeypatch):
+def test_the_lit_forks_pictures_are_moved_and_as_a_whole_darker_or_brighter(monkeypatch):
     torch.manual_seed(0)
     observation = seen(400)
-    made = encoder.PixelsEncoder(PARTS, 16)
-    monkeypatch.setattr(made, "shifted", lambda pictures: pictures)
+    made = small_policy(variant="lit").encoder
+    moved = []
+    monkeypatch.setattr(made, "shifted", lambda pictures: moved.append(len(pictures)) or pictures)
+    assert torch.equal(made.augment(observation)["proprioception"], observation["proprioception"])
+    assert moved == [400, 400]
     found = {}
     for camera, lit in ((camera, made.augment(observation)[camera]) for camera in CAMERAS):
         old = observation[camera].float()
@@ -319,6 +321,8 @@ def test_augmentation_makes_whole_pictures_darker_or_brighter(monkeypatch):
         assert 0.6 <= found[camera].min() < 0.62 and 1.38 < found[camera].max() <= 1.4
         assert (found[camera] < 1).float().mean().item() == pytest.approx(0.5, abs=0.08)
     assert not torch.allclose(found["corner"], found["wrist"])  # each camera by its own
+    with pytest.raises(ValueError, match="policy lit learns from pictures: --observation pixels"):
+        small_policy(variant="lit", observation={"proprioception": (2, 4)})
 
 
 def test_augmentation_is_for_training_only_also_where_the_encoder_is_frozen():
@@ -340,9 +344,9 @@ def test_what_no_eye_can_see_is_refused(parts, eye, message):
         encoder.PixelsEncoder(parts, 16, eye)
 
 
-def small_policy(**changes):
+def small_policy(variant="fdp", **changes):
     torch.manual_seed(0)
-    return build_policy("fdp", {"observation": PARTS, "action_low": (-1.0,) * 4, "action_high": (1.0,) * 4,
+    return build_policy(variant, {"observation": PARTS, "action_low": (-1.0,) * 4, "action_high": (1.0,) * 4,
                                 "tasks": ["a", "b"], "components": 2, "channels": (8, 16), **changes})  # fmt: skip
 
 

@@ -9,7 +9,7 @@ revisions of before train.py had four draws itself (ce056ae64956 and 405f4ffcf5c
 others have them, and are compared with the second. How far pictures are moved in training, then up to 4 pixels, was
 tried at revision d58221a, which has variants/shifting.py; what comes after it is compared with shift-1. The one way
 that is about shifts, lit, is kept if half of the light leaves 0.80, and success as it is comes to 0.90 at least
-(shift-1 has 0.925).
+(shift-1 has 0.925); it was tried at revision 70689f1, and is variants/lit.py since.
 """
 
 TRIED = {  # in the order in which they are to be run; None: at another revision
@@ -18,7 +18,7 @@ TRIED = {  # in the order in which they are to be run; None: at another revision
     "shift-2": None,  # PixelsEncoder.SHIFT = 1 / 32
     "shift-0": None,  # 0
     "shift-1": None,  # 1 / 64, as it is since
-    "lit": "",  # PixelsEncoder.LIGHT = 0.4
+    "lit": None,
     "larger": "--image-size 128",
     "wrist": "--cameras wrist",
     "long": "--horizon 16 --executed 8",

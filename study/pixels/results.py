@@ -155,6 +155,8 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "shift-1-6000": "by up to 1 pixel; half the steps",
     "shift-0-6000": "not moved at all; half the steps",
     "shift-0-6000-camera": "the same weights, the corner camera moved in evaluation",
+    "lit-6000": "by up to 1 pixel, and brightness multiplied by 0.6 to 1.4 (`--policy lit`); half the steps",
+    "lit-6000-light": "the same weights, half of the light in evaluation (`--shift light`)",
     "fine-6000": "half the steps, eyes of 15 x 15 places, not 6 x 6, that see less around each (code not kept: LOG.md)",
 }
 
