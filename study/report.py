@@ -35,6 +35,7 @@ from study.ml45.results import one_demonstration, one_demonstration_finding  # n
 from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
 from study.pixels.results import cameras, cameras_finding  # noqa: E402
 from study.router.results import (  # noqa: E402
+    as_default,
     by_routing,
     dependence,
     diffusion_finding,
@@ -112,6 +113,7 @@ SECTIONS = {
     "Forks": fork_table,
     "What wakes the router": waking,
     "What routes, on fifty tasks": on_fifty,
+    "A router that routes, as the default": as_default,
     "What acting sparsely costs": sparse_cost,
     "A new task by routing alone": by_routing,
     "The factorized policy beside its rivals": rivals,

@@ -510,6 +510,34 @@ def test_a_table_of_one_way_so_far(tmp_path):
     assert row[:7] == ["`softmax`", "0.800", row[2], "", "", "", ""] and row[2].startswith("0.800, ")
 
 
+def test_a_router_that_routes_as_the_default(tmp_path):
+    """Of an adaptation, the new task's episodes alone; what one of the two has not played is left out."""
+    for name, failed in {"softmax-mt6": [1], "top2-bonus-mt6": [1, 2, 3], "softmax-reach-push": [],
+                         "softmax/add-exact-a": [5], "top2-bonus/add-exact-a": [5, 6]}.items():  # fmt: skip
+        written(path := tmp_path / "router/default" / name, *failed)
+        if "add" in name:
+            r = json.loads(Path(f"{path}.json").read_text())
+            content = {"task": "a", "tasks": {"a": r["tasks"]["hammer"], "old": entry(failed=range(10))}}
+            Path(f"{path}.json").write_text(json.dumps(content))
+    rows = {row[0]: row[1:] for row in cells(router.as_default(tmp_path))}
+    assert list(rows) == ["mt6, 50 demonstrations", "a new task upon that, of mt4, each alone"]
+    assert [x.split(" ")[0] for x in rows["mt6, 50 demonstrations"]] == ["9/10,", "7/10,", "-20.0"]
+    assert [x.split(" ")[0] for x in rows["a new task upon that, of mt4, each alone"]] == ["9/10,", "8/10,", "-10.0"]
+
+
+def test_what_two_of_eight_components_cost(tmp_path):
+    rows = [{"what": "a step", "size": "small", "milliseconds": {"K = 2": 10.0},
+             "ratio": {"K = 2": 1.0, "two of K = 8": ratio}} for ratio in (1.1, 1.25)]  # fmt: skip
+    (tmp_path / "router").mkdir()
+    path = tmp_path / "router/cost.json"
+    path.write_text(json.dumps({"threads": 1, "hardware": "a machine", "rows": rows}))
+    assert cells(router.sparse_cost(tmp_path))[1] == ["a step, small", "10.0", "1.25"]
+    assert "at most 1.3, is met" in " ".join(router.sparse_cost(tmp_path))
+    rows[0]["ratio"]["two of K = 8"] = 1.31
+    path.write_text(json.dumps({"threads": 2, "hardware": "a machine", "rows": rows}))
+    assert "at most 1.3, is missed" in " ".join(router.sparse_cost(tmp_path))
+
+
 def test_new_tasks_by_routing_alone(tmp_path):
     """The base that routes has learned of one draw so far, and is compared on that one."""
     made = {("fdp", "router", 1): [1, 2, 3], ("fdp", "router", 2): range(10), ("informed", "router", 1): [1],

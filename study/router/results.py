@@ -15,6 +15,7 @@ from study.intervals import (
     count,
     crossed_difference,
     crossed_rate,
+    difference,
     number,
     points,
     rate,
@@ -243,6 +244,36 @@ def on_fifty(study: Path) -> list[str]:
               "one seed they are over episodes alone, and too narrow: see how far the seeds of one way are from each "
               "other. Nats and the rule: as above, for the first seed, 4 episodes of each task on block 400. Minutes "
               "are of one core beside other work."),
+    ]  # fmt: skip
+
+
+AT_HOME = {  # what people do with the default -> today's results and those of the way that routes, below study/
+    "reach and push": ("router/default/softmax-reach-push", "router/default/top2-bonus-reach-push"),
+    "mt6, 50 demonstrations": ("router/default/softmax-mt6", "router/default/top2-bonus-mt6"),
+    "a new task upon that, of mt4, each alone": ("router/default/softmax/add-*", "router/default/top2-bonus/add-*"),
+    "mt6 from cameras, half the steps": ("pixels/choice/shift-1-6000", "router/default/top2-bonus-pixels"),
+}
+
+
+def played_by(study: Path, pattern: str) -> dict[str, np.ndarray]:
+    """task -> (1, E), from one evaluation, or from adaptations to one task each. Empty if that was not played."""
+    found = [json.loads(path.read_text()) for path in sorted(study.glob(f"{pattern}.json"))]
+    return {task: stack([entry]) for r in found for task, entry in r["tasks"].items() if r.get("task", task) == task}
+
+
+def as_default(study: Path) -> list[str]:
+    """What a way that routes comes to where it is not fifty tasks."""
+    rows = []
+    for what, patterns in AT_HOME.items():
+        usual, routing = (played_by(study, pattern) for pattern in patterns)
+        if usual and set(usual) == set(routing):
+            rows.append([what, rate(usual), rate(routing), difference(routing, usual)])
+    if not rows:
+        raise NotMeasured("`study/router/default/*.json`")
+    return [
+        *text(f"Commands: `study/router/default.py`. `{SPARSE}` beside today's default where people would meet it, "
+              "one seed, block 400."),
+        *table(["what", "softmax, 95 % interval", f"`{SPARSE}`", "difference, points"], rows), *text(DAGGER),
     ]  # fmt: skip
 
 
