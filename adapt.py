@@ -47,7 +47,7 @@ from plumbing import resume, runs, stages
 from plumbing.cli import numbers, parse, progress, run, say
 from plumbing.log import Log, Usage
 from plumbing.memory import Memory
-from router import Router
+from router import BLENDS, Router
 from train import Learner, Windows, average_decay, draw_noise, learning_rate, split
 from variants.staged import add_stage, rows
 
@@ -140,7 +140,7 @@ def spread_rows(router: nn.Module, used: list[int]) -> None:
         last = router.net[-1]
         weight, bias = last.weight[: len(used)].clone(), last.bias[: len(used)].clone()
         last.weight.zero_()
-        last.bias.fill_(-15.0 if router.mode == "softmax" else 0.0)
+        last.bias.fill_(-15.0 if router.mode in BLENDS else 0.0)
         last.weight[used], last.bias[used] = weight, bias
 
 
@@ -151,7 +151,7 @@ def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
     last = router.net[-1]
     last.weight[K:], last.bias[K:] = last.weight[copied], last.bias[copied]
     sharing = [*copied, *range(K, K + len(copied))]
-    if router.mode == "softmax":  # exp(logit - log 2) is half of the weight
+    if router.mode in BLENDS:  # exp(logit - log 2) is half of the weight
         last.bias[sharing] -= math.log(2)
     elif router.mode == "raw":
         last.weight[sharing] /= 2

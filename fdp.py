@@ -24,7 +24,7 @@ from torch import Tensor
 
 import sampler
 from encoder import Difference, Observation, as_tensors, augmented, make_encoder
-from router import Router
+from router import Router, with_pay
 from unet import UNet
 
 
@@ -111,9 +111,8 @@ class Policy(nn.Module):
         pick one.) Two caveats: training fits the sum alone, so a single eps_k need not stand for any density; and this
         is the product of the noised densities, which is not the noised product at the noise levels in between.
 
-        Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all components get gradient at every
-        sample, in proportion to their weight. A top-k router, as in a sparse mixture of experts (variants/moe.py),
-        starves those it does not choose and needs a load-balancing loss. A softmax starves none (but see router.py).
+        Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all get gradient, in proportion to their
+        weight. A top-k router (variants/moe.py) starves those it does not choose, a softmax none (but see router.py).
         """
         predictions = self.components(noisy_actions, step, condition)  # (K, B, H, A)
         return torch.einsum("kbha,bk->bha", predictions, weights)
@@ -142,13 +141,14 @@ class Policy(nn.Module):
     # ------------------------------------------------------------------------------------------ how it learns
 
     def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """One mean squared error per sample, (B,): the whole training objective.
+        """One mean squared error per sample, (B,): the whole training objective, unless the router is paid (router.py).
 
         Raw observation and actions (B, H, A), task (B,); step (B,) in 0 .. T-1 and noise (B, H, A) are drawn by whoever
-        trains. Components and router learn together from this one number: no pre-training, no auxiliary loss. A fork
-        that needs one returns (errors, {"name": (coefficient, term)}): terms are added, and logged by name.
+        trains. Components and router learn together. A fork with more returns (errors, {"name": (coefficient, term)}).
         """
-        return self.errors(self.encode(observation, task), None, actions, step, noise)
+        condition = self.encode(observation, task)
+        weights = self.weigh(condition, step)
+        return with_pay(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
 
     def errors(self, condition: Tensor, weights: Tensor | None, actions: Tensor, step: Tensor, noise: Tensor) -> Tensor:
         """(B,): the squared error of the composed prediction, for weights (B, K), or those that `weigh` gives."""

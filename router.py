@@ -10,24 +10,26 @@ fork: `router_sees_step`.
 
 How raw network outputs (logits) become weights is a real choice:
 
-| mode    | weights                        | why it exists                           | how it fails                  |
-|---------|--------------------------------|-----------------------------------------|-------------------------------|
-| softmax | positive, sum to 1             | a blend: the sum never leaves the range | stays uniform at 1/K, or one  |
-|         |                                | of what components predict; readable    | component takes everything    |
-| affine  | logits - mean + 1/K:           | may also subtract a component (signed), | large weights of opposite     |
-|         | signed, sum to 1               | has no saturation; starts near 1/K      | sign cancel: noise amplified  |
-| raw     | the logits: anything           | the authors' released code; the sum may | the prediction's scale drifts |
-|         |                                | rescale the whole prediction            | off; needs the noise target   |
+| mode     | weights                       | why it exists                           | how it fails                  |
+|----------|-------------------------------|-----------------------------------------|-------------------------------|
+| softmax  | positive, sum to 1            | a blend: the sum never leaves the range | stays near 1/K: an ensemble   |
+|          |                               | of what components predict              | with constant weights         |
+| informed | positive, sum to 1: softmax,  | the only one here that routes: training | with the weights of another   |
+|          | and paid for `information`    | pays it for telling situations apart    | situation nothing works       |
+| affine   | logits - mean + 1/K:          | may also subtract a component (signed), | large weights of opposite     |
+|          | signed, sum to 1              | has no saturation; starts near 1/K      | sign cancel: noise amplified  |
+| raw      | the logits: anything          | the authors' released code; the sum may | the prediction's scale drifts |
+|          |                               | rescale the whole prediction            | off; needs the noise target   |
 
 Weights that sum to one have a property that `fdp.py` builds on: the composition is then the same whether the
 components predict noise, clean actions or velocity. `raw` gives that up.
 
 Whether a router routes is another matter. The denoising loss does not ask it to tell situations apart, and left alone
-it hardly does: whatever the mode, its weights are nearly the same in every task (softmax: between 0.13 and 0.46 for
-K = 4). Components get used to that balance, though, and few hundredths of weight decide: with the weights of another
-task, of another moment, a policy had 0.72 instead of 0.97. A larger learning rate or an encoder of its own changes
-nothing. Of the ways that were tried one wakes it: paying it for information, as `variants/informed.py` does
-(study/README.md, "What wakes the router"; one seed).
+it hardly does: its weights are nearly the same in every task (softmax: between 0.13 and 0.46 for K = 4). Components get
+used to that balance, though, and few hundredths of weight decide: with the weights of another task, of another moment,
+a policy had 0.72 instead of 0.97. A larger learning rate or an encoder of its own changes nothing. Of the ways that
+were tried one wakes it: paying it for information (study/README.md, "What wakes the router"). What that buys is
+reading, not success: a weight of 0.9 then means that this component does this, and without it that is not done.
 
 Axis legend: B batch, K components, C condition dim.
 """
@@ -35,7 +37,9 @@ Axis legend: B batch, K components, C condition dim.
 import torch.nn as nn
 from torch import Tensor
 
-MODES = ("softmax", "affine", "raw")
+BLENDS = ("softmax", "informed")  # whose weights are positive and sum to one
+MODES = (*BLENDS, "affine", "raw")
+BONUS = 0.1  # what a nat of information is worth, in mean squared error of the prediction; 0.003 does nothing
 
 
 class Router(nn.Module):
@@ -61,9 +65,39 @@ class Router(nn.Module):
 
 
 def normalize_logits(logits: Tensor, mode: str) -> Tensor:
-    """logits (B, K) -> weights (B, K), by the table above. K = 1 gives weight 1 in `softmax` and `affine`."""
-    if mode == "softmax":
+    """logits (B, K) -> weights (B, K), by the table above. K = 1 gives weight 1 in all modes but `raw`."""
+    if mode in BLENDS:
         return logits.softmax(dim=-1)
     if mode == "affine":
         return logits - logits.mean(dim=-1, keepdim=True) + 1 / logits.shape[-1]
     return logits
+
+
+def with_pay(errors: Tensor, config, weights: Tensor, task: Tensor):
+    """What a policy's `loss` returns for its errors (B,), weights (B, K) and tasks (B,): the errors, and in mode
+    "informed" what training adds to their mean, {"information": (coefficient, nats)}. A batch of one of several tasks,
+    from which a policy learns a new one, is not paid: it would be for switching within that task. (Of several processes
+    each pays for its part of the batch.)"""
+    if config.router != "informed":
+        return errors
+    told_apart = len(config.tasks) > 1 and config.task_conditioning == "name"
+    paid = (task != task[0]).any() if told_apart else 1
+    return errors, {"information": (-BONUS, paid * information(weights.float()))}
+
+
+def information(weights: Tensor) -> Tensor:
+    """I(component; situation) in nats, 0 .. ln K, of a batch of probabilities (B, K):
+
+        I = H(mean over the batch of w)  -  mean over the batch of H(w)
+
+    The first term is large if all components are used, the second small if each situation is sure of its own: without
+    the first, one component would take everything; without the second, all would stay at 1/K. (As in clustering by
+    regularised information maximisation, Krause et al. 2010, NeurIPS 23; Mod-Squad, arXiv 2212.08066, does so between
+    experts and tasks.)
+    """
+    return entropy(weights.mean(0)) - entropy(weights).mean()
+
+
+def entropy(p: Tensor) -> Tensor:
+    """(..., K) -> (...), in nats."""
+    return -(p * p.clamp_min(1e-9).log()).sum(-1)

@@ -50,7 +50,7 @@ class TrainConfig:
     cameras: str = "corner,wrist"  # what it sees, with --observation pixels
     image_size: Literal[64, 96, 128] = 64  # of a picture, height and width
     task_conditioning: Literal["name", "none"] = "name"  # none (the paper): read the task from the observation
-    router: Literal["softmax", "affine", "raw"] = "softmax"  # how logits become weights; router.py has the table
+    router: Literal["softmax", "informed", "affine", "raw"] = "softmax"  # logits to weights; router.py has the table
     target: Literal["noise", "clean", "velocity"] = "velocity"  # what is predicted; noise is the paper's objective
     horizon: int = 8  # H, actions predicted at once: 0.1 s of robot time. The paper predicts 16
     executed: int = 4  # of these, carried out before looking again; 8 is half the work and loses precision (LOG.md)

@@ -58,7 +58,7 @@ def make_policy(router="softmax", target="velocity", conditioning="name", K=3) -
 # ------------------------------------------------------------------------------------------------ growing
 
 
-@pytest.mark.parametrize("router,target", [("softmax", "velocity"), ("raw", "noise")])
+@pytest.mark.parametrize("router,target", [("softmax", "velocity"), ("informed", "velocity"), ("raw", "noise")])
 @pytest.mark.parametrize("copied", [[1], [2, 0], [0, 1, 2]])
 def test_a_grown_policy_does_what_it_did(router, target, copied):
     policy = make_policy(router, target)

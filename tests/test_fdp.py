@@ -214,7 +214,7 @@ def test_the_loss_compiles_as_one_graph_and_stays_what_it_was(batch):
     ({"horizon": 7, "executed": 4}, "horizon 7 does not divide"),
     ({"executed": 9}, "between 1 and the horizon 8, got 9"),
     ({"target": "score"}, "'score': choose from noise, clean, velocity"),
-    ({"router": "top-k"}, "'top-k': choose from softmax, affine, raw"),
+    ({"router": "top-k"}, "'top-k': choose from softmax, informed, affine, raw"),
     ({"router": "raw", "target": "clean"}, "'raw' needs target 'noise'"),
     ({"task_conditioning": "language"}, "choose from name, none"),
 ])  # fmt: skip

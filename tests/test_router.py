@@ -1,13 +1,14 @@
 """One invariant per mode, for any logits; and what the router may see."""
 
 import inspect
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router import MODES, Router, normalize_logits
+from router import MODES, Router, information, normalize_logits
 
 LOGITS = st.integers(1, 8).flatmap(
     lambda k: st.lists(st.lists(st.floats(-20, 20, width=32), min_size=k, max_size=k), min_size=1, max_size=4)
@@ -41,7 +42,7 @@ def test_raw_weights_are_the_logits(logits):
     assert torch.equal(normalize_logits(logits, "raw"), logits)
 
 
-@pytest.mark.parametrize("mode", ["softmax", "affine"])
+@pytest.mark.parametrize("mode", ["softmax", "informed", "affine"])
 def test_a_single_component_has_weight_one(mode):
     assert torch.equal(Router(16, 1, mode)(torch.randn(7, 16)), torch.ones(7, 1))
 
@@ -65,6 +66,17 @@ def test_it_learns_to_pick_a_component_by_the_observation(mode):
     assert (router(x).argmax(-1) == wanted.argmax(-1)).float().mean() > 0.95
 
 
+def test_information_is_what_the_drawn_component_tells_about_the_row():
+    """Against the definition: sum over rows and components of p(row, k) log p(row, k) / (p(row) p(k))."""
+    assert information(torch.full((6, 4), 0.25)).item() == pytest.approx(0, abs=1e-6)
+    assert information(torch.eye(4)[[2] * 6]).item() == pytest.approx(0, abs=1e-6)
+    assert information(torch.eye(4)[[0, 0, 1, 1]]).item() == pytest.approx(math.log(2))
+    w = torch.randn(7, 4).softmax(-1).double()
+    joint = w / len(w)
+    found = (joint * (joint / (joint.sum(0) / len(w))).log()).sum()
+    assert information(w).item() == pytest.approx(found.item(), abs=1e-9) and found > 0.01
+
+
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="'sparse': choose from softmax, affine, raw"):
+    with pytest.raises(ValueError, match="'sparse': choose from softmax, informed, affine, raw"):
         Router(4, 2, "sparse")

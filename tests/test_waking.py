@@ -10,6 +10,7 @@ import torch
 from test_forks import act, batch, make, same
 
 import adapt
+import router
 import train
 from fdp import Policy as FactorizedPolicy
 from plumbing import runs
@@ -179,6 +180,32 @@ def test_one_task_alone_is_paid_nothing_where_a_policy_knows_several():
     policy, (observation, task, *rest) = make("informed"), batch(make())
     assert policy.loss(observation, task, *rest)[1]["information"][1] != 0
     assert policy.loss(observation, torch.zeros_like(task), *rest)[1]["information"][1] == 0
+
+
+@pytest.mark.parametrize("variant", ["fdp", "flow", "lit", "waking", "decorrelated", "monolithic", "uniform"])
+def test_the_informed_router_is_paid_in_every_fork_that_can_route(variant):
+    """fdp with router "informed" is the fork with its bonus: the same errors, the same pay. Others are paid by the same
+    rule, and what cannot route earns nothing."""
+    parts = {"wrist": (3, 32, 32), **{part: tuple(x.shape[1:]) for part, x in batch(make())[0].items()}}
+    more = {"observation": parts} if variant == "lit" else {}
+    policy, (observation, task, *rest) = make(variant, router="informed", **more), batch(make())
+    if variant == "lit":
+        observation = observation | {"wrist": torch.rand(6, 3, 32, 32)}
+    errors, terms = policy.loss(observation, task, *rest)
+    coefficient, nats = terms["information"]
+    assert errors.shape == (6,) and coefficient == -router.BONUS
+    if variant in ("monolithic", "uniform"):
+        assert nats.item() == pytest.approx(0, abs=1e-6)
+    else:
+        assert nats.item() == pytest.approx(router.information(policy.weigh(policy.encode(observation, task))).item())
+        assert nats > 1e-5 and torch.autograd.grad(nats, policy.router.net[-1].weight, retain_graph=True)[0].any()
+        assert policy.loss(observation, torch.zeros_like(task), *rest)[1]["information"][1] == 0
+    if variant == "fdp":
+        fork = make("informed", bonus=router.BONUS)
+        theirs, paid = fork.loss(observation, task, *rest)
+        assert torch.equal(errors, theirs) and paid["information"][1].item() == nats.item()
+        blind = make(router="informed", task_conditioning="none")
+        assert blind.loss(observation, torch.zeros_like(task), *rest)[1]["information"][1] > 0
 
 
 def test_all_of_them_is_the_usual_policy():

@@ -46,6 +46,7 @@ class Policy(FactorizedPolicy):
 
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's errors (B,), and how alike the components are."""
-        errors = super().loss(observation, task, actions, step, noise)
+        loss = super().loss(observation, task, actions, step, noise)
+        errors, terms = loss if isinstance(loss, tuple) else (loss, {})
         said, self.said = self.said, None  # a graph that outlives its step would be kept in memory, or copied
-        return errors, {"likeness": (self.config.penalty, likeness(said))}
+        return errors, terms | {"likeness": (self.config.penalty, likeness(said))}

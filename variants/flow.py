@@ -11,16 +11,17 @@ import torch
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig  # noqa: F401  (a variant has both names)
+from router import with_pay
 from sampler import check_steps
 
 
 class Policy(FactorizedPolicy):
     def loss(self, observation, task, actions, step, noise):
         """(B,): squared error of the direction, at s = (step + 1) / T of the way from the action to the noise."""
-        s = ((step + 1) / self.config.diffusion_steps)[:, None, None]
-        clean = self.normalize(actions)
-        direction = self((1 - s) * clean + s * noise, step, self.encode(observation, task)).float()
-        return (direction - (noise - clean)).square().mean(dim=(1, 2))
+        condition, s = self.encode(observation, task), ((step + 1) / self.config.diffusion_steps)[:, None, None]
+        weights, clean = self.weigh(condition), self.normalize(actions)
+        direction = self((1 - s) * clean + s * noise, step, condition, weights).float()
+        return with_pay((direction - (noise - clean)).square().mean(dim=(1, 2)), self.config, weights, task)
 
     def choose_sampler(self, name=None, steps=None):
         if name not in (None, "euler"):

@@ -3,15 +3,9 @@
     python train.py --policy informed --tasks mt6
     python train.py --policy informed --tasks mt6 --top 2
 
-Left alone, fdp.py's router stays near 1/K: nothing in the loss asks for more (study/README.md). Here it is given a
-bonus, the mutual information between situation and component, estimated on the batch:
-
-    I = H(mean over the batch of w)  -  mean over the batch of H(w)
-
-The first term is large if all components are used, the second small if each situation is sure of its own: without the
-first, one component would take everything; without the second, all would stay at 1/K. (As in clustering by regularised
-information maximisation, Krause et al. 2010, NeurIPS 23; Mod-Squad, arXiv 2212.08066, does so between experts and
-tasks.) With `top`, the others have weight zero in training as in acting: what acts sparsely has to train sparsely.
+Left alone, fdp.py's router stays near 1/K: nothing in the loss asks for more (study/README.md). `--router informed`
+pays it for information (router.py); here the bonus is a flag, and few may act. With `top`, the others have weight zero
+in training as in acting: what acts sparsely has to train sparsely.
 
 And what has weight zero need not be computed. Weights do not change while a chunk is denoised, so each component gets
 the rows of the batch that chose it, and nothing else is touched (LOG.md has what that costs beside two components).
@@ -28,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
+from router import BLENDS, information
 from variants.staged import some
 
 
@@ -63,11 +58,6 @@ class PolicyConfig(FactorizedConfig):
     top: int = 0  # components that count, per observation; 0: all
 
 
-def entropy(p):
-    """(..., K) -> (...), in nats."""
-    return -(p * p.clamp_min(1e-9).log()).sum(-1)
-
-
 class Policy(FactorizedPolicy):
     gathers = True  # False: all components are computed, for whoever wants to look at them
 
@@ -75,7 +65,7 @@ class Policy(FactorizedPolicy):
         c = self.config
         if not (isinstance(c.top, int) and 0 <= c.top <= c.components):
             raise ValueError(f"--top must be between 0 and the {c.components} components, got {c.top}")
-        if c.router != "softmax":
+        if c.router not in BLENDS:
             raise ValueError(f"policy informed needs probabilities: router softmax, not {c.router}")
         if c.task_conditioning == "none" and c.bonus:  # it would never be paid: no batch is known to be of two tasks
             raise ValueError("policy informed needs to know tasks apart: task conditioning name, not none")
@@ -121,6 +111,5 @@ class Policy(FactorizedPolicy):
         condition = self.encode(observation, task)
         p = self.probabilities(condition, step).float()
         paid = len(self.config.tasks) == 1 or (task != task[0]).any()
-        information = paid * (entropy(p.mean(0)) - entropy(p).mean())
         errors = self.errors(condition, self.sparse(p), actions, step, noise)
-        return errors, {"information": (-self.config.bonus, information)}
+        return errors, {"information": (-self.config.bonus, paid * information(p))}

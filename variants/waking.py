@@ -18,6 +18,7 @@ import torch.nn as nn
 from encoder import augmented
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
+from router import with_pay
 from variants.monolithic import of_size, size, unet
 
 FASTER, HOT, COLD, LEFT_OUT, USUAL = 10, 5.0, 0.2, 0.25, 4
@@ -92,7 +93,7 @@ class Policy(FactorizedPolicy):
         return self.router(seen)
 
     def loss(self, observation, task, actions, step, noise):
-        """fdp.py's (B,)."""
+        """fdp.py's (B,), and what the router is paid."""
         first = next(self.encoder.parameters())  # a leaf, but where a stage has corrected it, and then not its own
         if self.training and self.config.how == "cooling" and first.requires_grad and first.is_leaf:
             self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
@@ -101,4 +102,4 @@ class Policy(FactorizedPolicy):
         if self.training and self.config.how == "dropout":
             kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # never all of them nothing
             weights = kept / kept.sum(-1, keepdim=True)
-        return self.errors(condition, weights, actions, step, noise)
+        return with_pay(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
