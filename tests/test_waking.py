@@ -287,6 +287,21 @@ def test_a_router_that_cools(tmp_path):
     assert policy.seen == 3 and policy.state_dict()["seen"] == 3  # goes where the weights go
 
 
+def test_pay_that_falls_to_nothing():
+    policy, inputs = make("waking", how="falling", router="informed", cooling_steps=10), batch(make())
+    errors, terms = make(router="informed").loss(*inputs)
+    for steps, share in ((0, 1.0), (5, 0.5), (10, 0.0), (99, 0.0)):
+        policy.seen.fill_(steps)
+        mine, (coefficient, nats) = policy.loss(*inputs)[0], policy.loss(*inputs)[1]["information"]
+        assert torch.equal(mine, errors) and nats == terms["information"][1]
+        assert float(coefficient) == pytest.approx(-router.BONUS * share)
+    policy.seen.zero_()
+    policy.train().loss(*inputs)
+    assert policy.seen == 1
+    with pytest.raises(ValueError, match="--how falling is about what a router is paid: --router informed, not softm"):
+        make("waking", how="falling")
+
+
 def test_components_that_are_dropped_out():
     policy, inputs = make("waking", how="dropout"), batch(make(), n=512)
     assert same(act(policy), act(make()))
@@ -320,9 +335,9 @@ def test_narrow_components_are_together_as_large_as_four(K):
     assert act(make("waking", how="narrow", components=K))[1].shape == (4, K)
 
 
-@pytest.mark.parametrize("how", ["own-encoder", "fast", "cooling", "dropout", "narrow"])
+@pytest.mark.parametrize("how", ["own-encoder", "fast", "cooling", "dropout", "narrow", "falling"])
 def test_each_of_them_is_what_it_was_when_it_is_loaded(how, tmp_path):
-    policy = make("waking", how=how)
+    policy = make("waking", how=how, router="informed")
     policy.train()
     train.Learner(policy).step(policy.loss, batch(policy), 1e-3, 0.5)
     policy.eval()

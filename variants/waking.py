@@ -1,4 +1,4 @@
-"""Five small things that might wake a sleeping router, each tried in study/router/table.py.
+"""Six small things that might wake a sleeping router, each tried in study/router/table.py.
 
     python train.py --policy waking --how own-encoder --tasks mt6
 
@@ -7,6 +7,8 @@ fast: its last layer learns ten times as fast, so that it can take sides before 
 cooling: its logits are divided by a temperature that falls from 5 to 0.2 while training: all learn first, then choose.
 dropout: in training each component is left out of a sample with probability 0.25: it cannot count on the others.
 narrow: so narrow that all K together are as large as four of the usual: more of them, `--components 8`, or fewer.
+falling: `--router informed`, whose pay falls to nothing in the first half of training: once components do different
+    things, the errors alone may keep the router that made them so, and the other half is for nothing but errors.
 """
 
 from dataclasses import dataclass
@@ -26,8 +28,9 @@ FASTER, HOT, COLD, LEFT_OUT, USUAL = 10, 5.0, 0.2, 0.25, 4
 
 @dataclass
 class PolicyConfig(FactorizedConfig):
-    how: Literal["own-encoder", "fast", "cooling", "dropout", "narrow"] = "own-encoder"  # the file's head explains
-    cooling_steps: int = 6000  # of training, after which the router is as cold as it gets
+    # The head of this file explains.
+    how: Literal["own-encoder", "fast", "cooling", "dropout", "narrow", "falling"] = "own-encoder"
+    cooling_steps: int = 6000  # of training, after which the router is as cold as it gets, or is paid no more
 
 
 class TwoEncoders(nn.Module):
@@ -66,7 +69,9 @@ class Policy(FactorizedPolicy):
             with torch.no_grad():
                 for x in self.router.net[-1].parameters():
                     x /= FASTER
-        if c.how == "cooling":
+        if c.how == "falling" and c.router != "informed":
+            raise ValueError(f"--how falling is about what a router is paid: --router informed, not {c.router}")
+        if c.how in ("cooling", "falling"):
             self.register_buffer("seen", torch.zeros((), dtype=torch.long))  # steps of training; saved with the weights
 
     def encode(self, observation, task):
@@ -95,11 +100,16 @@ class Policy(FactorizedPolicy):
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's (B,), and what the router is paid."""
         first = next(self.encoder.parameters())  # a leaf, but where a stage has corrected it, and then not its own
-        if self.training and self.config.how == "cooling" and first.requires_grad and first.is_leaf:
+        if self.training and hasattr(self, "seen") and first.requires_grad and first.is_leaf:
             self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
         condition = self.encode(observation, task)
         weights = self.weigh(condition)
         if self.training and self.config.how == "dropout":
             kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # never all of them nothing
             weights = kept / kept.sum(-1, keepdim=True)
-        return with_pay(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
+        loss = with_pay(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
+        if self.config.how != "falling":
+            return loss
+        errors, terms = loss
+        left = (1 - self.seen / self.config.cooling_steps).clamp(min=0)
+        return errors, {name: (coefficient * left, term) for name, (coefficient, term) in terms.items()}
