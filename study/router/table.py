@@ -56,7 +56,7 @@ PREDICTIONS = {  # does it route? and what else
     "top2-balance": "partly: which two is decided early, by chance; usage is even, information low",
     "top2-bonus": "yes: success as with the bonus alone",
     "top2-of-8-bonus": "yes, and the best of those that route: eight components for six tasks",
-    "falling-0.1": "yes, at 0.5 nats, with softmax's success (written when bonus-0.1 had lost two points on fifty tasks)",
+    "falling-0.1": "yes, at 0.5 nats, with softmax's success (written when bonus-0.1 had lost two on fifty tasks)",
     "decorrelated-0.003": "no for the router; cosines fall, effective rank rises",
     "decorrelated-0.045": "no for the router; success a point lower",
 }
