@@ -253,7 +253,10 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' -> CUDA if there is one, else CPU. BadInput for a device that torch does not have."""
+    """'auto' -> CUDA if there is one, else CPU. BadInput for a device that torch does not have. From here on, in this
+    thread and those that it begins, numbers too small to be normal (below 1e-38) are zeros: a CPU takes many times as
+    long for them, and a router that is sure gives such weights, so that a training step took twice as long."""
+    torch.set_flush_denormal(True)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

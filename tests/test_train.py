@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -615,3 +616,18 @@ def test_unwritable_output(tiny, tmp_path):
         command(train, *tiny, "--out", tmp_path / "file" / "run")
     with pytest.raises(BadInput, match="cannot use --data-dir"):
         command(train, *tiny, "--out", tmp_path / "run", "--data-dir", tmp_path / "file" / "data")
+
+
+def test_numbers_too_small_to_be_normal_are_zeros_in_every_thread():
+    """Else a router that is sure makes a training step on a CPU twice as long."""
+    try:
+        torch.set_flush_denormal(False)
+        small = torch.full((1 << 20,), 1e-30)  # large enough for several threads
+        assert (small * 1e-10).all()
+        found = subprocess.run([sys.executable, "-c", (
+            "import torch; from plumbing import runs; runs.choose_device('cpu'); small = torch.full((1 << 20,), 1e-30);"
+            "print((small * 1e-10).count_nonzero().item(), small.count_nonzero().item(), torch.get_num_threads())")],
+            cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
+        assert found[:2] == ["0", str(1 << 20)]
+    finally:
+        torch.set_flush_denormal(True)
