@@ -521,8 +521,24 @@ def test_a_router_that_routes_as_the_default(tmp_path):
             Path(f"{path}.json").write_text(json.dumps(content))
     rows = {row[0]: row[1:] for row in cells(router.as_default(tmp_path))}
     assert list(rows) == ["mt6, 50 demonstrations", "a new task upon that, of mt4, each alone"]
-    assert [x.split(" ")[0] for x in rows["mt6, 50 demonstrations"]] == ["9/10,", "7/10,", "-20.0"]
-    assert [x.split(" ")[0] for x in rows["a new task upon that, of mt4, each alone"]] == ["9/10,", "8/10,", "-10.0"]
+    assert [x.split(" [")[0] for x in rows["mt6, 50 demonstrations"][1:]] == ["7/10 (-20.0"]
+    assert rows["mt6, 50 demonstrations"][0].startswith("9/10, ")
+    assert [x.split(" [")[0] for x in rows["a new task upon that, of mt4, each alone"][1:]] == ["8/10 (-10.0"]
+
+
+def test_a_way_is_the_default_if_fifty_tasks_allow_it_and_it_loses_nowhere(tmp_path):
+    assert router.decided(tmp_path, "a", []) == "`a` was not played on fifty tasks."
+    looked = {"tells": {"task": {"above": 0.5, "interval": [0.4, 0.6]}}, "untrained": {"task": [0.0]},
+              "changed": {"another task's": {"difference": {"mean": -20, "low": -30, "high": -10}}}}  # fmt: skip
+    for name, failed in {"softmax": [1], "a": [2], "worse": range(2, 9), "idle": []}.items():
+        written(tmp_path / f"router/fifty/{name}-s0", *failed)
+        idle = looked | {"tells": {"task": {"above": 0.1, "interval": [0.0, 0.2]}}}
+        path = tmp_path / f"router/fifty/{name}-s0-router.json"
+        path.write_text(json.dumps(idle if name == "idle" else looked))
+    assert router.decided(tmp_path, "a", []).endswith("be the default by the rule; nothing above speaks against it.")
+    assert router.decided(tmp_path, "a", ["x", "y"]).endswith("it loses in x and y, and is none.")
+    for name in ("worse", "idle"):
+        assert router.decided(tmp_path, name, []).startswith(f"`{name}` is no default by the rule: fifty tasks, ")
 
 
 def test_what_two_of_eight_components_cost(tmp_path):

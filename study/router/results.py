@@ -38,6 +38,7 @@ from study.markdown import (
 )
 from study.router.baselines import POLICIES
 from study.router.baselines import SETTINGS as DATA
+from study.router.default import NAMES
 from study.router.table import PREDICTIONS
 from study.router.table import WAYS as WAKING
 
@@ -247,12 +248,13 @@ def on_fifty(study: Path) -> list[str]:
     ]  # fmt: skip
 
 
-AT_HOME = {  # what people do with the default -> today's results and those of the way that routes, below study/
-    "reach and push": ("router/default/softmax-reach-push", "router/default/top2-bonus-reach-push"),
-    "mt6, 50 demonstrations": ("router/default/softmax-mt6", "router/default/top2-bonus-mt6"),
-    "a new task upon that, of mt4, each alone": ("router/default/softmax/add-*", "router/default/top2-bonus/add-*"),
-    "mt6 from cameras, half the steps": ("pixels/choice/shift-1-6000", "router/default/top2-bonus-pixels"),
+AT_HOME = {  # what people do with the default -> results of a way, below study/
+    "reach and push": "router/default/{}-reach-push",
+    "mt6, 50 demonstrations": "router/default/{}-mt6",
+    "a new task upon that, of mt4, each alone": "router/default/{}/add-*",
+    "mt6 from cameras, half the steps": "router/default/{}-pixels",
 }
+USUAL = {"router/default/softmax-pixels": "pixels/choice/shift-1-6000"}  # was there before
 
 
 def played_by(study: Path, pattern: str) -> dict[str, np.ndarray]:
@@ -263,18 +265,37 @@ def played_by(study: Path, pattern: str) -> dict[str, np.ndarray]:
 
 def as_default(study: Path) -> list[str]:
     """What a way that routes comes to where it is not fifty tasks."""
-    rows = []
-    for what, patterns in AT_HOME.items():
-        usual, routing = (played_by(study, pattern) for pattern in patterns)
-        if usual and set(usual) == set(routing):
-            rows.append([what, rate(usual), rate(routing), difference(routing, usual)])
+    rows, loses = [], {name: [] for name in NAMES[1:]}
+    for what, pattern in AT_HOME.items():
+        usual, *mine = (played_by(study, USUAL.get(path, path)) for path in map(pattern.format, NAMES))
+        cells = []
+        for name, x in zip(NAMES[1:], mine, strict=True):
+            change = difference(x, usual) if x and set(x) == set(usual) else None
+            cells.append(f"{rate(x).count} ({change})" if change else "")
+            loses[name] += [what] * (change is not None and change.high < 0)
+        if any(cells):
+            rows.append([what, rate(usual), *cells])
     if not rows:
         raise NotMeasured("`study/router/default/*.json`")
     return [
-        *text(f"Commands: `study/router/default.py`. `{SPARSE}` beside today's default where people would meet it, "
-              "one seed, block 400."),
-        *table(["what", "softmax, 95 % interval", f"`{SPARSE}`", "difference, points"], rows), *text(DAGGER),
+        *text("Commands: `study/router/default.py`. Ways that route, beside today's default where people would meet "
+              "them, one seed, block 400. In brackets: points more or less, on the same episodes."),
+        *table(["what", "softmax, 95 % interval", *(f"`{name}`" for name in NAMES[1:])], rows), *text(DAGGER),
+        *text(*(decided(study, name, what) for name, what in loses.items())),
     ]  # fmt: skip
+
+
+def decided(study: Path, name: str, loses: list[str]) -> str:
+    """What becomes of a way by the rule: fifty tasks first, and then where people would meet it."""
+    pair, path = paired(study, *(f"router/fifty/{x}-s[0-9].json" for x in (name, "softmax"))), study / "router/fifty"
+    looked = path / f"{name}-s0-router.json"
+    if not pair[0] or not looked.exists():
+        return f"`{name}` was not played on fifty tasks."
+    change = compare_seeds(*pair)
+    if not routes(json.loads(looked.read_text())) or change.high < 0:
+        return f"`{name}` is no default by the rule: fifty tasks, {change} points."
+    ends = f"it loses in {words(loses)}, and is none" if loses else "nothing above speaks against it"
+    return f"Fifty tasks ({change} points) would let `{name}` be the default by the rule; {ends}."
 
 
 def sparse_cost(study: Path) -> list[str]:
