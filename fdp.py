@@ -24,7 +24,7 @@ from torch import Tensor
 
 import sampler
 from encoder import Difference, Observation, as_tensors, augmented, make_encoder
-from router import Router, with_pay
+from router import Router, check_mode, with_pay
 from unet import UNet
 
 
@@ -68,9 +68,7 @@ class Policy(nn.Module):
         sampler.check_target(config.target)
         if config.task_conditioning not in ("name", "none"):
             raise ValueError(f"unknown task conditioning '{config.task_conditioning}': choose from name, none")
-        if config.target != "noise" and config.router == "raw":
-            # See sampler.py, `to_noise`: such weights compose noise, and nothing else, as the paper means it.
-            raise ValueError("router 'raw' needs target 'noise': its weights do not sum to one")
+        check_mode(config.router, config.target, config.task_conditioning)
         self.config = config
         self.encoder = self.build_encoder()
         if config.task_conditioning == "name":
@@ -111,8 +109,9 @@ class Policy(nn.Module):
         pick one.) Two caveats: training fits the sum alone, so a single eps_k need not stand for any density; and this
         is the product of the noised densities, which is not the noised product at the noise levels in between.
 
-        Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all get gradient, in proportion to their
-        weight. A top-k router (variants/moe.py) starves those it does not choose, a softmax none (but see router.py).
+        Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all components get gradient at every
+        sample, in proportion to their weight. A top-k router, as in a sparse mixture of experts (variants/moe.py),
+        starves those it does not choose and needs a load-balancing loss. A softmax starves none (but see router.py).
         """
         predictions = self.components(noisy_actions, step, condition)  # (K, B, H, A)
         return torch.einsum("kbha,bk->bha", predictions, weights)
@@ -140,7 +139,7 @@ class Policy(nn.Module):
 
     # ------------------------------------------------------------------------------------------ how it learns
 
-    def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor) -> Tensor:
+    def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor):
         """One mean squared error per sample, (B,): the whole training objective, unless the router is paid (router.py).
 
         Raw observation and actions (B, H, A), task (B,); step (B,) in 0 .. T-1 and noise (B, H, A) are drawn by whoever

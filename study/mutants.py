@@ -129,7 +129,7 @@ MUTANTS = {
     "an untrained router that was trained": ("study/router/measure.py", "other.router = type(policy)(policy.config).router.to(policy.device)", "pass", "test_routing.py -k untrained"),
     "a chosen row with another's weight": ("variants/informed.py", "weights[rows.row, rows.column]", "weights[rows.row, rows.place]", "test_waking.py -k chosen_rows"),
     "paid for telling nothing": ("router.py", "(-BONUS, paid", "(BONUS, paid", "test_waking.py -k informed_router"),
-    "a new task pays for switching within it": ("router.py", "len(config.tasks) > 1 and ", "False and ", "test_waking.py -k informed_router"),
+    "a new task pays for switching within it": ("router.py", "paid = len(config.tasks) == 1 or (task != task[0]).any()", "paid = 1.0", "test_waking.py -k informed_router"),
     "information of the mean alone": ("router.py", " - entropy(weights).mean()", "", "test_router.py -k information"),
     "pictures that nobody lights": ("variants/lit.py", "(pictures * light)", "(1.0 * pictures)", "test_pixels.py -k lit"),
     "paid for switching within one task": ("variants/informed.py", "paid = len(self.config.tasks) == 1 or (task != task[0]).any()", "paid = 1.0", "test_waking.py -k one_task"),

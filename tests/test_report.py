@@ -517,13 +517,17 @@ def test_a_router_that_routes_as_the_default(tmp_path):
         written(path := tmp_path / "router/default" / name, *failed)
         if "add" in name:
             r = json.loads(Path(f"{path}.json").read_text())
-            content = {"task": "a", "tasks": {"a": r["tasks"]["hammer"], "old": entry(failed=range(10))}}
+            content = {"task": "a", "tasks": {"old": entry(failed=range(10)), "a": r["tasks"]["hammer"]}}
             Path(f"{path}.json").write_text(json.dumps(content))
     rows = {row[0]: row[1:] for row in cells(router.as_default(tmp_path))}
     assert list(rows) == ["mt6, 50 demonstrations", "a new task upon that, of mt4, each alone"]
-    assert [x.split(" [")[0] for x in rows["mt6, 50 demonstrations"][1:]] == ["7/10 (-20.0"]
+    assert [x.split(" [")[0] for x in rows["mt6, 50 demonstrations"][1:]] == ["7/10 (-20.0", "", "9/10"]
     assert rows["mt6, 50 demonstrations"][0].startswith("9/10, ")
-    assert [x.split(" [")[0] for x in rows["a new task upon that, of mt4, each alone"][1:]] == ["8/10 (-10.0"]
+    assert [x.split(" [")[0] for x in rows["a new task upon that, of mt4, each alone"][1:]] == [
+        "8/10 (-10.0",
+        "",
+        "9/10",
+    ]
 
 
 def test_a_way_is_the_default_if_fifty_tasks_allow_it_and_it_loses_nowhere(tmp_path):

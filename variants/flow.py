@@ -17,9 +17,10 @@ from sampler import check_steps
 
 class Policy(FactorizedPolicy):
     def loss(self, observation, task, actions, step, noise):
-        """(B,): squared error of the direction, at s = (step + 1) / T of the way from the action to the noise."""
+        """Squared error (B,) of the direction, at s = (step + 1) / T of the way from the action to the noise, with what
+        the router is paid."""
         condition, s = self.encode(observation, task), ((step + 1) / self.config.diffusion_steps)[:, None, None]
-        weights, clean = self.weigh(condition), self.normalize(actions)
+        weights, clean = self.weigh(condition, step), self.normalize(actions)
         direction = self((1 - s) * clean + s * noise, step, condition, weights).float()
         return with_pay((direction - (noise - clean)).square().mean(dim=(1, 2)), self.config, weights, task)
 

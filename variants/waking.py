@@ -103,11 +103,11 @@ class Policy(FactorizedPolicy):
         if self.training and hasattr(self, "seen") and first.requires_grad and first.is_leaf:
             self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
         condition = self.encode(observation, task)
-        weights = self.weigh(condition)
+        weights = own = self.weigh(condition)
         if self.training and self.config.how == "dropout":
             kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # never all of them nothing
             weights = kept / kept.sum(-1, keepdim=True)
-        loss = with_pay(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
+        loss = with_pay(self.errors(condition, weights, actions, step, noise), self.config, own, task)
         if self.config.how != "falling":
             return loss
         errors, terms = loss

@@ -237,14 +237,15 @@ def on_fifty(study: Path) -> list[str]:
               "minus the same active size", "weights 1/K", "nats about the task", "routes",
               "minutes of training"]  # fmt: skip
     return [
-        *text("Commands: `study/router/fifty.py`. The ways of the table above that route on mt6, at most three, and "
-              "today's `softmax`, on 50 tasks with 25 demonstrations of each and 10,000 steps; three seeds of each are "
-              "planned, and what is there is shown.", played_on(results)),
+        *text("Commands: `study/router/fifty.py`. The ways of the table above that route on mt6, at most three, one "
+              "that was thought of later, and today's `softmax`, on 50 tasks with 25 demonstrations of each and 10,000 "
+              "steps; three seeds of each are planned, and what is there is shown.", played_on(results)),
         *table(header, rows), *daggers(rows),
         *text("Differences are in points, of the seeds that both have. Intervals draw seeds and episodes anew; with "
               "one seed they are over episodes alone, and too narrow: see how far the seeds of one way are from each "
-              "other. Nats and the rule: as above, for the first seed, 4 episodes of each task on block 400. Minutes "
-              "are of one core beside other work."),
+              "other. Weights of 1/K: of as many seeds as are named there, of one where none is. Nats and the rule: as "
+              "above, for the first seed, 4 episodes of each task on block 400. Minutes are of one core beside other "
+              "work."),
     ]  # fmt: skip
 
 
@@ -257,31 +258,32 @@ AT_HOME = {  # what people do with the default -> results of a way, below study/
 USUAL = {"router/default/softmax-pixels": "pixels/choice/shift-1-6000"}  # was there before
 
 
-def played_by(study: Path, pattern: str) -> dict[str, np.ndarray]:
-    """task -> (1, E), from one evaluation, or from adaptations to one task each. Empty if that was not played."""
+def played_by(study: Path, pattern: str) -> dict[str, dict]:
+    """task -> its entry, from one evaluation, or from adaptations to one task each. Empty if that was not played."""
     found = [json.loads(path.read_text()) for path in sorted(study.glob(f"{pattern}.json"))]
-    return {task: stack([entry]) for r in found for task, entry in r["tasks"].items() if r.get("task", task) == task}
+    return {task: entry for r in found for task, entry in r["tasks"].items() if r.get("task", task) == task}
 
 
 def as_default(study: Path) -> list[str]:
     """What a way that routes comes to where it is not fifty tasks."""
     rows, loses = [], {name: [] for name in NAMES[1:]}
     for what, pattern in AT_HOME.items():
-        usual, *mine = (played_by(study, USUAL.get(path, path)) for path in map(pattern.format, NAMES))
+        entries = [played_by(study, USUAL.get(path, path)) for path in map(pattern.format, NAMES)]
+        usual, *mine = ({task: stack([entry]) for task, entry in played.items()} for played in entries)
         cells = []
         for name, x in zip(NAMES[1:], mine, strict=True):
             change = difference(x, usual) if x and set(x) == set(usual) else None
             cells.append(f"{rate(x).count} ({change})" if change else "")
             loses[name] += [what] * (change is not None and change.high < 0)
         if any(cells):
-            rows.append([what, rate(usual), *cells])
+            rows.append([what, rate(usual), *cells, "/".join(map(str, expert([{"tasks": entries[0]}])))])
     if not rows:
         raise NotMeasured("`study/router/default/*.json`")
     return [
         *text("Commands: `study/router/default.py`. Ways that route, beside today's default where people would meet "
               "them, one seed, block 400. In brackets: points more or less, on the same episodes."),
-        *table(["what", "softmax, 95 % interval", *(f"`{name}`" for name in NAMES[1:])], rows), *text(DAGGER),
-        *text(*(decided(study, name, what) for name, what in loses.items())),
+        *table(["what", "softmax, 95 % interval", *(f"`{name}`" for name in NAMES[1:]), "expert"], rows),
+        *text(DAGGER), *text(*(decided(study, name, what) for name, what in loses.items())),
     ]  # fmt: skip
 
 
