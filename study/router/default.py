@@ -11,9 +11,9 @@ Expected of top2-bonus, written before any of it was run: reach and push 1.0; mt
 (0.97): a component that is not among the best two gets no gradient, and a new one begins as a copy of another; cameras
 0.90 (0.925). Of bonus-0.1, when top2-bonus had been run but for the cameras (mt6 0.977, as it is 0.990), and bonus-0.1
 had 0.935 on fifty tasks with its first seed (block 400; as it is 0.930): reach and push 1.0, mt6 0.98, new tasks 0.97,
-cameras 0.90. Of falling-0.1, whose pay ends after half of the steps here, too, when bonus-0.1 had been run (0.973, 0.965,
-0.850) and falling-0.1 had 0.907 on fifty tasks with its first seed (as it is 0.903): mt6 0.985, new tasks 0.98, cameras
-0.90.
+cameras 0.90. Of falling-0.1, whose pay ends after half of the steps here, too, when bonus-0.1 had been run (0.973,
+0.965, 0.850) and falling-0.1 had 0.907 on fifty tasks with its first seed (as it is 0.903): mt6 0.985, new tasks 0.98,
+cameras 0.90.
 """
 
 from study.router.table import WAYS
