@@ -192,7 +192,9 @@ def gained(study: Path) -> list[str]:
         if seeds := len(pair[0]):
             change = compare_seeds(*pair)
             where = f"on {what}" if told else f"points on {what} tasks"
-            told.append(f"{change} {where} ({seeds} seed{'s' * (seeds > 1)})")
+            plain = minus(study, "fifty", "bonus-0.1", "softmax") if what == "fifty" else ""
+            plain = f"`--router informed`: {plain}; " if plain else ""
+            told.append(f"{change} {where} ({plain}{seeds} seed{'s' * (seeds > 1)})")
     return [f"On new episodes this changes success by {' and '.join(told)}."] if told else []
 
 
