@@ -541,6 +541,8 @@ def test_a_way_is_the_default_if_fifty_tasks_allow_it_and_it_loses_nowhere(tmp_p
         path.write_text(json.dumps(idle if name == "idle" else looked))
     assert router.decided(tmp_path, "a", []).endswith("be the default by the rule; nothing above speaks against it.")
     assert router.decided(tmp_path, "a", ["x", "y"]).endswith("it loses in x and y, and is none.")
+    written(tmp_path / "router/fifty/new-s0", 3)
+    assert router.decided(tmp_path, "new", []).endswith("on fifty tasks; whether it routes there was not measured.")
     for name in ("worse", "idle"):
         assert router.decided(tmp_path, name, []).startswith(f"`{name}` is no default by the rule: fifty tasks, ")
 

@@ -293,9 +293,11 @@ def decided(study: Path, name: str, loses: list[str]) -> str:
     """What becomes of a way by the rule: fifty tasks first, and then where people would meet it."""
     pair, path = paired(study, *(f"router/fifty/{x}-s[0-9].json" for x in (name, "softmax"))), study / "router/fifty"
     looked = path / f"{name}-s0-router.json"
-    if not pair[0] or not looked.exists():
+    if not pair[0]:
         return f"`{name}` was not played on fifty tasks."
     change = compare_seeds(*pair)
+    if not looked.exists():
+        return f"`{name}` has {change} points on fifty tasks; whether it routes there was not measured."
     if not routes(json.loads(looked.read_text())) or change.high < 0:
         return f"`{name}` is no default by the rule: fifty tasks, {change} points."
     ends = f"it loses in {words(loses)}, and is none" if loses else "nothing above speaks against it"
