@@ -521,7 +521,7 @@ def test_a_router_that_routes_as_the_default(tmp_path):
             Path(f"{path}.json").write_text(json.dumps(content))
     rows = {row[0]: row[1:] for row in cells(router.as_default(tmp_path))}
     assert list(rows) == ["mt6, 50 demonstrations", "a new task upon that, of mt4, each alone"]
-    assert [x.split(" [")[0] for x in rows["mt6, 50 demonstrations"][1:]] == ["7/10 (-20.0", "", "9/10"]
+    assert [x.split(" [")[0] for x in rows["mt6, 50 demonstrations"][1:]] == ["7/10 (-20.0", "", "", "9/10"]
     assert rows["mt6, 50 demonstrations"][0].startswith("9/10, ")
     assert [x.split(" [")[0] for x in rows["a new task upon that, of mt4, each alone"][1:]] == [
         "8/10 (-10.0",
