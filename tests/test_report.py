@@ -523,11 +523,8 @@ def test_a_router_that_routes_as_the_default(tmp_path):
     assert list(rows) == ["mt6, 50 demonstrations", "a new task upon that, of mt4, each alone"]
     assert [x.split(" [")[0] for x in rows["mt6, 50 demonstrations"][1:]] == ["7/10 (-20.0", "", "", "9/10"]
     assert rows["mt6, 50 demonstrations"][0].startswith("9/10, ")
-    assert [x.split(" [")[0] for x in rows["a new task upon that, of mt4, each alone"][1:]] == [
-        "8/10 (-10.0",
-        "",
-        "9/10",
-    ]
+    upon = rows["a new task upon that, of mt4, each alone"]
+    assert [x.split(" [")[0] for x in upon[1:]] == ["8/10 (-10.0", "", "", "9/10"]
 
 
 def test_a_way_is_the_default_if_fifty_tasks_allow_it_and_it_loses_nowhere(tmp_path):
