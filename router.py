@@ -15,7 +15,7 @@ How raw network outputs (logits) become weights is a real choice:
 | softmax  | positive, sum to 1            | a blend: the sum never leaves the range | stays near 1/K: an ensemble   |
 |          |                               | of what components predict              | with constant weights         |
 | informed | positive, sum to 1: softmax,  | the only one here that routes: training | success a point or two lower: |
-|          | and paid for `information`    | pays it for telling situations apart    | components share less         |
+|          | and paid for `information`    | pays it for telling situations apart    | more from cameras             |
 | affine   | logits - mean + 1/K:          | may also subtract a component (signed), | large weights of opposite     |
 |          | signed, sum to 1              | has no saturation; starts near 1/K      | sign cancel: noise amplified  |
 | raw      | the logits: anything          | the authors' released code; the sum may | the prediction's scale drifts |

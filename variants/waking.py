@@ -7,8 +7,8 @@ fast: its last layer learns ten times as fast, so that it can take sides before 
 cooling: its logits are divided by a temperature that falls from 5 to 0.2 while training: all learn first, then choose.
 dropout: in training each component is left out of a sample with probability 0.25: it cannot count on the others.
 narrow: so narrow that all K together are as large as four of the usual: more of them, `--components 8`, or fewer.
-falling: `--router informed`, whose pay falls to nothing in the first half of training: once components do different
-    things, the errors alone may keep the router that made them so, and the other half is for nothing but errors.
+falling: `--router informed`, whose pay falls to nothing within `--cooling-steps`: once components do different things,
+    the errors alone may keep the router that made them so, and the steps that are left are for nothing but errors.
 """
 
 from dataclasses import dataclass
