@@ -720,6 +720,24 @@ def test_looking_again_sooner(tmp_path):
     assert mt50.sooner(tmp_path) == []
 
 
+def test_soccer_alone(tmp_path):
+    """Rows that were played both ways, each beside what was expected of it."""
+    assert mt50.alone(tmp_path) == []
+    (tmp_path / "mt50/soccer").mkdir(parents=True)
+    for name, failed in {"200-2000": [1], "200-2000-executed-2": [], "50-2000": [1]}.items():
+        played = entry(failed) | {"expert": {"successes": 9, "n": 10}}
+        (tmp_path / f"mt50/soccer/{name}.json").write_text(json.dumps({"tasks": {"soccer": played}}))
+    assert cells(mt50.alone(tmp_path)) == [["200", "2,000", "0.78 and 0.82", "9/10", "10/10", "9/10"]]
+
+
+def test_a_difference_over_several_seeds_draws_them_anew():
+    """Two seeds that disagree about everything: over episodes alone the mean is sure, over seeds it is not."""
+    one = [{"tasks": {"a": entry(failed)}} for failed in ([], range(10))]
+    other = [{"tasks": {"a": entry(range(10))}}] * 2
+    assert mt50.minus(one[:1], other[:1])[:] == (100, 100, 100)
+    assert mt50.minus(one, other)[:] == (50, 0, 100)
+
+
 def test_ten_points_below_are_not_more_than_ten():
     """41 and 46 of 50 differ by 0.1 and a rounding error. Where no episode ended there is nothing to compare."""
     played = {"a": (41, 50), "b": (40, 50), "c": (0, 0)}
