@@ -14,7 +14,7 @@
 
 A *stage* is one round of learning: a task, or several together. A new task's embedding, what its name means, always
 trains. The encoder is frozen, since frozen components see through it (not with full, scratch, --train-encoder); with
-exact the stage adds a low-rank correction, for its own tasks only: encoder.py, `Residual`.
+`--retain exact`, below, a stage adds a low-rank correction, for its own tasks only: encoder.py, `Residual`.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
@@ -47,9 +47,9 @@ from plumbing import resume, runs, stages
 from plumbing.cli import numbers, parse, progress, run, say
 from plumbing.log import Log, Usage
 from plumbing.memory import Memory
-from router import BLENDS, Router
-from train import Learner, Windows, average_decay, draw_noise, learning_rate, split
-from variants.staged import add_stage, rows
+from router import BLENDS, Router, split
+from train import Learner, Windows, average_decay, draw_noise, learning_rate
+from variants.staged import add_stage, components_of, unstaged
 
 REPLAY_WEIGHT = 10.0  # of the router's squared errors on old observations: small numbers beside the new tasks' loss
 
@@ -92,8 +92,8 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
     what is different. Its row of the router is a copy too, and log 2 is taken off both logits (softmax): the two share
-    the weight of the one, so the grown policy does what the old one did, up to rounding. (Not with a random start, the
-    affine router, as new logits move its mean, or if only the best few act, as half a weight may not be among them.)
+    the weight of the one, so the grown policy does what the old one did, up to rounding. (Not so: a random start; the
+    affine router, whose mean moves; the best few of K, as half a weight may drop out; a fork that scales its logits.)
     Several new ones copy different components: twins with the same weight would get the same gradient, forever.
 
     variant: "fdp", "staged" or a fork; tasks: names to add, which start at the mean of the known embeddings; count: n,
@@ -110,7 +110,7 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
         for name, value in grown.state_dict().items():
             if name in state:  # into the first rows and columns; those beyond keep what `build` drew at random
                 value[tuple(map(slice, state[name].shape))] = state[name]
-        used = rows(old.stages[-1][0]) if rank is not None and hasattr(old, "stages") else []
+        used = components_of(old.stages[-1][0]) if rank is not None and hasattr(old, "stages") else []
         if used != list(range(len(used))):  # the copied router's rows were for some components, such as 0, 1, 5
             spread_rows(newest_router(grown), used)
         if old.task_conditioning == "name":
@@ -131,11 +131,12 @@ def newest_router(policy) -> nn.Module:
 
 def newest_rank(policy) -> int | None:
     """Of the last stage's correction of the encoder; None if the policy has no stages."""
-    return next(reversed(policy.config.ranks), 0) if hasattr(policy.config, "stages") else None
+    return policy.config.ranks[-1] if hasattr(policy.config, "stages") else None
 
 
 def spread_rows(router: nn.Module, used: list[int]) -> None:
-    """A router whose first rows are over some components: each row to its component, and no weight for the others."""
+    """The first rows of a copied router are for the components `used`: each to its own, (almost) no weight for others.
+    (Not so in mode affine, whose weights are told by all logits; a fork's own router stays as it is.)"""
     if isinstance(router, Router):
         last = router.net[-1]
         weight, bias = last.weight[: len(used)].clone(), last.bias[: len(used)].clone()
@@ -235,8 +236,7 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
     known, K, copied = len(policy.config.tasks), policy.config.components, []
     if config.mode == "scratch":
         variant = policy.config.base if variant == "staged" else variant
-        old = {name: value for name, value in asdict(policy.config).items() if name not in ("base", "stages", "ranks")}
-        grown = runs.build_policy(variant, old | {"tasks": tasks}).to(policy.device)
+        grown = runs.build_policy(variant, unstaged(policy.config) | {"tasks": tasks}).to(policy.device)
     else:
         new = config.new_components if config.mode == "add-component" else 0
         if new and config.start_from == "most-used":

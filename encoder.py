@@ -249,7 +249,9 @@ class PixelsEncoder(nn.Module):
         for camera, eye in zip(self.cameras, self.eyes, strict=True):
             picture = observation[camera].to(self.net[0].weight.dtype) / 127.5 - 1
             seen.append(eye(picture.contiguous(memory_format=torch.channels_last)))
-        return self.net(torch.cat([*seen, *([self.numbers(observation)] if self.numbers else [])], -1))
+        if self.numbers:
+            seen.append(self.numbers(observation))
+        return self.net(torch.cat(seen, -1))
 
     def augment(self, observation: Observation) -> Observation:
         """Pictures moved at random, each by its own; edges are repeated (Kostrikov et al. 2020, arXiv 2004.13649,
@@ -296,8 +298,8 @@ class Residual(nn.Module):
 
     def weights(self, encoder: nn.Module) -> dict[str, Tensor]:
         """Name -> corrected tensor, of the encoder's parameters that have a correction."""
-        corrected = {}
-        for (name, layer), A, B, d in zip(self.layers(encoder), self.A, self.B, self.d):  # noqa: B905  (none: rank 0)
+        corrected, layers = {}, self.layers(encoder) if len(self.A) else []  # of rank 0: no A
+        for (name, layer), A, B, d in zip(layers, self.A, self.B, self.d, strict=True):
             corrected[f"{name}.weight"] = layer.weight + (A @ B).view_as(layer.weight)
             if layer.bias is not None:
                 corrected[f"{name}.bias"] = layer.bias + d

@@ -40,7 +40,7 @@ class EvaluateConfig:
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
     executed: int | None = None  # actions carried out before looking again, 1 to H; default: the policy's own, often 4
     seed: int = 0  # which block of 10,000 evaluation episodes
-    even: bool = False  # replace the router's weights by 1/K: how much does success depend on them?
+    even: bool = False  # replace the router's weights by their mean, 1/K: how much does success depend on them?
     shift: str = ""  # of a policy with cameras: camera | light | table | object | corner-off | wrist-off look otherwise
     video: bool = False  # also render the first episode of each task
     out: str = ""  # the JSON file; default: evaluation.json in the run folder, with --even: evaluation-even.json, ...
@@ -49,7 +49,7 @@ class EvaluateConfig:
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it is right near 0 and 1, where
+    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it nearly holds near 0 and 1, where
     ours are.
     """
     if n == 0:

@@ -9,8 +9,8 @@ The idea is `Policy.compose` below, two lines of code. Around it: how it learns 
 an idea of your own, copy this file to variants/mine.py, or subclass `Policy` there and override one method, and run
 `python train.py --policy mine`. What is meant to be overridden:
 
-    build_encoder  what it sees              weigh    who counts how much      loss     what it learns from
-    build          components and router     compose  how answers are joined   sample   how it acts
+    build_encoder  what it sees              weigh    who counts how much      loss, errors  what it learns from
+    build          components and router     compose  how answers are joined   sample        how it acts
 
 Paper name -> variable:  o observation | a_0 clean | a_t noisy_actions | eps_k self.components | w_k weights
 Axis legend: B batch, K components, H action horizon, A action dim, C condition dim, T diffusion steps
@@ -62,6 +62,7 @@ class Policy(nn.Module):
     """
 
     router_sees_step = False  # True: `weigh` is asked at every denoising step, not once per chunk
+    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> how much is left of a clean action: (T,), float64
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
@@ -77,7 +78,7 @@ class Policy(nn.Module):
         if not 1 <= config.executed <= config.horizon:
             raise ValueError(f"executed must be between 1 and the horizon {config.horizon}, got {config.executed}")
         # float64 on the CPU for the samplers' scalar arithmetic, float32 on the device for training.
-        self.alpha_bar = sampler.squared_cosine_schedule(config.diffusion_steps)
+        self.alpha_bar = self.schedule(config.diffusion_steps)
         self.register_buffer("alpha_bar_32", self.alpha_bar.float(), persistent=False)
         low, high = torch.tensor(config.action_low), torch.tensor(config.action_high)
         self.register_buffer("action_center", (low + high) / 2, persistent=False)
@@ -89,7 +90,7 @@ class Policy(nn.Module):
         return make_encoder(c.observation, c.condition_dim, c.differences, c.eye)
 
     def build(self) -> None:
-        """Make the components and the router."""
+        """Make `components`, (B, H, A), (B,), (B, C) -> (K, B, H, A), with K first in every tensor, and a `router`."""
         c = self.config
         self.components = UNet(c.components, c.action_dim, c.condition_dim, c.horizon, tuple(c.channels), c.kernel)
         self.router = Router(c.condition_dim, c.components, c.router)
@@ -100,7 +101,7 @@ class Policy(nn.Module):
         """sum_k w_k(o) * eps_k(a_t, t, o): (B, H, A), (B,), (B, C), (B, K) -> (B, H, A).
 
         Why a sum. The perfect noise prediction, times -1/sqrt(1 - ab_t), is the score: the gradient of log p(a_t | o).
-        A sum of scores is a sum of log-densities, a product of densities (for other targets: sampler.py, `to_noise`):
+        Adding scores adds log-densities, and so multiplies densities (for other targets: sampler.py, `to_noise`):
 
             sum_k w_k grad log p_k(a_t)  =  grad log prod_k p_k(a_t)^w_k
 
@@ -128,11 +129,11 @@ class Policy(nn.Module):
     def encode(self, observation: Observation, task: Tensor) -> Tensor:
         """Raw observation {part: (B, *shape)} and task index (B,) -> condition (B, C).
 
-        `task_conditioning="none"` is the paper's setting: which task it is must be read from the observation. With task
-        (n B,), as train.py has it for pictures, each observation is encoded once and stands n times: (n B, C).
+        `task_conditioning="none"` is the paper's setting: which task it is must be read from the observation. From
+        pictures train.py gives n tasks per observation, (n B,): each is encoded once, then repeated n times: (n B, C).
         """
         condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
-        condition = condition.repeat_interleave(len(task) // max(len(condition), 1) or 1, 0)
+        condition = condition.repeat_interleave(len(task) // len(condition), 0)
         if self.config.task_conditioning == "name":
             condition = condition + self.task_embedding(task)
         return condition
@@ -140,7 +141,7 @@ class Policy(nn.Module):
     # ------------------------------------------------------------------------------------------ how it learns
 
     def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor):
-        """One mean squared error per sample, (B,): the whole training objective, unless the router is paid (router.py).
+        """One mean squared error per sample, (B,): all there is to learn from, but for the bonus of router "informed".
 
         Raw observation and actions (B, H, A), task (B,); step (B,) in 0 .. T-1 and noise (B, H, A) are drawn by whoever
         trains. Components and router learn together. A fork with more returns (errors, {"name": (coefficient, term)}).
@@ -149,8 +150,8 @@ class Policy(nn.Module):
         weights = self.weigh(condition, step)
         return with_pay(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
 
-    def errors(self, condition: Tensor, weights: Tensor | None, actions: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """(B,): the squared error of the composed prediction, for weights (B, K), or those that `weigh` gives."""
+    def errors(self, condition: Tensor, weights: Tensor, actions: Tensor, step: Tensor, noise: Tensor) -> Tensor:
+        """(B,): the squared error of the composed prediction under weights (B, K)."""
         clean = self.normalize(actions)
         noisy = sampler.add_noise(clean, noise, self.alpha_bar_32[step])
         prediction = self(noisy, step, condition, weights).float()
@@ -161,8 +162,8 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def act(self, observation, tasks: list[str], sampler_name=None, sampling_steps=None, noise=None, generator=None):
-        """Observations {part: (B, *shape)} and their tasks -> action chunks (B, H, A) in the environment's units, and
-        weights (B, K), as arrays.
+        """Observations {part: (B, *shape)} and their tasks -> arrays: chunks (B, H, A) in the environment's units, and
+        weights (B, K). In evaluation mode (`policy.eval()`; loaded ones are): training moves pictures at random.
 
         noise: the starting point (B, H, A), drawn if not given; for ddim and dpm the only thing random here.
         Raises ValueError for observations that are not one row for each task, an unknown task or sampler, or a step

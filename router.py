@@ -4,7 +4,7 @@
 
 It sees the *condition* only: what the encoder made of the observation, and the task's name unless that is switched
 off; neither the noisy actions nor the diffusion step. Hence the weights are computed once per action chunk, however
-many denoising steps follow, and a weight of softmax means "in this situation, component k matters that much": where it
+many denoising steps follow, and a softmax weight means "in this situation, component k matters that much": where it
 routes, that can be plotted over an episode and read (FDP, arXiv 2512.21898). A router that sees the step too is a
 fork: `router_sees_step`.
 
@@ -17,7 +17,7 @@ How raw network outputs (logits) become weights is a real choice:
 | informed | positive, sum to 1: softmax,  | the only one here that routes: training | success a point or two lower: |
 |          | and paid for `information`    | pays it for telling situations apart    | more from cameras             |
 | affine   | logits - mean + 1/K:          | may also subtract a component (signed), | large weights of opposite     |
-|          | signed, sum to 1              | has no saturation; starts near 1/K      | sign cancel: noise amplified  |
+|          | signed, sum to 1              | has no saturation; starts around 1/K    | sign cancel: noise amplified  |
 | raw      | the logits: anything          | the authors' released code; the sum may | the prediction's scale drifts |
 |          |                               | rescale the whole prediction            | off; needs the noise target   |
 
@@ -25,11 +25,11 @@ Weights that sum to one have a property that `fdp.py` builds on: the composition
 components predict noise, clean actions or velocity. `raw` gives that up.
 
 Whether a router routes is another matter. The denoising loss does not ask it to tell situations apart, and left alone
-it hardly does: its weights are nearly the same in every task (softmax: between 0.13 and 0.46 for K = 4). Components get
-used to that balance, though, and few hundredths of weight decide: with the weights of another task, of another moment,
-a policy had 0.72 instead of 0.97. A larger learning rate or an encoder of its own changes nothing. Of the ways that
+it hardly does: its weights are nearly the same in every task (softmax: between 0.13 and 0.46 for K = 4). Components do
+get used to that balance, though, and a few hundredths of weight matter: given the weights of some moment of another
+task, a policy fell from 0.97 to 0.72. A larger learning rate or an encoder of its own changes nothing. Of the ways that
 were tried one wakes it: paying it for information (study/README.md, "What wakes the router"). What that buys is
-reading, not success, which falls by two points on fifty tasks: that is why it is not the default.
+reading, not success, which falls by a point or two, and from cameras by seven: that is why it is not the default.
 
 Axis legend: B batch, K components, C condition dim.
 """
@@ -75,13 +75,24 @@ def normalize_logits(logits: Tensor, mode: str) -> Tensor:
 
 def with_pay(errors: Tensor, config, weights: Tensor, task: Tensor):
     """What a policy's `loss` returns for its errors (B,), weights (B, K) and tasks (B,): the errors, and in mode
-    "informed" what training adds to their mean, {"information": (coefficient, nats)}. A batch of one of several tasks,
-    from which a policy learns a new one, is not paid: it would be for switching within that task. (Of several processes
-    each pays for its part of the batch.)"""
+    "informed" the bonus, which training adds to their mean: {"information": (coefficient, nats)}. It is negative, so
+    the loss falls as the router tells more."""
     if config.router != "informed":
         return errors
+    return errors, {"information": (-BONUS, paid_for(config, weights, task))}
+
+
+def paid_for(config, weights: Tensor, task: Tensor) -> Tensor:
+    """The `information` in nats that a batch earns a bonus for, of weights (B, K) and tasks (B,). None if the policy
+    knows several tasks and the batch is of a single one, as where adapt.py learns a new task: it could only reward
+    switching within that task. (Of several processes each is paid for its part of the batch.)"""
     paid = len(config.tasks) == 1 or (task != task[0]).any()
-    return errors, {"information": (-BONUS, paid * information(weights.float()))}
+    return paid * information(weights.float())
+
+
+def split(loss) -> tuple[Tensor, dict]:
+    """What a policy's `loss` returns -> errors (B,), {name: (coefficient, term)}."""
+    return loss if isinstance(loss, tuple) else (loss, {})
 
 
 def check_mode(mode: str, target: str, task_conditioning: str) -> None:

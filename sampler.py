@@ -110,10 +110,10 @@ def check_steps(T: int, steps: int) -> None:
 
 
 def _walk(alpha_bar: Tensor, steps: int):
-    """Yield (t, ab_t, ab_next) for each step. The last ab_next is 1: clean data."""
+    """(t, ab_t, ab_next) for each step. The last ab_next is 1: clean data."""
     ts = sampling_timesteps(len(alpha_bar), steps)
     ab = [float(alpha_bar[t]) for t in ts] + [1.0]
-    yield from zip(ts, ab[:-1], ab[1:], strict=True)
+    return zip(ts, ab[:-1], ab[1:], strict=True)
 
 
 def _predict_clean(predict_noise: PredictNoise, x: Tensor, t: int, ab: float, clip: bool) -> Tensor:
@@ -168,16 +168,16 @@ def ddim(predict_noise, x, alpha_bar, steps, clip=True, eta=0.0, generator=None)
 def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
     """DPM-Solver++(2M), deterministic. Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
 
-    With ever smaller steps, DDIM follows a differential equation. It solves that exactly as long as the predicted clean
-    action stays the same between two network calls (first order). It does not. So this takes the prediction expected
-    halfway, if the change goes on as over the previous step (second order), without calling the network again. Halfway
-    is by the equation's own clock: `lam`, half the log of the signal-to-noise ratio ab / (1 - ab).
+    With ever smaller steps, DDIM follows a differential equation. One of its steps is exact if the predicted clean
+    action is the same at both ends (first order), which it is not. So this uses the prediction expected halfway, if it
+    goes on changing as over the previous step (second order), without another network call. Halfway is by the
+    equation's own clock: `lam`, half the log of the signal-to-noise ratio ab / (1 - ab).
     """
     previous = None  # (lam, clean) of the step before
     for t, ab, ab_next in _walk(alpha_bar, steps):
         clean = _predict_clean(predict_noise, x, t, ab, clip)
         if ab_next == 1.0:
-            return clean  # lam of clean data is infinite; the limit of the update is the prediction itself
+            return clean  # lam of clean data is infinite: first-order updates tend to this, second-order ones to none
         lam, lam_next = (0.5 * math.log(a / (1 - a)) for a in (ab, ab_next))
         h = lam_next - lam
         halfway = clean  # the first step is one of DDIM: nothing to extrapolate from

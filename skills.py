@@ -31,7 +31,7 @@ from encoder import Residual
 from envs.tasks import slug
 from plumbing import configs, files, folders, runs, tensors
 from plumbing.cli import BadInput, parse, provenance, run, say
-from variants.staged import rows
+from variants.staged import components_of, unstaged
 
 FILE = "skill.safetensors"  # in the folder of a run that adapt.py made
 
@@ -65,7 +65,7 @@ def take_apart(policy) -> tuple:
     c, state, stacked = policy.config, policy.state_dict(), stack(policy)
     pieces, components, tasks = [], 0, 0  # how many components and tasks have gone into pieces so far
     for number, (used, names) in enumerate(c.stages):
-        new = max(components, max(rows(used)) + 1)  # components up to here: the stages' own lie one after another
+        new = max(components, max(components_of(used)) + 1)  # up to here: the stages' own lie one after another
         piece = {}
         for name, x in state.items():
             part, _, rest = name.partition(".")
@@ -80,9 +80,8 @@ def take_apart(policy) -> tuple:
                 piece[name] = x
         pieces.append(piece)
         components, tasks = new, tasks + len(names)
-    K = len(rows(c.stages[0][0]))
-    settings = {name: value for name, value in asdict(c).items() if name not in ("base", "stages", "ranks")}
-    base = runs.build_policy(c.base, settings | {"components": K, "tasks": list(c.stages[0][1])})
+    K = len(components_of(c.stages[0][0]))
+    base = runs.build_policy(c.base, unstaged(c) | {"components": K, "tasks": list(c.stages[0][1])})
     try:
         base.load_state_dict(pieces[0])
     except RuntimeError as error:

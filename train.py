@@ -26,9 +26,10 @@ from plumbing import figures, parallel, resume, runs, torchrun
 from plumbing.cli import BadInput, progress, provenance, run, say
 from plumbing.limits import check_limits, check_memory, count_weights
 from plumbing.log import Log, Usage, loss_by_step, read_log
+from router import split
 
-# Diffusion steps and noises for each observation with pictures: encoding those is dear, and more noises for what is
-# encoded make gradients less random (Mini-Diffuser, arXiv 2505.09430). From the state, more observations say more.
+# Noises for each observation with pictures: encoding those is slow, and several noises for each that is encoded make
+# gradients less random (Mini-Diffuser, arXiv 2505.09430). States are cheap: one noise, and more observations.
 NOISES = 4
 MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
 SIZES = {
@@ -106,7 +107,7 @@ class Windows:
         self.noises = NOISES if any(x.ndim == 4 for x in self.observations.values()) else 1
 
     def sample(self, batch_size: int) -> tuple:
-        """Random windows: observation {part: (B, *shape)}, task (n B,), actions (n B, H, A); pictures: n is NOISES."""
+        """Random windows: observation {part: (B, *shape)}, task (n B,), actions (n B, H, A); n = self.noises."""
         index = torch.randint(0, len(self.actions), (batch_size,), device=self.actions.device)
         observation, task, actions = self.select(index)
         return observation, task.repeat_interleave(self.noises), actions.repeat_interleave(self.noises, 0)
@@ -132,14 +133,9 @@ def learning_rate(config, step: int) -> float:
 
 def average_decay(step: int) -> float:
     """How much of the old average of the weights is kept. The averaging window grows with training (Diffusion Policy's
-    power 0.75): 1 step at the start, when old weights are worthless; the last ~400 steps of 3000. A fixed 0.999 would
-    still contain the random initialisation."""
+    power 0.75): 1 step at the start, when old weights are worthless; the last ~400 steps of 3000. With a fixed 0.999
+    the average at step 1000 would still be 37 % random initialisation."""
     return min(1 - (1 + step) ** -0.75, 0.9999)
-
-
-def split(loss) -> tuple[torch.Tensor, dict]:
-    """What `Policy.loss` returns -> errors (B,), {name: (coefficient, term)}."""
-    return loss if isinstance(loss, tuple) else (loss, {})
 
 
 def default_steps(tasks: int) -> int:
@@ -276,7 +272,7 @@ def main(config: TrainConfig) -> dict:
             bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
         if (step + 1) % config.save_every == 0 or last:
             save(step + 1)
-    if log.start == config.steps and resume.behind(folder, config.steps):  # killed between the two files of its last
+    if log.start == config.steps and resume.behind(folder, config.steps):  # killed between the last checkpoint's files
         save(config.steps)
     log.close()
     seconds["training"] = log.seconds

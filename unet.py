@@ -21,7 +21,7 @@ Changed, and why:
     1x1 head: our chunks are 8 steps long, not 16 or more.
   - The skip connection at full resolution is used (the reference stores it and never reads it).
 
-Axis legend (N is rows of whatever the place says; the other letters mean the same in nearly every file):
+Axis legend (N: however many rows there are; the other letters mean the same in nearly every file):
     B batch   K components   H action horizon   A action dim   C condition   T diffusion steps
 """
 

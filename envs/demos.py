@@ -270,7 +270,7 @@ def _stack(observations: list):
 
 
 def _packed(content: io.BytesIO) -> io.BytesIO:
-    """The same HDF5 file with its pictures, if it has any, compressed without loss: a quarter of the size."""
+    """The same HDF5 file with its pictures, if it has any, compressed without loss: a third of the size."""
     packed = io.BytesIO()
 
     def take(name: str, item) -> None:

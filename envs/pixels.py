@@ -2,7 +2,7 @@
 
     python train.py --tasks mt6 --observation pixels           # fdp/door-open-pixels-v3, ...; -pixels96-, -pixels128-
 
-    corner          (3, size, size) uint8    a camera that stands behind the table and sees all of it
+    corner          (3, size, size) uint8    a camera at the table's corner, beside the robot
     wrist           (3, size, size) uint8    one that looks past the gripper, and moves with the hand
     proprioception  (2, 4)                   hand position and gripper opening, now and one step ago
 

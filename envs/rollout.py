@@ -5,7 +5,7 @@ much as a simulation step. So a whole action chunk travels per message, many epi
 two groups that take turns: while the policy thinks for one group, the workers simulate the other.
 
     main      [policy for A] [policy for B] [policy for A] [policy for B]
-    workers   [H steps of B] [H steps of A] [H steps of B] [H steps of A]
+    workers   [n steps of B] [n steps of A] [n steps of B] [n steps of A]
 
 What a worker does with a message is in envs/worker.py.
 """
@@ -119,9 +119,9 @@ class Roller:
     def play(
         self, act: Act, episodes: list[Episode], on_done: Callable[[Episode], None] = lambda _: None
     ) -> list[Episode]:
-        """Play episodes with a policy: act({part: (B, *shape)}, their episodes, their chunk numbers) -> (B, H, A).
+        """Play episodes with a policy: act({part: (B, *shape)}, their episodes, their chunk numbers) -> (B, n, A).
 
-        All H actions of a chunk are executed. Returns the episodes, in the order given, each played once.
+        All n actions, the first of a chunk, are executed. Returns the episodes, in the order given, each played once.
         """
         self._let_them_draw()
         groups, done = (Group(), Group()), {}

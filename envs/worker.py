@@ -46,7 +46,7 @@ class Episode:
     seconds: float = 0.0  # of simulation, resetting included: processor time, so waiting for a busy core is not in it
     unstable: bool = False  # whether MuJoCo has warned, after which it resets the simulation on its own
     lost: str = ""  # why it could not be played to its end: then it counts neither as success nor as failure
-    # Recorded, one entry per step; observations have one more. Policy episodes keep only `phases` and `frames`.
+    # Recorded, one entry per step; observations have one more. Policy episodes keep phases, frames, rewards.
     phases: list = field(default_factory=list)  # near object 0..1, grasped 0..1, success 0..1
     frames: list = field(default_factory=list)
     observations: list = field(default_factory=list)

@@ -10,6 +10,8 @@ import torch
 
 from encoder import rows
 from plumbing import files
+from router import entropy as probable_entropy
+from router import split
 
 
 class Log:
@@ -119,7 +121,7 @@ def loss_by_step(policy, windows, samples: int = 128, points: int = 25) -> dict[
         noise, errors = torch.randn_like(actions), []
         for i in torch.arange(samples, device=policy.device).split(16):  # a fork's loss may take gradients: few at once
             loss = policy.loss(rows(seen, i), task[i], actions[i], torch.full_like(task[i], t), noise[i])
-            errors.append((loss[0] if isinstance(loss, tuple) else loss).detach())
+            errors.append(split(loss)[0].detach())
         found[t] = torch.cat(errors).mean().item()
     return found
 
@@ -128,7 +130,7 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
     """Of weights (..., K) -> (...), in nats: ln K where all are equal, 0 where one has everything. Weights that may be
     negative (router modes affine and raw) count by their size."""
     share = weights.abs() / weights.abs().sum(-1, keepdim=True).clamp(min=1e-12)
-    return -(share * share.clamp(min=1e-12).log()).sum(-1)
+    return probable_entropy(share)
 
 
 def read_log(path: Path) -> list[dict]:

@@ -93,9 +93,11 @@ def parse_with_own_fields(config_class, arguments: list[str] | None = None):
         else:
             raise BadInput(f"variants/{fork}.py: config field '{field.name}' needs a default, as it becomes a flag")
         extra.append((field.name, explained(load_variant(fork).PolicyConfig, field), default))
-    for name, default in changed_defaults(fork, usual).items():
-        extra.append((name, explained(config_class, usual[name]), dataclasses.field(default=default)))
-    if extra:
+    changed = changed_defaults(fork, usual)
+    if extra or changed:
+        for name, field in usual.items():  # ours too: the comments are in the source of a class that is replaced here
+            default = changed.get(name, field.default)
+            extra.append((name, explained(config_class, field), dataclasses.field(default=default)))
         name, text = config_class.__name__, config_class.__doc__
         config_class = dataclasses.make_dataclass(name, extra, bases=(config_class,), namespace={"__doc__": text})
     return parse(config_class, words)

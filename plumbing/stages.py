@@ -105,7 +105,7 @@ def check_source(config, tasks: list[str], device) -> None:
         raise BadInput(f"{origin} keeps its stages exactly: go on with --retain exact")
     base, _ = skills.take_apart(policy)  # now, rather than after the training
     policy = base if config.lean_on == "base" else policy
-    least = next(reversed(getattr(policy.config, "ranks", ())), 0)  # the new correction begins as the newest one
+    least = getattr(policy.config, "ranks", [0])[-1]  # the new correction begins as the newest one
     if config.encoder_rank is not None and config.encoder_rank < least:
         raise BadInput(f"--encoder-rank must be at least {least}, as in {origin}, got {config.encoder_rank}")
     if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
@@ -284,9 +284,8 @@ def main(config, learn) -> dict:
     stages = [[task] for task in tasks] if config.sequence else [tasks]
     config.steps = config.steps or 2000 * len(stages[0])
     out = run_folder(config, stages)
-    with (
-        Roller() if config.eval_episodes else nullcontext() as roller
-    ):  # one for all: starting simulators takes seconds
+    simulators = Roller() if config.eval_episodes else nullcontext()  # one for all: starting them takes seconds
+    with simulators as roller:
         return learn_all(config, learn, stages, out, device, roller)
 
 

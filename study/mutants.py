@@ -132,10 +132,10 @@ MUTANTS = {
     "a new task pays for switching within it": ("router.py", "paid = len(config.tasks) == 1 or (task != task[0]).any()", "paid = 1.0", "test_waking.py -k informed_router"),
     "information of the mean alone": ("router.py", " - entropy(weights).mean()", "", "test_router.py -k information"),
     "pictures that nobody lights": ("variants/lit.py", "(pictures * light)", "(1.0 * pictures)", "test_pixels.py -k lit"),
-    "paid for switching within one task": ("variants/informed.py", "paid = len(self.config.tasks) == 1 or (task != task[0]).any()", "paid = 1.0", "test_waking.py -k one_task"),
     # Cameras.
     "pictures of where things stood before": ("envs/pixels.py", "            mujoco.mj_kinematics(self.sim.model, self.sim.data)\n", "", "test_pixels.py -k first_picture"),
-    "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // max(len(condition), 1) or 1, 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
+    "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // len(condition), 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
+    "a flow's router is not told the step": ("variants/flow.py", "self.weigh(condition, step)  # the same", "self.weigh(condition)  # the same", "test_forks.py -k flow_asks"),
     "one noise for a picture": ("train.py", "self.noises = NOISES if", "self.noises = 1 if", "test_pixels.py -k four_steps"),
     "a process takes the rows of other pictures": ("plumbing/parallel.py", "part = slice(mine.start * noises, mine.stop * noises)", "part = slice(mine.start, mine.start + (mine.stop - mine.start) * noises)", "test_parallel.py -k steps_of_one"),
     "simulators that cannot draw go on": ("envs/rollout.py", 'if self.opengl != os.environ.get("MUJOCO_GL"):', "if False:", "test_pixels.py -k begun_before"),
@@ -145,7 +145,7 @@ MUTANTS = {
     "pictures are moved while acting": ("fdp.py", "augmented(self.encoder, observation) if self.training else observation", "augmented(self.encoder, observation)", "test_pixels.py -k training_only"),
     "a policy with one camera gets both": ("envs/pixels.py", "if name in names or name not in CAMERAS}", "}", "test_pixels.py -k one_camera_sees"),
     # Forks.
-    "a fork's default is ignored": ("plumbing/runs.py", "for name, default in changed_defaults(fork, usual).items():", "for name, default in ():", "test_forks.py -k changes_are"),
+    "a fork's default is ignored": ("plumbing/runs.py", "changed = changed_defaults(fork, usual)", "changed = {}", "test_forks.py -k changes_are"),
     "a fork of one size gets another": ("train.py", "    own |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size\n", "", "test_forks.py -k changes_are"),
     "what a component is stays behind": ("adapt.py", "if x.ndim and len(x) == old.components:", "if name in dict(policy.components.named_parameters()):", "test_forks.py -k copied_with_it"),
     "another's buffer taken for a component's": ("adapt.py", "if x.ndim and len(x) == old.components:", "if x.ndim:", "test_forks.py -k copied_with_it"),

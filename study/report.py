@@ -92,7 +92,8 @@ play the same episodes.
 **Intervals** are at 95 %. Three seeds on the same episodes are not three times as many independent episodes. So we
 draw whole episodes anew within each task, each with the outcomes of all seeds, and take the middle 95 % of
 {RESAMPLES:,} draws (Efron's bootstrap, by clusters). Where there is one seed, or the same outcome everywhere, we give
-Wilson's interval over the episodes and mark it †. Differences are paired: both sides come from the same drawn episodes.
+Wilson's interval over the episodes and mark it † (not in tables that draw seeds anew, too). Differences are paired:
+both sides come from the same drawn episodes.
 An interval covers the choice of episodes. It does not cover other demonstrations, and hardly other training seeds.
 Where few episodes fail, a drawn interval is too narrow: a row with one failure can seem surer than a row with none.
 """

@@ -286,10 +286,23 @@ def test_adapting_to_another_shape_is_refused(trained, data_dir, tmp_path):
 # ------------------------------------------------------------------------------------------------ from one's own folder
 
 
+def test_the_documented_training_without_a_simulator_learns():
+    """Half of the way to the origin, at positions that it has not seen."""
+    page = (ROOT / "docs" / "environments.md").read_text()
+    _, example = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    done = {}
+    exec(example, done)
+    assert done["chunk"].shape == (5, 8, 2) and done["weights"].shape == (5, 4)
+    new = torch.rand(50, 2) * 2 - 1
+    noise = torch.randn(50, 8, 2)
+    chunk, _ = done["policy"].act({"x": new}, ["home"] * 50, noise=noise)
+    assert np.abs(chunk + 0.5 * new.numpy()[:, None]).mean() < 0.05
+
+
 def test_the_documented_example_runs_from_the_folder_that_it_lies_in(tmp_path):
     """Its module is neither beside train.py nor on Python's path: the commands and their simulators must find it."""
     page = (ROOT / "docs" / "environments.md").read_text()
-    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    example, _ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "my_envs.py").write_text(example)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     flags = ["--eval-episodes", 2, "--data-dir", "data", "--out", "run"]

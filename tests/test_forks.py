@@ -314,6 +314,7 @@ def test_its_flags_are_explained(words, capsys):
     text = " ".join(re.sub(r"[─╭╮╰╯│]", " ", capsys.readouterr().out).split())
     assert left.value.code == 0 and "--balance" in text and "--top" in text and "{straight-through,multinomial}" in text
     assert "coefficient of the load-balancing term; 0 lets components die" in text
+    assert "optimiser steps; default 2000 times the number of tasks" in text  # and the flags that all have
 
 
 def test_they_are_nobody_elses_flags(capsys):
@@ -513,9 +514,11 @@ def test_weigh_alone_makes_a_baseline():
 # ------------------------------------------------------------------------------------------------ who draws what
 
 
-@pytest.mark.parametrize("variant", [
-    "fdp", "monolithic", "uniform", "flow", "proprioception", "moe", "norm", "informed", "decorrelated", "waking",
-])  # fmt: skip
+# Every file in variants/, yours too, but what is not a policy of its own, or needs more than is installed, or pictures.
+ALL = ["fdp", *sorted({path.stem for path in (ROOT / "variants").glob("[!_]*.py")} - {"staged", "lerobot", "lit"})]
+
+
+@pytest.mark.parametrize("variant", [name for name in [*ALL, "norm"] if name != "bc"])  # whose errors have no noise
 def test_the_loss_is_a_function_of_its_inputs(variant):
     policy = make(variant)
     policy.train()
@@ -531,9 +534,7 @@ def test_the_loss_is_a_function_of_its_inputs(variant):
     assert not torch.allclose(other, found[0])  # and of no fewer
 
 
-@pytest.mark.parametrize(
-    "variant", ["fdp", "flow", "monolithic", "uniform", "bc", "moe", "informed", "decorrelated", "waking"]
-)
+@pytest.mark.parametrize("variant", ALL)
 def test_what_is_looked_at_once_and_denoised_often_is_as_looked_at_each_time(variant):
     """Three rows of task, actions, step and noise for an observation: the losses of three batches, in the rows' order,
     with one look at every observation."""
@@ -622,6 +623,32 @@ def test_a_router_that_sees_the_step_is_asked_at_each_one():
     clock.asked, inputs = [], batch(clock)
     clock.loss(*inputs)
     assert len(clock.asked) == 1 and torch.equal(clock.asked[0], inputs[3])
+
+
+def test_a_flow_asks_a_router_that_sees_the_step_at_each_one():
+    class Tides(Clock, flow.Policy):
+        """One component far from the action, another one near it, on straight lines."""
+
+    tides, noise = Tides(make("flow").config).eval(), torch.randn(4, 8, 4)
+    tides.load_state_dict(make("flow").state_dict())
+    tides.asked, condition = [], torch.randn(4, 16)
+    clean, weights = tides.sample(condition, noise, "euler", 2)
+    assert [step.unique().item() for step in tides.asked] == [99, 49]
+    x = noise
+    for component, step in enumerate((99, 49)):
+        x = x - tides.components(x, torch.full((4,), step), condition)[component] / 2
+    assert torch.allclose(clean, x.clamp(-1, 1), atol=1e-6) and weights[:, 1].eq(1).all()
+
+
+def test_a_schedule_of_ones_own():
+    class Linear(fdp.Policy):
+        """What is left of a clean action, half at the middle step."""
+
+        schedule = staticmethod(lambda T: torch.linspace(1, 0, T + 2, dtype=torch.float64)[1:-1])
+
+    policy = Linear(make().config).eval()
+    assert policy.alpha_bar_32[49].item() == pytest.approx(0.5, abs=0.01)
+    assert not np.allclose(act(policy)[0], act(make())[0])
 
 
 @pytest.mark.parametrize("variant", ["moe", "informed"])

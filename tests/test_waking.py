@@ -15,7 +15,7 @@ import train
 from fdp import Policy as FactorizedPolicy
 from plumbing import runs
 from plumbing.cli import BadInput
-from variants import decorrelated, informed, waking
+from variants import decorrelated, informed, staged, waking
 
 # ------------------------------------------------------------------------------------------ a bonus for information
 
@@ -110,11 +110,41 @@ def test_components_that_shrink_as_they_become_more_are_not_added_to():
         adapt.prepare(config, "waking", make("waking", how="narrow"), ["drawer-open"], {})
 
 
-def test_a_fork_with_a_second_table_of_tasks_is_refused_before_its_stage_is_trained():
-    policy = make("waking", how="own-encoder")
+class TwoTables(FactorizedPolicy):
+    """Each task has a second number, in a table that adapt.py knows nothing of."""
+
+    def build(self):
+        super().build()
+        self.numbers = torch.nn.Embedding(len(self.config.tasks), 1)
+
+
+def test_a_fork_with_a_second_table_of_tasks_is_refused_before_its_stage_is_trained(monkeypatch):
+    monkeypatch.setattr(waking, "Policy", TwoTables)
+    staged.on_top_of.cache_clear()
     config = adapt.AdaptConfig(retain="exact", start_from="0", encoder_rank=2)
     with pytest.raises(BadInput, match="do not come apart"):
-        adapt.prepare(config, "waking", policy, ["drawer-open"], {})
+        adapt.prepare(config, "waking", make("waking"), ["drawer-open"], {})
+    staged.on_top_of.cache_clear()
+
+
+@pytest.mark.parametrize("retain", ["exact", "paper"])
+def test_a_new_task_is_named_to_both_encoders(retain):
+    """own-encoder: the row that the router reads, too, begins at the mean of the known ones, and learns."""
+    policy = make("waking", how="own-encoder")
+    config = adapt.AdaptConfig(retain=retain, start_from="0", encoder_rank=2 if retain == "exact" else None)
+    _, grown, parts, _ = adapt.prepare(config, "waking", policy, ["drawer-open"], {})
+    assert torch.equal(grown.task_embedding.weight[2], policy.task_embedding.weight.mean(0)) and parts[
+        "task_embedding"
+    ] == (3 * 32, 32)
+    observation, task, *rest = batch(make())
+    train.split(grown.loss(observation, torch.full_like(task, 2), *rest))[0].mean().backward()
+    assert grown.task_embedding.parametrizations.weight.original.grad[0, 16:].any()
+
+
+@pytest.mark.parametrize("how", ["fast", "cooling"])
+def test_what_changes_the_logits_of_a_softmax_takes_no_other_router(how):
+    with pytest.raises(ValueError, match=f"--how {how} changes the logits of a softmax: --router softmax, not affine"):
+        make("waking", how=how, router="affine")
 
 
 def spread(policy) -> None:
@@ -252,7 +282,8 @@ def test_a_router_with_an_encoder_of_its_own_teaches_that_one_only():
     policy.weigh(condition).square().sum().backward()
     shared, own = ([p.grad for p in encoder.parameters()] for encoder in policy.encoder.both)
     assert all(g is None or not g.any() for g in shared) and any(g.any() for g in own)
-    assert policy.router_embedding.weight.grad.any() and not policy.task_embedding.weight.grad.any()
+    seen_by_components, seen_by_router = policy.task_embedding.weight.grad.chunk(2, dim=1)
+    assert seen_by_router.any() and not seen_by_components.any()
     policy.encoder.fit(inputs[0])
     assert torch.equal(policy.encoder.both[0].mean, policy.encoder.both[1].mean) and policy.encoder.both[0].mean.any()
 

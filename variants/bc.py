@@ -4,8 +4,8 @@
 
 Behaviour cloning by regression, with everything else as in fdp.py: encoder, task's name, data, averaging. The squared
 error is least at the mean of all actions that were demonstrated in a situation. Where there is one way to do it, that
-is the way. Where demonstrations go left and right around something, the mean goes straight into it; a diffusion model
-draws one of the two (study/README.md has both cases).
+is the way. Where demonstrations go left and right around something, the mean may go straight into it; a diffusion
+model draws one of the two (study/README.md has both cases).
 """
 
 import math

@@ -17,6 +17,7 @@ import torch
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
+from router import split
 
 
 @dataclass
@@ -46,7 +47,6 @@ class Policy(FactorizedPolicy):
 
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's errors (B,), and how alike the components are."""
-        loss = super().loss(observation, task, actions, step, noise)
-        errors, terms = loss if isinstance(loss, tuple) else (loss, {})
+        errors, terms = split(super().loss(observation, task, actions, step, noise))
         said, self.said = self.said, None  # a graph that outlives its step would be kept in memory, or copied
         return errors, terms | {"likeness": (self.config.penalty, likeness(said))}

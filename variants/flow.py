@@ -4,25 +4,22 @@
 
 Lipman et al. 2023 (arXiv 2210.02747), with the straight paths of rectified flow (Liu et al. 2022, arXiv 2209.03003):
 x_s = (1 - s) * clean + s * noise, and the network predicts the direction noise - clean. It replaces what is learned
-(`loss`) and how it acts (`sample`); components, router and composition are those of fdp.py.
+(`errors`) and how it acts (`sample`); components, router and composition are those of fdp.py.
 """
 
 import torch
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig  # noqa: F401  (a variant has both names)
-from router import with_pay
 from sampler import check_steps
 
 
 class Policy(FactorizedPolicy):
-    def loss(self, observation, task, actions, step, noise):
-        """Squared error (B,) of the direction, at s = (step + 1) / T of the way from the action to the noise, with what
-        the router is paid."""
-        condition, s = self.encode(observation, task), ((step + 1) / self.config.diffusion_steps)[:, None, None]
-        weights, clean = self.weigh(condition, step), self.normalize(actions)
+    def errors(self, condition, weights, actions, step, noise):
+        """Squared error (B,) of the direction, at s = (step + 1) / T of the way from the action to the noise."""
+        clean, s = self.normalize(actions), ((step + 1) / self.config.diffusion_steps)[:, None, None]
         direction = self((1 - s) * clean + s * noise, step, condition, weights).float()
-        return with_pay((direction - (noise - clean)).square().mean(dim=(1, 2)), self.config, weights, task)
+        return (direction - (noise - clean)).square().mean(dim=(1, 2))
 
     def choose_sampler(self, name=None, steps=None):
         if name not in (None, "euler"):
@@ -33,8 +30,9 @@ class Policy(FactorizedPolicy):
 
     def sample(self, condition, noise, name, steps, generator=None):
         """From s = 1, pure noise, to s = 0 in equal steps; each one goes on in the direction predicted there."""
-        weights, x, T = self.weigh(condition), noise, self.config.diffusion_steps
+        x, T = noise, self.config.diffusion_steps
         for i in range(steps, 0, -1):
             step = torch.full((len(x),), round(i * T / steps) - 1, device=x.device)
+            weights = self.weigh(condition, step)  # the same each time, unless a fork's router looks at the step
             x = x - self(x, step, condition, weights) / steps
         return x.clamp(-1, 1), weights

@@ -12,7 +12,7 @@ other stages there are, and is a *skill*: skills.py takes it off and puts it ont
 """
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ def on_top_of(base: str):
     class StagedPolicy(module.Policy):
         def build(self) -> None:
             c = self.config
-            used, tasks = [rows(k) for k, _ in c.stages], [task for _, names in c.stages for task in names]
+            used, tasks = [components_of(k) for k, _ in c.stages], [task for _, names in c.stages for task in names]
             if tasks != list(c.tasks) or set().union(*used) != set(range(c.components)) or not all(used):
                 raise ValueError(f"stages {c.stages} do not fit {c.components} components and the tasks {c.tasks}")
             super().build()
@@ -56,12 +56,11 @@ def on_top_of(base: str):
                 module.Policy.build(smaller)  # what its router looks like, only the base knows
                 routers.append(smaller.router)
             self.router = nn.ModuleList(routers)
-            ranks = [*c.ranks, *[0] * len(used)][: len(used)]  # runs from before there were corrections have none
-            self.residual = nn.ModuleList([Residual(self.encoder, rank) for rank in ranks])
+            self.residual = nn.ModuleList([Residual(self.encoder, rank) for rank in c.ranks])
 
         def at(self, stage: int):
             """The policy as a stage made it: a view. Nothing is switched, so nothing stays switched."""
-            c, mine = self.config, rows(self.config.stages[stage][0])
+            c, mine = self.config, components_of(self.config.stages[stage][0])
             encoder, components, residual = self.encoder, self.components, self.residual[stage]
             modules = {**self._modules, "router": self.router[stage]}
             modules["encoder"] = self.made_of(
@@ -74,9 +73,9 @@ def on_top_of(base: str):
             return _share(self, module.Policy, _modules=modules, config=replace(c, components=len(mine)))
 
         def made_of(self, name: tuple, parts: tuple[nn.Module, ...], make) -> nn.Module:
-            """make(), or what it gave when it was last called with these parts: while acting, nothing changes them. A
-            tensor counts its changes in place, and has another address when it is replaced or moved. Fused optimisers
-            change it without counting: a call that learns forgets what was kept."""
+            """make(), or what it gave last time if these parts are as they were then, as they are while acting. A
+            tensor counts changes in place (`_version`), and has another address when it is replaced or moved. Fused
+            optimisers change it without counting: so a call that learns forgets what was kept."""
             if torch.is_grad_enabled():
                 self.__dict__.pop("kept", None)
                 return make()
@@ -122,7 +121,7 @@ def on_top_of(base: str):
                 if mine:
                     seen = {name: np.asarray(observation[name])[mine] for name in c.observation}
                     whose = [tasks[i] for i in mine]
-                    actions[mine], weights[np.ix_(mine, rows(used))] = self.at(stage).act(
+                    actions[mine], weights[np.ix_(mine, components_of(used))] = self.at(stage).act(
                         seen, whose, sampler_name, sampling_steps, noise[mine], generator
                     )
             return actions, weights
@@ -131,9 +130,14 @@ def on_top_of(base: str):
     return StagedPolicy, StagedConfig
 
 
-def rows(used: int | list[int]) -> list[int]:
+def components_of(used: int | list[int]) -> list[int]:
     """Which components a stage uses: the first so many, or these."""
     return list(range(used)) if isinstance(used, int) else list(used)
+
+
+def unstaged(config) -> dict:
+    """The fields that the base's own config has."""
+    return {name: value for name, value in asdict(config).items() if name not in ("base", "stages", "ranks")}
 
 
 def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str], rank: int) -> tuple:
@@ -143,8 +147,8 @@ def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks
     stage begins as the function that the policy was. `old` is the config before growing.
     """
     before = [(k, list(names)) for k, names in getattr(old, "stages", [(old.components, old.tasks)])]
-    ranks = [*getattr(old, "ranks", ()), *[0] * len(before)][: len(before)]
-    settings = settings | {"stages": [*before, (settings["components"], list(tasks))], "ranks": [*ranks, rank]}
+    ranks = [*getattr(old, "ranks", [0]), rank]  # the first policy needs no correction
+    settings = settings | {"stages": [*before, (settings["components"], list(tasks))], "ranks": ranks}
     if variant != "staged":
         settings["base"] = variant
         state = {f"router.0.{name[7:]}" if name.startswith("router.") else name: x for name, x in state.items()}

@@ -6,7 +6,7 @@ own-encoder: the router reads the observation with an encoder of its own; the sh
 fast: its last layer learns ten times as fast, so that it can take sides before the components have become alike.
 cooling: its logits are divided by a temperature that falls from 5 to 0.2 while training: all learn first, then choose.
 dropout: in training each component is left out of a sample with probability 0.25: it cannot count on the others.
-narrow: so narrow that all K together are as large as four of the usual: more of them, `--components 8`, or fewer.
+narrow: so narrow that all K together are as large as four of the usual width; try `--components 8`.
 falling: `--router informed`, whose pay falls to nothing within `--cooling-steps`: once components do different things,
     the errors alone may keep the router that made them so, and the steps that are left are for nothing but errors.
 """
@@ -20,16 +20,18 @@ import torch.nn as nn
 from encoder import augmented
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
-from router import with_pay
+from router import BLENDS, with_pay
 from variants.monolithic import of_size, size, unet
 
 FASTER, HOT, COLD, LEFT_OUT, USUAL = 10, 5.0, 0.2, 0.25, 4
 
 
+How = Literal["own-encoder", "fast", "cooling", "dropout", "narrow", "falling"]
+
+
 @dataclass
 class PolicyConfig(FactorizedConfig):
-    # The head of this file explains.
-    how: Literal["own-encoder", "fast", "cooling", "dropout", "narrow", "falling"] = "own-encoder"
+    how: How = "own-encoder"  # what is tried: the head of variants/waking.py explains
     cooling_steps: int = 6000  # of training, after which the router is as cold as it gets, or is paid no more
 
 
@@ -59,8 +61,10 @@ class Policy(FactorizedPolicy):
     def build(self):
         c = self.config
         super().build()
-        if c.how == "own-encoder":
-            self.router_embedding = nn.Embedding(len(c.tasks), c.condition_dim)
+        if c.how == "own-encoder" and c.task_conditioning == "name":  # a task's name is told to both
+            self.task_embedding = nn.Embedding(len(c.tasks), 2 * c.condition_dim)
+        if c.how in ("fast", "cooling") and c.router not in BLENDS:
+            raise ValueError(f"--how {c.how} changes the logits of a softmax: --router softmax, not {c.router}")
         if c.how == "narrow":
             with torch.device("meta"):
                 target = size(unet(c, USUAL))
@@ -74,17 +78,8 @@ class Policy(FactorizedPolicy):
         if c.how in ("cooling", "falling"):
             self.register_buffer("seen", torch.zeros((), dtype=torch.long))  # steps of training; saved with the weights
 
-    def encode(self, observation, task):
-        """(B, C), or (B, 2 C): see TwoEncoders."""
-        if self.config.how != "own-encoder":
-            return super().encode(observation, task)
-        condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
-        condition = condition.repeat_interleave(len(task) // max(len(condition), 1) or 1, 0)
-        if self.config.task_conditioning == "name":
-            condition = condition + torch.cat([self.task_embedding(task), self.router_embedding(task)], -1)
-        return condition
-
     def compose(self, noisy_actions, step, condition, weights):
+        """As in fdp.py, on what the components see: `encode` gives (B, C), or (B, 2 C) where there are two encoders."""
         return super().compose(noisy_actions, step, condition[:, : self.config.condition_dim], weights)
 
     def weigh(self, condition, step=None):
@@ -103,7 +98,7 @@ class Policy(FactorizedPolicy):
         if self.training and hasattr(self, "seen") and first.requires_grad and first.is_leaf:
             self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
         condition = self.encode(observation, task)
-        weights = own = self.weigh(condition)
+        weights = own = self.weigh(condition, step)
         if self.training and self.config.how == "dropout":
             kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # never all of them nothing
             weights = kept / kept.sum(-1, keepdim=True)

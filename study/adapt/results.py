@@ -320,7 +320,8 @@ def budget(study: Path) -> list[str]:
     share = {way: usual[way][0]["stage"]["trained_parameters"] for way in SHORT}
     return [
         *text("Commands: `study/adapt/table.py`, such as `python study/adapt/one_task.py --demos 5 --new-only --out "
-              "study/adapt/budget`.", played_on(shown), "Success is over new tasks, each learned alone. Episodes are "
+              "study/adapt/budget`.", played_on(shown), "None are made of few demonstrations (`--copies 0`). Success "
+              "is over new tasks, each learned alone. Episodes are "
               "those of all seeds: three where they are the most, one elsewhere."),
         *tables,
         *text(DAGGER),

@@ -43,7 +43,7 @@ def fork_table(study: Path) -> list[str]:
               "expert"]  # fmt: skip
     return [
         *text("Command: `study/forks/table.py`. 50 demonstrations and 2000 steps per task, K = 4, one training seed.",
-              played_on([found["mt6-fdp"]]), "fdp is the shipped run, made by the default command."),
+              played_on([found["mt6-fdp"]]), "fdp is the shipped run, study/core/mt6."),
         *table(header, rows), *text(DAGGER),
         *text("Differences are paired by episode. One seed each: they say what the forks do, not which is better."),
     ]  # fmt: skip

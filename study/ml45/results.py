@@ -170,7 +170,7 @@ def one_demonstration_finding(study: Path) -> str:
     alone = crossed_difference(best, found.get(("fdp", f"specialist{made}"), found["fdp", "specialist"]))
     more = crossed_runs(study, 3, 2000).get(("fdp", "add-elsewhere"))
     three = f", and from three to {number(crossed_rate(more).mean)}" if more else ""
-    why = "factorizing helps" if change.low > 0 else "no help is shown"
+    why = "factorizing helps" if change.low > 0 else "no gain is shown"
     where = "" if shared == of else f" on {shared} of the {of} pairs of base and draw"
     return (
         f"**A policy of 45 tasks learns each of five others from one demonstration** to "
