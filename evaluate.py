@@ -25,7 +25,7 @@ from envs.tasks import check_fit, own_random, resolve_tasks, slug, spaces
 from envs.worker import Episode
 from plumbing import doctor, figures
 from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say, write_json
-from plumbing.folders import check_inner
+from plumbing.folders import check_inner, evaluation_beside
 from plumbing.runs import choose_device, load_policy, training_record
 
 
@@ -303,9 +303,10 @@ def main(config: EvaluateConfig) -> dict:
         policy.weigh = even(policy.weigh)
     how = (config.sampler, config.sampling_steps, video)
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, *how, shift=config.shift)
+    result |= {"even": True} * config.even | {"shift": config.shift} * bool(config.shift)
     result.update(source)
-    written = write_evaluation(path, policy, result, traces, video)
-    say(table(result))
+    say(table(result))  # first: if the disk is full, it is at least said
+    written = write_evaluation(path if config.out else evaluation_beside(path, result), policy, result, traces, video)
     return {"mean_success": result["mean_success"], **lost(result), "seconds": result["seconds"], "wrote": written}
 
 

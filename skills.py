@@ -223,11 +223,15 @@ def main(config: SkillsConfig) -> dict:
         if 0 < len(set(off) & set(skill.tasks)) < len(skill.tasks):
             raise BadInput(f"--take-off: one skill is for {', '.join(skill.tasks)}; name all of them, or none")
     skills = [skill for skill in skills if skill.tasks[0] not in off]
-    skills += map(read, filter(None, config.put.split(",")))
+    put = [path for path in config.put.split(",") if path]
+    if config.put and not put:
+        raise BadInput(f"--put: name files of skills, separated by commas, got '{config.put}'")
+    skills += map(read, put)
     policy = put_together(base, skills)
     for skill in skills:
         size = sum(x.nbytes for x in skill.tensors.values())
         say(f"{', '.join(skill.tasks)}: {size:,} bytes, leans on {skill.leans_on[:12]}")
+    record = runs.training_record(origin)
     names = slug("-".join(task for skill in skills for task in skill.tasks))[:100] or "base"
     wanted = Path(config.out or Path("runs") / f"{origin.name}-{names}")
     files.exists(wanted)  # refuses what is no name, before links are followed
@@ -247,7 +251,6 @@ def main(config: SkillsConfig) -> dict:
         about["datasets"] |= skill.about["datasets"]
     flags = source["train"] | {"policy": policy.variant, "run": str(origin)}
     runs.begin_run(folder, flags, asdict(policy.config), about)
-    record = runs.training_record(origin)
     runs.save_weights(folder, policy.state_dict(), record["steps"], record["seconds"])
     return {"skills": [skill.tasks for skill in skills], "wrote": [str(folder)]}
 

@@ -99,6 +99,7 @@ def demonstrations(
         with _lock(data_dir, fcntl.LOCK_SH):
             wanting = [t for t in tasks if ours and _must_collect(t, count, data_dir, draw)]
         if wanting:
+            tempfile.TemporaryFile(dir=data_dir).close()  # whether it can be written, before minutes of work
             collect(wanting, count, data_dir, draw)
     except OSError as error:
         raise BadInput(f"cannot write demonstrations to {data_dir}: {error.strerror or error}") from error

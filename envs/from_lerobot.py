@@ -28,6 +28,7 @@ from plumbing.cli import BadInput, parse, run, say  # noqa: E402
 IMAGE, STATE, ACTION = "observation.image", "observation.environment_state", "action"  # columns of theirs
 MOST_PIXELS = 1024  # height and width
 MOST_ROWS = 10**6  # of a file; theirs have some thousands
+MOST_BYTES = 2 * 10**9  # of a file, unpacked
 
 
 @dataclass
@@ -72,7 +73,7 @@ def convert(folder: Path, label: str, size: int, most: int) -> list[dict]:
     except BadInput:
         raise
     except Exception as error:  # whatever a damaged file makes pyarrow raise
-        raise BadInput(f"{folder} cannot be read: {error!s:.200}") from error
+        raise BadInput(f"{folder} cannot be read: {str(error)[:200] or type(error).__name__}") from error
 
 
 def read_labels(folder: Path, parquet) -> dict[str, int]:
@@ -89,7 +90,12 @@ def rows_of(parquet, path: Path, columns: list[str] | None = None) -> list[dict]
     """A Parquet file's rows. BadInput for more than a file of this kind has: a page of it may stand for gigabytes."""
     if (rows := parquet.ParquetFile(files.regular_file(path)).metadata.num_rows) > MOST_ROWS:
         raise BadInput(f"{path} has {rows:,} rows, more than the {MOST_ROWS:,} that are read")
-    return parquet.read_table(path, columns=columns).to_pylist()
+    found, size = [], 0
+    for batch in parquet.ParquetFile(path).iter_batches(batch_size=8, columns=columns):
+        if (size := size + batch.nbytes) > MOST_BYTES:  # a picture that is named a thousand times is kept once
+            raise BadInput(f"{path} unpacks to more than {MOST_BYTES:,} bytes")
+        found += batch.to_pylist()
+    return found
 
 
 def episode(rows: list[dict], size: int, where: str) -> dict:

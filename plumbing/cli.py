@@ -108,7 +108,7 @@ def _print(stream: str, text: str) -> None:
     may be a stranger's, in which a control character could move a terminal's cursor, or write to its clipboard."""
     try:
         print(_CONTROL.sub("?", text), file=getattr(sys, stream), flush=True)
-    except BrokenPipeError:
+    except OSError:  # a pipe that is gone, or a log on a disk that is full
         setattr(sys, stream, open(os.devnull, "w"))  # or Python would complain again at its end, with another exit code
 
 

@@ -84,7 +84,7 @@ def _fields(config: dict) -> None:
             and all(a < b for a, b in pairwise(used)), f"'stages' has a stage that is none: {stage!s:.80}")  # fmt: skip
     stages, ranks = policy.get("stages", []), policy.get("ranks", [])
     _is(not stages or _whole(stages[0][0]), "'stages' must begin with a number of components")
-    _is(len(ranks) <= len(stages) and all(_whole(n) and 0 <= n <= 1024 for n in ranks) and not any(ranks[:1]),
+    _is(len(ranks) == len(stages) and all(_whole(n) and 0 <= n <= 1024 for n in ranks) and not any(ranks[:1]),
         "'ranks' must be whole numbers up to 1024, one for each stage, and 0 for the first")  # fmt: skip
     kinds: dict[str, Callable] = {
         "seed": _whole, "command": _text, "revision": _text, "hardware": _text, "software": _text,

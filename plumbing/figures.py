@@ -23,6 +23,7 @@ def pyplot():
     matplotlib.use("Agg")  # no display needed
     import matplotlib.pyplot as plt
 
+    plt.rcParams["text.parse_math"] = False  # names may be a stranger's, and a dollar in them no formula
     return plt
 
 

@@ -2,11 +2,13 @@
 
     claim(folder)            for good, at the moment when something is written: nothing is made for a refused command
     check_free(folder)       the same question early, before minutes of work
+    evaluation_beside(...)   where an evaluation goes that must not replace a better one
 
 The claim is a lock on the folder itself. It ends with the process, so a killed one leaves nothing locked.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -17,7 +19,7 @@ import time
 from pathlib import Path
 
 from plumbing import files
-from plumbing.cli import BadInput
+from plumbing.cli import BadInput, say
 
 CHECKPOINTS = ("model.safetensors", "resume.pt")  # of which a run that is worth keeping has at least one
 REPLACED = "replaced"  # where --overwrite keeps the old run until the new one has something to show
@@ -88,8 +90,11 @@ def check_free(folder: Path, overwrite: bool = False) -> None:
     if _busy(folder):
         raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise BadInput(f"cannot write to --out {folder}: {there} is {'no folder' if there.is_file() else 'read-only'}")
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        why = "no folder" if there.is_file() else "read-only" if error.errno == errno.EROFS else error.strerror
+        raise BadInput(f"cannot write to --out {folder}: {there} is {why}") from error
 
 
 def claim_free(wanted: Path) -> Path:
@@ -145,13 +150,34 @@ def set_aside(folder: Path, names: list[str]) -> None:
 
 
 def drop_replaced(folder: Path) -> None:
-    """The new run has a checkpoint: the old one is replaced."""
-    if not (folder / REPLACED).exists():
+    """The new run has a checkpoint: the old one is replaced. (What else somebody keeps under that name stays.)"""
+    if not _is_run(folder / REPLACED):
         return
     with contextlib.suppress(OSError):  # a full disk: it goes with the next checkpoint
         rest = tempfile.mkdtemp(dir=folder, prefix=files.TEMPORARY)
         os.replace(folder / REPLACED, rest)  # under another name first: half of it would be taken for the old run
         _remove(Path(rest))
+
+
+def evaluation_beside(path: Path, result: dict) -> Path:
+    """path, or, where that has an evaluation of other tasks, episodes or settings that this one does not replace, the
+    next free name: a quick look at a few episodes must not cost the result of many."""
+    wanted, number = path, 2
+    while path.exists():
+        try:
+            old = files.read_json(path)
+            same = all(old.get(key) == result[key] for key in ("sampler", "sampling_steps", "executed") if key in old)
+            pairs = [(r, result["tasks"][task]) for task, r in old["tasks"].items()]
+            if same and all(r["seeds"][0] == new["seeds"][0] and r["n"] <= new["n"] for r, new in pairs):
+                break
+        except KeyError:  # a task that was not played now
+            pass
+        except (BadInput, TypeError, AttributeError, IndexError):  # damaged
+            break
+        path, number = wanted.with_name(f"{wanted.stem}-{number}.json"), number + 1
+    if path != wanted:
+        say(f"{wanted} stays: it has other episodes, tasks or settings, or more; this is {path.name}")
+    return path
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a loop finishes its step and saves, everything else ends with one line.
+"""Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal: a loop finishes its step and saves, all else ends in a line.
 
     import plumbing.interrupt              # first of all imports: PyTorch takes seconds, and somebody may be impatient
 
@@ -8,7 +8,7 @@
 Before a command begins, a signal ends it at once: nothing has been made yet. Later it raises Interrupted where the
 program happens to be, so that whatever has to be tidied up is (simulator processes, temporary files). While steps are
 made the first signal only leaves a note; a second one does not wait. Exit codes are the shell's: 128 + the signal's
-number, 130 for Ctrl-C and 143 for SIGTERM.
+number, 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
 """
 
 import contextlib
@@ -42,8 +42,8 @@ _asked = 0  # the signal that came during a step, and is still to be answered
 def install() -> None:
     """From here on signals are handled as above. In other threads Python does not allow it, and nothing changes."""
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have it for Ctrl-C
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background jobs Ctrl-C, nohup's SIGHUP
                 signal.signal(number, _handle)
 
 

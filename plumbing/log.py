@@ -13,6 +13,8 @@ from plumbing import files
 from router import entropy as probable_entropy
 from router import split
 
+MOST_TERMS = 50  # in a line of the log: a stranger's could draw for hours
+
 
 class Log:
     """Means of the losses since the last line, one line of log.jsonl each time.
@@ -141,7 +143,7 @@ def read_log(path: Path) -> list[dict]:
         try:
             line = json.loads(text)
             now = _router_shape(line)
-        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        except (ValueError, ArithmeticError, RecursionError, TypeError, KeyError, AttributeError):
             continue
         if now is not None and now != (shape := shape or now):
             continue
@@ -151,15 +153,20 @@ def read_log(path: Path) -> list[dict]:
 
 def _router_shape(line: dict) -> dict[str, int] | None:
     """task -> K of a line of ours, None where no router is in it. An exception for what is no line of ours."""
-    for name in {"step", "loss", "lr", "seconds", *line} - {"router"}:
-        if type(line[name]) not in (int, float):
+    names = {"step", "loss", "lr", "seconds", *line} - {"router"}
+    if len(names) > MOST_TERMS:
+        raise ValueError("too many terms")
+    for name in names:
+        if type(line[name]) not in (int, float) or len(name) > 100:
             raise TypeError(name)
+        float(line[name])  # OverflowError for a whole number that no picture could show
     if "router" not in line:
         return None
     if not line["router"]:
         raise ValueError("no task")
     for of_task in line["router"].values():
-        sum(of_task["usage"], of_task["entropy"])  # numbers
+        if not math.isfinite(sum(of_task["usage"], of_task["entropy"])):  # TypeError: no numbers
+            raise ValueError("not finite")
         if not of_task["usage"]:
             raise ValueError("no component")
     return {task: len(of_task["usage"]) for task, of_task in line["router"].items()}

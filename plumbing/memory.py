@@ -61,6 +61,7 @@ def read_memory(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, t
     try:
         kept = formats.upgrade_memory(tensors.load(path)[0]) if os.path.lexists(path) else {}
         wrong = [name for name, x in kept.items() if tuple(x.shape) != shapes[name.rpartition("/")[2]]]
+        wrong += [name for name, x in kept.items() if x.dtype not in (torch.float32, torch.uint8)]
         tasks = dict.fromkeys(name.rpartition("/")[0] for name in kept)
         wrong += [name for task in tasks for part in shapes if (name := f"{task}/{part}") not in kept]
     except BadInput:

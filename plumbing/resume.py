@@ -134,17 +134,17 @@ def restore(folder: Path, learner, seed: int, data: list) -> dict:
     saved = parallel.first(lambda: runs.load_resume(folder, torch.device("cpu")))  # other machines may not see the file
     try:
         learner.policy.load_state_dict(saved["policy"])
-        learner.optimizer.load_state_dict(saved["optimizer"])
+        learner.optimizer.load_state_dict(_memory(saved["optimizer"], learner))
         for mine, old in zip(learner.average, saved["average"], strict=True):
-            mine.copy_(old)
-        learner.skipped_in_a_row = saved.get("skipped_in_a_row", learner.skipped_in_a_row).to(device)
+            mine.copy_(_like(old, mine.shape))
+        learner.skipped_in_a_row = _like(saved.get("skipped_in_a_row", learner.skipped_in_a_row), ()).to(device)
         old = saved["data"]
         same = old[0] == data[0] and math.isclose(old[1], data[1], rel_tol=1e-9) and old[2:] in ([], data[2:])
         torch.set_rng_state(saved["rng"].cpu())
         if device.type == "cuda" and "cuda_rng" in saved:  # begun on a CPU it has none
             torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
         found = {"start": saved["step"], "seconds": saved["seconds"], "count": saved["count"]}
-        found["sums"] = {name: value.to(device) for name, value in saved["sums"].items()}
+        found["sums"] = {name: _like(value, ()).to(device) for name, value in saved["sums"].items()}
         counters = [found["start"], found["count"], found["seconds"]]
         fit = all(type(x) is kind for x, kind in zip(counters, (int, int, float), strict=True))
         if not (fit and math.isfinite(sum(counters)) and min(counters) >= 0):
@@ -157,6 +157,28 @@ def restore(folder: Path, learner, seed: int, data: list) -> dict:
         raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
     source = provenance(seed, str(device)) | torchrun.about()
     parallel.first(lambda: runs.note_resuming(folder, found["start"], source))
+    return found
+
+
+def _memory(saved: dict, learner) -> dict:
+    """The optimiser's memory from a file, which may be a stranger's: what each weight has of it, in the weight's shape.
+    PyTorch does not look at shapes there, and a fused optimiser writes beyond the end of what is too short. The
+    settings are those of the flags, as ever."""
+    for i, of_weight in saved["state"].items():
+        weight = learner.parameters[i] if i in range(len(learner.parameters)) else None
+        if weight is None or set(of_weight) != {"step", "exp_avg", "exp_avg_sq"}:
+            raise ValueError(f"the optimiser remembers what this one does not, of weight {i!s:.20}")
+        if not _like(of_weight["step"], ()).isfinite() or of_weight["step"] < 0:
+            raise ValueError("the optimiser has made no such number of steps")
+        for name in ("exp_avg", "exp_avg_sq"):
+            _like(of_weight[name], weight.shape)
+    return {"state": saved["state"], "param_groups": learner.optimizer.state_dict()["param_groups"]}
+
+
+def _like(found: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor of real numbers from a file, if it has the shape that it should have; ValueError otherwise."""
+    if found.shape != shape or not found.is_floating_point():
+        raise ValueError(f"numbers of shape {tuple(found.shape)} and type {found.dtype} where {tuple(shape)} should be")
     return found
 
 

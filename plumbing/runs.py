@@ -32,7 +32,7 @@ from plumbing import configs, files, folders, formats, tensors
 from plumbing.cli import ROOT, BadInput, other_versions, parse, say_once, write_json
 
 FILES = ("config.json", "model.safetensors", "resume.pt", "replay.safetensors", "skill.safetensors",
-         "log.jsonl", "figures", "videos", "tensorboard")  # fmt: skip
+         "adaptation.json", "before", "log.jsonl", "figures", "videos", "tensorboard")  # fmt: skip
 
 
 def load_variant(name: str) -> ModuleType:
@@ -140,6 +140,8 @@ def load_resume(folder: Path, device: torch.device) -> dict:
         with zipfile.ZipFile(path) as packed:  # torch never compresses; who does may pack gigabytes into a page
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
                 raise ValueError("it is compressed")
+            if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:
+                raise ValueError("its parts overlap")
         state = torch.load(path, map_location=device, weights_only=True)
         written = state.pop("sha256")
         same = written == tensors.checksum(state)
@@ -227,15 +229,15 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
     if not path.exists():
         old = f"; the run that it replaces is in {folder / folders.REPLACED}" * (folder / folders.REPLACED).exists()
         raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint{old}")
-    state, header = tensors.load(path)
-    state = formats.upgrade_weights(state)
+    shapes = formats.upgrade_weights(tensors.shapes(path))
     fork = config["policy_config"].get("base", config["policy"])
     changed = f", or variants/{fork}.py has changed since" * (fork != "fdp")
     try:
-        if configs.large(config["policy_config"]):  # a dozen characters could ask for more than this machine has
+        # A dozen characters could ask for more than this machine has, and a page of disk could hold gigabytes of zeros.
+        if configs.large(config["policy_config"]) or path.stat().st_size > 100e6:
             with torch.device("meta"):
                 asked = build_policy(config["policy"], config["policy_config"]).state_dict()
-            if {name: x.shape for name, x in asked.items()} != {name: x.shape for name, x in state.items()}:
+            if {name: tuple(x.shape) for name, x in asked.items()} != shapes:
                 raise ValueError("it asks for other tensors than model.safetensors has")
         policy = build_policy(config["policy"], config["policy_config"])
     except Exception as error:  # a width of -3 fails somewhere deep inside; what matters is where it came from
@@ -244,8 +246,9 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
         if slip and ROOT / "variants" / f"{fork}.py" in through:
             raise  # a slip in a fork, whose author needs to see where
         raise BadInput(f"{folder / 'config.json'} is damaged{changed}: {error!s:.300}") from error
+    state, header = tensors.load(path)
     try:
-        policy.load_state_dict(state)
+        policy.load_state_dict(formats.upgrade_weights(state))
     except Exception as error:
         raise BadInput(f"{path} does not fit its config.json{changed}: {error!s:.300}") from error
     if other := other_versions(config.get("versions") or {}):

@@ -103,7 +103,9 @@ def check_source(config, tasks: list[str], device) -> None:
     common_spaces(policy.config.tasks)  # they are played again, and may not be known here
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"{origin} keeps its stages exactly: go on with --retain exact")
-    base, _ = skills.take_apart(policy)  # now, rather than after the training
+    if config.run and config.eval_episodes:
+        runs.training_record(Path(config.run))  # which evaluations repeat: now, rather than after the training
+    base, _ = skills.take_apart(policy)
     policy = base if config.lean_on == "base" else policy
     least = getattr(policy.config, "ranks", [0])[-1]  # the new correction begins as the newest one
     if config.encoder_rank is not None and config.encoder_rank < least:
@@ -185,6 +187,9 @@ def run_folder(config, stages: list[list[str]]) -> Path:
         out, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
     if config.run and out.resolve().is_relative_to(Path(config.run).resolve()):
         raise BadInput(f"--out {out} is inside the run that is only read: choose another --out")
+    if not folders.taken(out):
+        folders.check_free(out)  # that it can be written, before demonstrations are collected
+    folders.check_inner(out)
     return out
 
 
@@ -210,9 +215,11 @@ def stage_folder(config, out: Path, number: int, tasks: list[str]) -> Path:
     return out / f"{number}-{slug('-'.join(tasks))}" if config.sequence else out
 
 
-def begin(config, origin: Path, folder: Path, variant: str, grown, parts: dict, windows, found: dict) -> dict:
-    """Say what learns and what new data look like to old parts; claim the run folder, unless an interrupted stage is
-    gone on with there. -> what `finish` completes. found: what else there is to record of the stage."""
+def begin(
+    config, origin: Path, folder: Path, variant: str, grown, parts: dict, windows, found: dict, going_on: bool
+) -> dict:
+    """Say what learns and what new data look like to old parts; claim the run folder, and begin the run there, unless
+    an interrupted stage is gone on with. -> what `finish` completes. found: what else there is to record of it."""
     for number, task in enumerate(windows.tasks):
         mine = windows.of_task == number
         say(f"{task}: {outside(grown, rows(windows.observations, mine), windows.actions[mine])}")
@@ -220,7 +227,10 @@ def begin(config, origin: Path, folder: Path, variant: str, grown, parts: dict, 
     for name, (total, learns) in parts.items():
         say(f"{name:<16}{total:>12,}{learns:>12,}")
     folders.claim(folder, overwrite=True)  # one where the same command was interrupted, or a free one
-    if (folder / "resume.pt").exists():
+    # While this command collected demonstrations another one may have begun, and ended, in the same folder.
+    if not unfinished(config, origin, folder) or going_on != (folder / "resume.pt").exists():
+        raise BadInput(f"another command has been at work in {folder} meanwhile: type this one again")
+    if going_on:
         return runs.read_config(folder)
     stage = {"tasks": windows.tasks, "mode": config.mode, "retain": config.retain,
              "components": grown.config.components, "trained_parameters": sum(learns for _, learns in parts.values()),
@@ -421,9 +431,11 @@ def evaluated(
             same = same and result.get("executed", looks) == looks  # older files do not say: the policy's own
             block = [seeds[0], seeds[-1]]
             if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):
-                evaluate.table(result)  # all that is read of it is there
-                return result
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: it is made again
+                if not (result.get("even") or result.get("shift")):  # with other weights, or of other pictures
+                    evaluate.table(result)  # all that is read of it is there
+                    evaluate.lost(result), round(result["seconds"]), [r["successes"] for r in result["tasks"].values()]
+                    return result
+        except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: again
             continue
     same = []
     if before and policy.variant == "staged":

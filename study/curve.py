@@ -15,10 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from envs.rollout import Roller  # noqa: E402
+from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from plumbing import runs  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from plumbing.files import read_json  # noqa: E402
+from plumbing.limits import check_limits  # noqa: E402
 from study.gpu.section import keep  # noqa: E402
 
 
@@ -68,6 +70,11 @@ def main(config: CurveConfig) -> dict:
     """Returns what the command's last line says: the path written."""
     path = Path(config.out or f"study/curve-{config.tasks}-{config.policy}-s{config.seed}.json")
     check_output(path, "checkpoints")
+    check_limits(config)  # what train.py would refuse must not be remembered as this curve's flags
+    resolve_tasks(config.tasks)
+    runs.load_variant(config.policy)
+    if not 1 <= config.episodes <= 10_000:
+        raise BadInput(f"--episodes must be between 1 and 10000, got {config.episodes}")
     home = ROOT / "runs" / "curve" / path.stem
     home.mkdir(parents=True, exist_ok=True)
     if (home / "run" / "config.json").exists():

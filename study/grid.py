@@ -50,9 +50,12 @@ def read_table(path: Path) -> list[list[Row]]:
     if not (exists(path) and path.is_file()):
         raise BadInput(f"no table {path}; there are {known}")
     try:
+        found = runpy.run_path(str(path))["TABLE"]
+        if any(not isinstance(row, (tuple, list)) for step in found for row in step):
+            raise TypeError("a row is (result, command, ...); of a single word it is the comma that makes it one")
         steps = [[(str(result), [shlex.split(text) for text in commands]) for result, *commands in step]
-                 for step in runpy.run_path(str(path))["TABLE"]]  # fmt: skip
-    except Exception as error:  # whatever Python can raise
+                 for step in found]  # fmt: skip
+    except (Exception, SystemExit) as error:  # whatever Python can raise
         raise BadInput(f"{path} is no table: {type(error).__name__}: {error}") from error
     results = [result for step in steps for result, _ in step]
     for result, commands in (row for step in steps for row in step):
@@ -83,7 +86,11 @@ def work(rows: list[Row], start: Callable, at_once: int, ended: Callable[[Row, i
     try:
         for _ in interrupt.steps(itertools.count(), stop):  # no signal comes between beginning a row and noting it
             while todo and len(running) < at_once:
-                running[todo[0].result] = todo[0], start(todo[0])
+                try:
+                    running[todo[0].result] = todo[0], start(todo[0])
+                except OSError as error:  # its log cannot be written: no reason to end the others
+                    say(f"{todo[0].result}: {error}")
+                    ended(todo[0], 1)
                 todo.pop(0)
             ask()
             if not running and not todo:
@@ -131,7 +138,7 @@ def run_steps(table: list[list[Row]], start: Callable, at_once: int) -> dict:
     if failed:
         say(f"{done} of {total} rows are done, {len(failed)} failed, {total - done - len(failed)} were not begun:")
         for row in failed:
-            say(f"    {row.result}: {row.log.read_text(errors='replace').splitlines()[-2]}")
+            say(f"    {row.result}: {row.said()}")
         raise SystemExit(1)
     return {"done_before": before, "done_now": done - before}
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from plumbing import files
 from plumbing.cli import ROOT, say
 
 DONE = "== done"  # the last line of a log, where all went well
@@ -21,7 +22,14 @@ class Row(NamedTuple):
     log: Path
 
     def done(self) -> bool:
-        return (ROOT / self.result).exists()
+        return files.exists(ROOT / self.result)
+
+    def said(self) -> str:
+        """The last words of its commands."""
+        try:
+            return self.log.read_text(errors="replace").splitlines()[-2]
+        except (OSError, IndexError):
+            return f"nothing in {self.log}"
 
 
 class Job:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plumbing import files
 from plumbing.cli import ROOT
 from study.intervals import compare, compare_seeds, number, points
 
@@ -23,7 +24,7 @@ class NotMeasured(Exception):
 
 def read(study: Path, pattern: str) -> dict[str, dict]:
     """File name without its ending -> content, in order of the names. NotMeasured if there is none."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(study.glob(pattern))}
+    found = {path.stem: files.read_json(path) for path in sorted(study.glob(pattern))}
     if not found:
         raise NotMeasured(f"`study/{pattern.replace('[0-9]', '')}`")
     return found

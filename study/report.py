@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from plumbing import files  # noqa: E402
 from study.adapt.results import (  # noqa: E402
     NEW,
     before,
@@ -218,13 +219,13 @@ def first_difference(path: Path, wanted: str) -> str | None:
 def main(arguments: list[str], root: Path = STUDY.parent) -> int:
     """Write, or with --check compare, the pages in a repository's root. Returns the exit code."""
     if set(arguments) - {"--check"}:
-        print(__doc__, file=sys.stderr)
+        print("error: study/report.py takes nothing, or --check; got " + " ".join(arguments), file=sys.stderr)
         return 2
     readme = root / "README.md"
     for path, wanted in ((root / "study/README.md", page(root / "study")),
                          (readme, fill(readme.read_text(), root / "study"))):  # fmt: skip
         if "--check" not in arguments:
-            path.write_text(wanted)
+            files.write(path, wanted.encode())
         elif told := first_difference(path, wanted):
             print(f"{path.relative_to(root)}, {told}\nmake it anew: python study/report.py", file=sys.stderr)
             return 1

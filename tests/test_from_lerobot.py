@@ -149,6 +149,13 @@ def test_more_rows_than_such_a_file_has_are_not_unpacked(tmp_path, monkeypatch):
         )
 
 
+def test_a_file_that_unpacks_to_more_than_it_may_is_not_unpacked(tmp_path, monkeypatch):
+    folder = write(tmp_path / "theirs", "v2.1", three())
+    monkeypatch.setattr(from_lerobot, "MOST_BYTES", 1000)
+    with pytest.raises(BadInput, match="unpacks to more than 1,000 bytes"):
+        from_lerobot.convert(folder, "Push the puck to a goal", 64, 3)
+
+
 def test_what_is_no_such_dataset_is_refused(tmp_path):
     video = {"observation.image": {"dtype": "video"}, "observation.environment_state": {}, "action": {}}
     bare = {"observation.image": {"dtype": "image"}, "action": {}}

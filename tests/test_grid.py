@@ -33,7 +33,7 @@ def table(tmp_path, monkeypatch):
     """table(step, step, ...) writes one; results and logs are in the temporary folder. Signals as in a command."""
     monkeypatch.setattr(grid, "ROOT", tmp_path)
     monkeypatch.setattr(jobs, "ROOT", tmp_path)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     interrupt.begin()
 
     def write(*steps) -> str:
@@ -97,6 +97,16 @@ def test_rows_run_side_by_side_but_not_more_than_asked(table, tmp_path):
     grid.main(grid.GridConfig(table([(f"c{i}", f"{counting} c{i}") for i in range(5)]), at_once=2))
     counts = [int(line) for line in (tmp_path / "counts").read_text().split()]
     assert len(counts) == 5 and max(counts) == 2
+
+
+def test_a_row_whose_log_cannot_be_written_fails_alone(table, tmp_path, capsys):
+    """The others go on, and are not killed."""
+    last = table([(name, code(tmp_path, f"time.sleep(1); pathlib.Path('{name}').touch()")) for name in ("a", "b")])
+    (tmp_path / "runs" / "grid" / "b.log").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        grid.main(grid.GridConfig(last))
+    assert (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+    assert "b: nothing in" in capsys.readouterr().err
 
 
 def test_what_is_done_is_left_out_and_a_step_waits_for_the_one_before(table, tmp_path):
@@ -204,6 +214,8 @@ def test_two_grids_do_not_work_on_the_same_table(table, tmp_path):
     ("TABLE = [[('a', 7)]]", "is no table"),
     ("TABLE = [[('a',)]]", "a must be the result of one row, with a command"),
     ("TABLE = [[('a', '')]]", "a must be the result of one row, with a command"),
+    ("TABLE = [['x1.json']]", "is no table: TypeError: a row is"),
+    ("raise SystemExit(0)", "is no table: SystemExit: 0"),
     ("TABLE = [[('a', 'true')], [('a', 'false')]]", "a must be the result of one row, with a command"),
 ])  # fmt: skip
 def test_what_is_no_table_is_refused(tmp_path, text, words):
@@ -279,6 +291,17 @@ def test_a_ray_cluster_does_the_same(tmp_path):
         assert (tmp_path / "saved").exists() and until(lambda: not any(map(alive, pids))) and not c.exists()
     for log in (ROOT / "runs" / "grid").glob(f"{str(tmp_path).strip('/').replace('/', '-')}*"):
         log.unlink()
+
+
+@pytest.mark.parametrize("flags,said", [
+    ({"steps": -5}, "--steps must be at least 1"), ({"episodes": 0}, "--episodes must be"), ({"tasks": "none"}, "none"),
+    ({"policy": "none"}, "no policy 'none'"), ({"seed": -1}, "--seed must be"),
+])  # fmt: skip
+def test_a_curve_that_is_refused_is_not_remembered(tmp_path, monkeypatch, flags, said):
+    monkeypatch.setattr(curve, "ROOT", tmp_path)
+    with pytest.raises(BadInput, match=said):
+        curve.main(CurveConfig(out=str(tmp_path / "curve.json"), **flags))
+    assert not list(tmp_path.rglob("flags.json"))
 
 
 @pytest.mark.parametrize("name,value", [("save_every", 500), ("policy", "monolithic"), ("seed", 1), ("steps", 10)])

@@ -23,7 +23,7 @@ from plumbing.cli import BadInput
 @pytest.fixture
 def signals():
     """Handlers as a command has them; the test runner's own come back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     interrupt.begin()
     yield
     interrupt._begun = False
@@ -49,7 +49,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_training_finishes_the_step_saves_and_goes_on_to_the_same_weights(
     tiny, tiny_run, tmp_path, monkeypatch, signals, number, code
 ):
@@ -140,6 +140,16 @@ def test_a_signal_is_answered_where_nobody_listens(signals, monkeypatch):
         os.dup2(kept, 2)
         for handle in (kept, writing):
             os.close(handle)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_log_on_a_full_disk_ends_nothing(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        cli.say("lost")
+        cli.say("too")
+        full.close = lambda: None  # what it still holds could not be written at the end either
+    assert sys.stderr is not full
 
 
 def test_what_strangers_write_moves_no_cursor(capsys):

@@ -1,5 +1,6 @@
 """Which folder a run gets: nobody's work is overwritten, by two commands at once, by a refused one, or by a crash."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, command
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 import adapt
 import evaluate
@@ -253,3 +254,83 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_has_a_checkpoint(tiny, 
     assert (
         not (run / folders.REPLACED).exists() and not (new["encoder.net.0.weight"] == old["encoder.net.0.weight"]).all()
     )
+
+
+def test_a_run_that_another_command_has_finished_meanwhile_is_not_replaced(tiny_run, data_dir, tmp_path, monkeypatch):
+    """Two commands name one folder; the first is still collecting demonstrations when the second has learned."""
+    out, collect = tmp_path / "new", adapt.demonstrations
+    flags = ["--run", tiny_run, "--demos-per-task", 3, "--steps", 2, "--eval-episodes", 0, "--data-dir", data_dir]
+
+    def slowly(tasks, *wanted):
+        monkeypatch.setattr(adapt, "demonstrations", collect)
+        command(adapt, *flags, "--tasks", other, "--out", out)
+        return collect(tasks, *wanted)
+
+    for other, said in (
+        ("drawer-open", "drawer-open, not door-open"),
+        ("door-open", "another command has been at work"),
+    ):
+        monkeypatch.setattr(adapt, "demonstrations", slowly)
+        shutil.rmtree(out, ignore_errors=True)
+        with pytest.raises(BadInput, match=said):
+            command(adapt, *flags, "--tasks", "door-open", "--out", out)
+        assert runs.load_policy(out).config.tasks[-1] == other
+
+
+def test_a_quick_look_does_not_replace_the_evaluation_of_many_episodes(tmp_path):
+    """Only what has the same settings, begins with the same episode, and has every task, as often or more, does."""
+
+    def result(n=50, tasks=("reach", "push"), first=0, **more) -> dict:
+        played = {task: {"n": n, "seeds": [first, first + n - 1]} for task in tasks}
+        return {"tasks": played, "sampler": "dpm", "sampling_steps": 5, "executed": 4, **more}
+
+    path = tmp_path / "evaluation.json"
+    assert folders.evaluation_beside(path, result()) == path
+    path.write_text(json.dumps(result()))
+    for same in (result(), result(n=60), result(tasks=("reach", "push", "hammer"))):
+        assert folders.evaluation_beside(path, same) == path
+    second = tmp_path / "evaluation-2.json"
+    for other in (result(n=1), result(tasks=("reach",)), result(sampling_steps=1), result(first=10_000)):
+        assert folders.evaluation_beside(path, other) == second
+    second.write_text(json.dumps(result(n=1)))
+    assert folders.evaluation_beside(path, result(n=2)) == second
+    assert folders.evaluation_beside(path, result(first=7)) == tmp_path / "evaluation-3.json"
+    for damaged in ("{", "[]", "3", '{"tasks": 3}', '{"tasks": {"reach": {"n": 1}}}'):
+        path.write_text(damaged)
+        assert folders.evaluation_beside(path, result()) in (path, second)
+
+
+def test_what_nobody_replaced_is_not_dropped(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "replaced").mkdir()
+    (run / "replaced" / "thesis.txt").write_text("mine")
+    folders.drop_replaced(run)
+    assert (run / "replaced" / "thesis.txt").exists()
+
+
+def test_demonstrations_are_not_kept_in_the_run_that_they_are_for(tiny, tmp_path):
+    with pytest.raises(BadInput, match="--data-dir .* is inside --out"):
+        command(train, *tiny, "--out", tmp_path / "run", "--data-dir", tmp_path / "run" / "data")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="nothing can be made in /proc, by nobody")
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_collected(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapt, "demonstrations", lambda *_: pytest.fail("collected"))
+    flags = ["--run", tiny_run, "--tasks", "door-open", "--steps", 2, "--data-dir", tmp_path]
+    with pytest.raises(BadInput, match="cannot write to --out /proc/nowhere/x: /proc is "):
+        command(adapt, *flags, "--out", "/proc/nowhere/x")
+
+
+def test_weights_saved_elsewhere_are_refused_before_a_stage_is_learned(tiny_run, data_dir, tmp_path, monkeypatch):
+    """An evaluation could not say after how many steps they were saved."""
+    learned = ["--demos-per-task", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out", tmp_path / "new"]
+    command(adapt, "--run", tiny_run, "--tasks", "door-open", "--steps", 2, *learned)
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    tensors.files.write(run / "model.safetensors", save(load_file(run / "model.safetensors")))
+    monkeypatch.setattr(adapt, "demonstrations", lambda *_: pytest.fail("collected"))
+    with pytest.raises(BadInput, match="does not say after how many steps"):
+        command(adapt, "--run", run, "--tasks", "door-open", "--steps", 2, "--data-dir", tmp_path)
+    with pytest.raises(BadInput, match="does not say after how many steps"):
+        command(skills, "--run", run, "--put", tmp_path / "new" / "skill.safetensors", "--out", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import shutil
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -208,12 +209,16 @@ def test_an_action_range_beyond_the_environments_is_refused(run, monkeypatch):
                                   '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": {"a": {"usage": [1]}}}',
                                   '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": '
                                   '{"a": {"usage": [], "entropy": 1}}}',
+                                  '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": '
+                                  '{"a": {"usage": [Infinity], "entropy": 1}}}',
+                                  '{"step": 5, "loss": 1' + 400 * "0" + ', "lr": 1, "seconds": 1}',
+                                  json.dumps({f"term {i}": 1 for i in range(3000)} | {"step": 5, "loss": 1, "lr": 1}),
                                   ])  # fmt: skip
 def test_a_damaged_log_costs_its_pictures_and_nothing_else(run, tiny, line):
     (run / "log.jsonl").write_text(f"{line}\n")
     assert read_log(run / "log.jsonl") == []
     command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)  # of a run that is finished
-    good = '{"step": 5, "loss": 1.0, "lr": 1, "seconds": 1, "extra": NaN}'
+    good = '{"step": 5, "loss": 1.0, "lr": 1, "seconds": 1, "extra$\\\\frac{$": NaN}'
     (run / "log.jsonl").write_text(f"{good}\n{line}\n{good}\n")
     assert len(read_log(run / "log.jsonl")) == 2
 
@@ -250,6 +255,68 @@ def test_a_checkpoint_whose_counters_are_none_is_one_line(run, tiny, part, value
     with pytest.raises(BadInput, match="resume.pt does not fit this run"):
         command(train, *tiny, "--out", run, "--resume")
     assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+def written(run: Path, state: dict) -> None:
+    """As somebody writes one by hand, who gets its checksum right."""
+    torch.save({**state, "sha256": tensors.checksum(state)}, run / "resume.pt")
+
+
+def test_an_optimisers_memory_that_is_too_short_is_never_written_into(run, tiny):
+    """PyTorch takes it, and a fused optimiser writes beyond its end: the process dies, or worse."""
+    good = runs.load_resume(run, CPU)
+
+    def memory(**changed) -> dict:
+        states = {i: {**of_weight, **changed} for i, of_weight in good["optimizer"]["state"].items()}
+        return good | {"optimizer": {**good["optimizer"], "state": states}}
+
+    one, none = torch.zeros(1), torch.tensor(float("nan"))
+    elsewhere = {**good["optimizer"], "state": {10**6: good["optimizer"]["state"][0]}}
+    for bad in (memory(exp_avg=one), memory(exp_avg_sq=one), memory(step=one), memory(step=none), memory(more=one),
+                good | {"average": [one for _ in good["average"]]}, good | {"skipped_in_a_row": torch.zeros(5)},
+                good | {"sums": {"loss": torch.zeros(3)}}, good | {"optimizer": elsewhere}):  # fmt: skip
+        written(run, bad)
+        with pytest.raises(BadInput, match="resume.pt does not fit this run"):
+            command(train, *tiny, "--out", run, "--resume")
+    strange = [{**group, "betas": ("a", "b"), "lr": 1e9} for group in good["optimizer"]["param_groups"]]
+    written(run, good | {"optimizer": {**good["optimizer"], "param_groups": strange}})  # the flags' own are taken
+    command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
+
+
+def test_a_checkpoint_of_overlapping_parts_or_of_lists_in_lists_is_refused_in_time(run):
+    endless: list = [0]
+    for _ in range(60):
+        endless = [endless, endless]  # 2^60 numbers, in a page
+    torch.save(runs.load_resume(run, CPU) | {"data": endless, "sha256": "0" * 64}, run / "resume.pt")
+    with pytest.raises(BadInput, match="resume.pt is damaged: more than 1,000,000 parts"):
+        runs.load_resume(run, CPU)
+    with zipfile.ZipFile(run / "resume.pt", "w") as packed:
+        packed.writestr("archive/data", b"x" * 10_000)
+    whole = (run / "resume.pt").read_bytes()
+    end = whole.rindex(b"PK\5\6")  # of the list of its parts, which now says the same one a hundred times
+    size, at = struct.unpack("<II", whole[end + 12 : end + 20])
+    counted = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 100, 100, 100 * size, at, 0)
+    (run / "resume.pt").write_bytes(whole[:at] + 100 * whole[at:end] + counted)
+    with pytest.raises(BadInput, match="resume.pt is damaged: its parts overlap"):
+        runs.load_resume(run, CPU)
+
+
+def test_a_page_of_disk_that_holds_gigabytes_of_zeros_is_not_read(run, monkeypatch):
+    path = run / "model.safetensors"
+    size = 200_000_000
+    about = json.dumps({"x": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    path.write_bytes(len(about).to_bytes(8, "little") + about)
+    os.truncate(path, 8 + len(about) + size)  # sparse
+    monkeypatch.setattr(tensors, "load", lambda _: pytest.fail("it was read"))
+    with pytest.raises(BadInput, match="it asks for other tensors than model.safetensors has"):
+        runs.load_policy(run)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.complex64, torch.bool])
+def test_what_replay_keeps_is_numbers_of_its_own_kind(run, kind):
+    tensors.save(run / "replay.safetensors", {"reach/goal": torch.zeros(64, 3, dtype=kind)})
+    with pytest.raises(BadInput, match="replay.safetensors is damaged: reach/goal is missing, or of another shape"):
+        read_memory(run, {"goal": (64, 3)})
 
 
 def test_a_tensor_that_repeats_one_number_is_refused_before_it_takes_memory(run):

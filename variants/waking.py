@@ -75,6 +75,8 @@ class Policy(FactorizedPolicy):
                     x /= FASTER
         if c.how == "falling" and c.router != "informed":
             raise ValueError(f"--how falling is about what a router is paid: --router informed, not {c.router}")
+        if not (isinstance(c.cooling_steps, int) and 1 <= c.cooling_steps <= 10**9):
+            raise ValueError(f"--cooling-steps must be between 1 and 10^9, got {c.cooling_steps}")
         if c.how in ("cooling", "falling"):
             self.register_buffer("seen", torch.zeros((), dtype=torch.long))  # steps of training; saved with the weights
 
