@@ -20,7 +20,7 @@ trains. The encoder is frozen, since frozen components see through it (not with 
 |--------|--------------------------------------------------------------------------|---------------------------------|
 | exact  | each keeps its router, components and encoder: the same actions, the     | a router and a correction per   |
 |        | same bits                                                                | stage; tasks must have names    |
-| replay | a few old observations, on which the router imitates the old router      | per task 10 kB, pictures 1.6 MB |
+| replay | a few old observations, on which what is predicted must not change       | per task 10 kB, pictures 1.6 MB |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
 Read `grow` (what is copied), `train_only` (what is frozen), variants/staged.py (what is kept), `learn` (a stage).

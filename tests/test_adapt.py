@@ -12,6 +12,7 @@ import torch
 from conftest import command
 
 import adapt
+import sampler
 import skills
 import train
 from adapt import count, grow, most_used, newest_router, only_rows, release, train_only
@@ -255,33 +256,43 @@ def test_old_observations_come_from_the_demonstrations_that_taught_the_task(tiny
                 tmp_path / "b")  # fmt: skip
 
 
-def test_drift_is_zero_where_old_weights_stay_and_new_components_have_none(tiny_run, data_dir):
-    memory = adapt.Memory(tiny_run, load_policy(tiny_run, CPU), data_dir)
+def test_drift_is_the_change_of_what_is_predicted_at_old_observations(tiny_run, data_dir):
+    """By two policies asked apart: nothing while the copy shares its weight, and as much as it comes to when the copy
+    speaks five times as loudly, and less of it the less weight it has."""
+    old = load_policy(tiny_run, CPU)
+    memory = adapt.Memory(tiny_run, old, data_dir)
+    _, grown = adapt.grow(old.variant, old, ["drawer-open"], 1, [0], None)
+    assert memory.drift(grown.eval()) < 1e-10
+    with torch.no_grad():
+        for x in grown.components.head.parameters():
+            x[-1] *= 5
+    drifts = []
+    for less in (0, 3):
+        with torch.no_grad():
+            grown.router.net[-1].bias[-1] -= less
+        torch.manual_seed(1)
+        drifts.append(memory.drift(grown).item())
+        torch.manual_seed(1)
+        some = torch.randint(0, len(memory.index), (64,))
+        step, noise = train.draw_noise(old, memory.clean[some])
+        noisy = sampler.add_noise(memory.clean[some], noise, old.alpha_bar_32[step])
+        seen, task = {part: x[some] for part, x in memory.old.items()}, memory.index[some]
+        before, now = (policy(noisy, step, policy.encode(seen, task)) for policy in (old, grown))
+        assert drifts[-1] == pytest.approx((now - before).square().mean().item(), rel=1e-4)
+    assert drifts[0] > 2 * drifts[1] > 0
 
-    class Grown:  # a router whose answers are given
-        training = True
 
-        def __init__(self, weights):
-            self.encode, self.weigh = lambda observations, index: None, lambda condition: weights
-
-    kept = torch.nn.functional.pad(memory.weights, (0, 1))
-    assert memory.drift(Grown(kept)) == 0
-    taken = 0.8 * kept + torch.tensor([0, 0, 0, 0, 0.2])  # a fifth of everybody's weight goes to the new component
-    expected = 0.2**2 * (memory.weights.square().sum(1).mean() + 1)
-    assert torch.isclose(memory.drift(Grown(taken)), expected)
-
-
-def test_replay_holds_the_router_where_paper_lets_it_go(trained_run, flags, tmp_path):
-    drift, old = {}, load_policy(trained_run, CPU)
+def test_replay_holds_old_predictions_where_paper_lets_them_go(trained_run, flags, tmp_path):
+    moved, old = {}, load_policy(trained_run, CPU)
     observations, _ = inputs(40)
-    tasks = ["reach", "drawer-open"] * 20
-    _, before = old.act(observations, tasks, "dpm", 1)
+    tasks, noise = ["reach", "drawer-open"] * 20, torch.randn(40, 8, 4, generator=torch.Generator().manual_seed(0))
+    before, _ = old.act(observations, tasks, noise=noise)
     for retain in ("paper", "replay"):
         command(adapt, "--run", trained_run, "--tasks", "drawer-close", "--retain", retain, *flags, "--steps", 150,
                 "--out", tmp_path / retain)  # fmt: skip
-        _, after = load_policy(tmp_path / retain, CPU).act(observations, tasks, "dpm", 1)
-        drift[retain] = np.abs(np.pad(before, ((0, 0), (0, 1))) - after).mean()
-    assert drift["replay"] < 0.5 * drift["paper"], drift
+        after, _ = load_policy(tmp_path / retain, CPU).act(observations, tasks, noise=noise)
+        moved[retain] = np.abs(before - after).mean()
+    assert moved["replay"] < 0.5 * moved["paper"], moved
     kept = (tmp_path / "replay" / "replay.safetensors").stat().st_size
     assert 3 * 64 * 39 * 4 < kept < 3 * 64 * 39 * 4 + 1500  # three tasks, the new one for the stages to come
     assert not (tmp_path / "paper" / "replay.safetensors").exists()
