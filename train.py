@@ -83,7 +83,7 @@ def check(config: TrainConfig) -> None:
         raise BadInput(f"--{'resume' if config.resume else 'overwrite'} needs --out with the run folder")
     if config.resume and config.overwrite:
         raise BadInput("--resume and --overwrite exclude each other")
-    if config.out and Path(config.data_dir).absolute().is_relative_to(Path(config.out).absolute()):
+    if config.out and Path(config.out).absolute() in Path(config.data_dir).absolute().parents:
         raise BadInput(f"--data-dir {config.data_dir} is inside --out: demonstrations go elsewhere")
 
 
