@@ -303,9 +303,7 @@ def main(config: EvaluateConfig) -> dict:
         policy.weigh = even(policy.weigh)
     how = (config.sampler, config.sampling_steps, video)
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, *how, shift=config.shift)
-    result.update(
-        source, **({"even": True} if config.even else {}), **({"shift": config.shift} if config.shift else {})
-    )
+    result.update(source, even=config.even, shift=config.shift)
     say(table(result))  # first: if the disk is full, it is at least said
     written = write_evaluation(path if config.out else evaluation_beside(path, result), policy, result, traces, video)
     return {"mean_success": result["mean_success"], **lost(result), "seconds": result["seconds"], "wrote": written}
