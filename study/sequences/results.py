@@ -15,6 +15,7 @@ IN_TURN = {  # way of study/sequences/table.py -> what it is
     "base": "exact, `--lean-on base`",
     "wide": "exact, `--lean-on base --encoder-rank 64`",
     "replay": "replay",
+    "weights": "replay as it was: the router's weights held as numbers",  # LOG.md, 2026-11-30
     "full": "full fine-tuning",
 }
 GROUPS = {"cw10": "Continual World's ten", "mt50": "all fifty"}
