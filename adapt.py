@@ -51,7 +51,7 @@ from router import BLENDS, Router, split
 from train import Learner, Windows, average_decay, draw_noise, learning_rate
 from variants.staged import add_stage, components_of, unstaged
 
-REPLAY_WEIGHT = 1.0  # of the squared change of the prediction on old observations: as much as new errors
+REPLAY_WEIGHT = 10.0  # of the squared change of the prediction on old observations: with 1 it was no better (LOG.md)
 
 
 @dataclass
