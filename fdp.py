@@ -133,7 +133,7 @@ class Policy(nn.Module):
         pictures train.py gives n tasks per observation, (n B,): each is encoded once, then repeated n times: (n B, C).
         """
         condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
-        condition = condition.repeat_interleave(len(task) // len(condition), 0)
+        condition = condition.repeat_interleave(len(task) // max(len(condition), 1) or 1, 0)
         if self.config.task_conditioning == "name":
             condition = condition + self.task_embedding(task)
         return condition

@@ -23,8 +23,12 @@ def pyplot():
     matplotlib.use("Agg")  # no display needed
     import matplotlib.pyplot as plt
 
-    plt.rcParams["text.parse_math"] = False  # names may be a stranger's, and a dollar in them no formula
     return plt
+
+
+def plain(name: str) -> str:
+    """A name from a file, which may be a stranger's: a dollar in it begins no formula."""
+    return name.replace("$", r"\$")
 
 
 def save(figure, path: Path) -> Path:
@@ -53,7 +57,7 @@ def training_curve(log: list[dict], path: Path) -> Path:
     figure, axis = pyplot().subplots(figsize=(7, 3.5))
     steps = [line["step"] for line in log]
     for i, name in enumerate([name for name in log[-1] if name not in usual]):
-        axis.plot(steps, [line.get(name, math.nan) for line in log], color=COLORS[i], label=name)
+        axis.plot(steps, [line.get(name, math.nan) for line in log], color=COLORS[i], label=plain(name))
     if all(line[name] > 0 for line in log for name in line if name not in usual):
         axis.set_yscale("log")
     axis.set(xlabel="training step", ylabel="mean since the last line")
@@ -86,7 +90,7 @@ def router_usage(log: list[dict], path: Path) -> Path:
     axes[1].legend(fontsize=7, loc="lower left")
     picture = axes[2].imshow(usage[-1], vmin=0, vmax=max(1 / K, usage[-1].max()), cmap="viridis", aspect="auto")
     axes[2].set_xticks(range(K), range(K))
-    axes[2].set_yticks(range(len(tasks)), tasks, fontsize=7 if len(tasks) < 20 else 5)
+    axes[2].set_yticks(range(len(tasks)), map(plain, tasks), fontsize=7 if len(tasks) < 20 else 5)
     axes[2].set(title="mean weight at the end", xlabel="component")
     figure.colorbar(picture, ax=axes[2])
     figure.tight_layout()

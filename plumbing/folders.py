@@ -23,6 +23,7 @@ from plumbing.cli import BadInput, say
 
 CHECKPOINTS = ("model.safetensors", "resume.pt")  # of which a run that is worth keeping has at least one
 REPLACED = "replaced"  # where --overwrite keeps the old run until the new one has something to show
+OURS = (".json", ".jsonl", ".pt", ".safetensors")  # how files of a run end
 INNER = (REPLACED, "before", "figures", "videos", "tensorboard")  # folders of a run, into which results are written
 _held: dict[tuple[int, int], int] = {}  # (device, inode) of a folder -> its lock, for as long as this process lives
 
@@ -130,6 +131,9 @@ def check_inner(folder: Path) -> None:
     for path in (folder / name for name in INNER):
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise BadInput(f"{path} is {'a link' if path.is_symlink() else 'no folder'}: remove it first")
+    kept = (folder / REPLACED).iterdir() if (folder / REPLACED).exists() else ()
+    if strange := [path for path in kept if path.name not in INNER and path.suffix not in OURS]:
+        raise BadInput(f"{strange[0]} is nothing that a run has left there, and would be deleted: move it first")
 
 
 def set_aside(folder: Path, names: list[str]) -> None:
@@ -150,7 +154,7 @@ def set_aside(folder: Path, names: list[str]) -> None:
 
 
 def drop_replaced(folder: Path) -> None:
-    """The new run has a checkpoint: the old one is replaced. (What else somebody keeps under that name stays.)"""
+    """The new run has a checkpoint: the old one is replaced."""
     if not _is_run(folder / REPLACED):
         return
     with contextlib.suppress(OSError):  # a full disk: it goes with the next checkpoint
@@ -166,6 +170,8 @@ def evaluation_beside(path: Path, result: dict) -> Path:
     while path.exists():
         try:
             old = files.read_json(path)
+            if old.get("training", {}).get("steps") != result.get("training", {}).get("steps"):
+                break  # of other weights, which are no longer there
             same = all(old.get(key) == result[key] for key in ("sampler", "sampling_steps", "executed") if key in old)
             pairs = [(r, result["tasks"][task]) for task, r in old["tasks"].items()]
             if same and all(r["seeds"][0] == new["seeds"][0] and r["n"] <= new["n"] for r, new in pairs):

@@ -13,7 +13,7 @@ from plumbing import files
 from router import entropy as probable_entropy
 from router import split
 
-MOST_TERMS = 50  # in a line of the log: a stranger's could draw for hours
+MOST_TERMS = 1000  # in a line of the log: a stranger's could draw for hours
 
 
 class Log:

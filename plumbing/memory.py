@@ -3,8 +3,8 @@
     replay.safetensors      "task/part" -> (R, *shape)
 
 A new router is held to the old one's weights there, but not as numbers beside each other. What a component says about
-situations that it has not learned from may be a hundred times too large, as nothing has ever asked: then a weight of
-0.01 that should be 0 is a wrong action, and so is 0.01 in the place of 0.02 where a component has come to count by
+situations that it has not learned from may be fifteen times too large, as nothing has ever asked: then a weight of
+0.02 that should be 0 is a wrong action, and so is 0.01 in the place of 0.02 where a component has come to count by
 speaking loudly. So what is compared is what it comes to, the composed prediction: as it is linear in the weights, its
 change is the composition with the change of the weights. (With weights beside each other, ten tasks in turn ended at
 0.77 and forgot 17 points: LOG.md.)
@@ -69,7 +69,7 @@ class Memory:
         grown.training = training
         wanted = torch.nn.functional.pad(self.weights[some], (0, now.shape[1] - self.weights.shape[1]))
         step, noise = draw_noise(grown, self.clean[some])
-        noisy = sampler.add_noise(self.clean[some], noise, grown.alpha_bar_32[step])
+        noisy = sampler.add_noise(self.clean[some], noise, grown.alpha_bar_32[step])  # a flow has less
         return grown.compose(noisy, step, condition, now - wanted).float().square().mean()
 
 

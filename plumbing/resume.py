@@ -164,15 +164,19 @@ def _memory(saved: dict, learner) -> dict:
     """The optimiser's memory from a file, which may be a stranger's: what each weight has of it, in the weight's shape.
     PyTorch does not look at shapes there, and a fused optimiser writes beyond the end of what is too short. The
     settings are those of the flags, as ever."""
+    memory = {}
     for i, of_weight in saved["state"].items():
         weight = learner.parameters[i] if i in range(len(learner.parameters)) else None
         if weight is None or set(of_weight) != {"step", "exp_avg", "exp_avg_sq"}:
             raise ValueError(f"the optimiser remembers what this one does not, of weight {i!s:.20}")
         if not _like(of_weight["step"], ()).isfinite() or of_weight["step"] < 0:
             raise ValueError("the optimiser has made no such number of steps")
-        for name in ("exp_avg", "exp_avg_sq"):
-            _like(of_weight[name], weight.shape)
-    return {"state": saved["state"], "param_groups": learner.optimizer.state_dict()["param_groups"]}
+        # Copies, laid out as the weight is: strides, and where a tensor begins in its file, are the file's word, too.
+        memory[i] = {"step": of_weight["step"].clone()} | {
+            name: torch.empty_like(weight, device="cpu").copy_(_like(of_weight[name], weight.shape))
+            for name in ("exp_avg", "exp_avg_sq")
+        }
+    return {"state": memory, "param_groups": learner.optimizer.state_dict()["param_groups"]}
 
 
 def _like(found: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -53,8 +53,8 @@ def check(config) -> list[str]:
     if config.retain == "replay" and config.train_encoder:
         raise BadInput("--retain replay keeps a router that sees through the encoder: leave out --train-encoder, or "
                        "use --retain exact, which corrects the encoder for the new tasks alone")  # fmt: skip
-    if config.retain == "replay" and config.mode in ("full", "scratch"):
-        raise BadInput(f"--retain replay keeps the router, and mode {config.mode} moves everything: leave it out")
+    if config.retain == "replay" and config.mode in ("full", "scratch", "components"):
+        raise BadInput(f"--retain replay needs old components frozen, and mode {config.mode} moves them: leave it out")
     if (config.mode == "components") != bool(config.train_components):
         raise BadInput("--train-components, such as 0,2, goes with --mode components, and is needed there")
     if config.mode != "add-component" and (config.new_components, config.start_from) != (1, "most-used"):
@@ -103,13 +103,17 @@ def check_source(config, tasks: list[str], device) -> None:
     common_spaces(policy.config.tasks)  # they are played again, and may not be known here
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"{origin} keeps its stages exactly: go on with --retain exact")
-    if config.run and config.eval_episodes:
+    if config.run and config.eval_episodes and config.mode != "scratch":
         runs.training_record(Path(config.run))  # which evaluations repeat: now, rather than after the training
     base, _ = skills.take_apart(policy)
     policy = base if config.lean_on == "base" else policy
     least = getattr(policy.config, "ranks", [0])[-1]  # the new correction begins as the newest one
     if config.encoder_rank is not None and config.encoder_rank < least:
         raise BadInput(f"--encoder-rank must be at least {least}, as in {origin}, got {config.encoder_rank}")
+    if config.retain == "replay" and policy.router_sees_step:
+        raise BadInput(
+            f"the router of policy '{variant}' sees the denoising step, at which --retain replay does not ask"
+        )
     if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
         raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
     if config.mode not in ("full", "scratch") and not hasattr(policy, "components"):

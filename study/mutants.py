@@ -134,9 +134,9 @@ MUTANTS = {
     "pictures that nobody lights": ("variants/lit.py", "(pictures * light)", "(1.0 * pictures)", "test_pixels.py -k lit"),
     # Cameras.
     "pictures of where things stood before": ("envs/pixels.py", "            mujoco.mj_kinematics(self.sim.model, self.sim.data)\n", "", "test_pixels.py -k first_picture"),
-    "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // len(condition), 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
+    "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // max(len(condition), 1) or 1, 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
     "a flow's router is not told the step": ("variants/flow.py", "self.weigh(condition, step)  # the same", "self.weigh(condition)  # the same", "test_forks.py -k flow_asks"),
-    "an optimiser's memory of any size": ("plumbing/resume.py", "            _like(of_weight[name], weight.shape)\n", "            pass\n", "test_untrusted_runs.py -k too_short"),
+    "an optimiser's memory of any size": ("plumbing/resume.py", "copy_(_like(of_weight[name], weight.shape))", "copy_(of_weight[name])", "test_untrusted_runs.py -k too_short"),
     "a slower command replaces a finished run": ("plumbing/stages.py", "if not unfinished(config, origin, folder) or going_on != (folder / \"resume.pt\").exists():", "if False:", "test_run_folders.py -k meanwhile"),
     "a quick look replaces many episodes": ("plumbing/folders.py", "r[\"n\"] <= new[\"n\"]", "True", "test_run_folders.py -k quick_look"),
     "the parts of a checkpoint may overlap": ("plumbing/runs.py", "if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:", "if False:", "test_untrusted_runs.py -k overlapping"),

@@ -647,6 +647,7 @@ def test_a_schedule_of_ones_own():
         schedule = staticmethod(lambda T: torch.linspace(1, 0, T + 2, dtype=torch.float64)[1:-1])
 
     policy = Linear(make().config).eval()
+    policy.load_state_dict(make().state_dict())
     assert policy.alpha_bar_32[49].item() == pytest.approx(0.5, abs=0.01)
     assert not np.allclose(act(policy)[0], act(make())[0])
 

@@ -65,9 +65,11 @@ def test_training_finishes_the_step_saves_and_goes_on_to_the_same_weights(
     assert same_weights(run, tiny_run)
 
 
-def test_adapting_one_task_goes_on_where_it_was_interrupted(tiny, tiny_run, tmp_path, monkeypatch, signals):
-    flags = ["--run", tiny_run, "--tasks", "drawer-open", "--steps", 12, "--batch-size", 8, "--demos-per-task", 3,
-             *tiny[tiny.index("--data-dir") :][:2], "--eval-episodes", 0, "--device", "cpu"]  # fmt: skip
+@pytest.mark.parametrize("retain", ["exact", "replay"])
+def test_adapting_one_task_goes_on_where_it_was_interrupted(tiny, tiny_run, tmp_path, monkeypatch, signals, retain):
+    flags = ["--run", tiny_run, "--tasks", "drawer-open", "--retain", retain, "--steps", 12]
+    flags += ["--batch-size", 8, "--demos-per-task", 3, "--eval-episodes", 0, "--device", "cpu"]
+    flags += tiny[tiny.index("--data-dir") :][:2]
     command(adapt, *flags, "--out", tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(interrupt.Interrupted, match="saved after step 7;") as stopped:
         send_in_call(patch, signal.SIGTERM, 7)

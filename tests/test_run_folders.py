@@ -282,13 +282,16 @@ def test_a_quick_look_does_not_replace_the_evaluation_of_many_episodes(tmp_path)
 
     def result(n=50, tasks=("reach", "push"), first=0, **more) -> dict:
         played = {task: {"n": n, "seeds": [first, first + n - 1]} for task in tasks}
-        return {"tasks": played, "sampler": "dpm", "sampling_steps": 5, "executed": 4, **more}
+        how = {"sampler": "dpm", "sampling_steps": 5, "executed": 4, "training": {"steps": 30}}
+        return {"tasks": played, **how, **more}
 
     path = tmp_path / "evaluation.json"
     assert folders.evaluation_beside(path, result()) == path
     path.write_text(json.dumps(result()))
     for same in (result(), result(n=60), result(tasks=("reach", "push", "hammer"))):
         assert folders.evaluation_beside(path, same) == path
+    later = result(n=1, training={"steps": 40})  # of weights that have trained on: the old ones are gone
+    assert folders.evaluation_beside(path, later) == path
     second = tmp_path / "evaluation-2.json"
     for other in (result(n=1), result(tasks=("reach",)), result(sampling_steps=1), result(first=10_000)):
         assert folders.evaluation_beside(path, other) == second
@@ -305,6 +308,8 @@ def test_what_nobody_replaced_is_not_dropped(tiny_run, tmp_path):
     (run / "replaced").mkdir()
     (run / "replaced" / "thesis.txt").write_text("mine")
     folders.drop_replaced(run)
+    with pytest.raises(BadInput, match="thesis.txt is nothing that a run has left there"):
+        folders.claim(run, overwrite=True)
     assert (run / "replaced" / "thesis.txt").exists()
 
 

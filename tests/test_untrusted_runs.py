@@ -18,7 +18,7 @@ from conftest import command
 import adapt
 import evaluate
 import train
-from plumbing import cli, configs, runs, stages, tensors
+from plumbing import cli, configs, resume, runs, stages, tensors
 from plumbing.cli import BadInput
 from plumbing.log import read_log
 from plumbing.memory import read_memory
@@ -270,6 +270,15 @@ def test_an_optimisers_memory_that_is_too_short_is_never_written_into(run, tiny)
         states = {i: {**of_weight, **changed} for i, of_weight in good["optimizer"]["state"].items()}
         return good | {"optimizer": {**good["optimizer"], "state": states}}
 
+    # The right shape, of one number at the end of its storage: copied, and not written on from there.
+    ends = {}
+    for i, of_weight in good["optimizer"]["state"].items():
+        shape, n = of_weight["exp_avg"].shape, of_weight["exp_avg"].numel()
+        ends[i] = {**of_weight, "exp_avg": torch.zeros(n).as_strided(shape, [0] * len(shape), n - 1)}
+    policy = runs.load_policy(run)
+    learner = train.Learner(policy)
+    kept = resume._memory({"state": ends}, learner)["state"]
+    assert all(kept[i]["exp_avg"].stride() == p.stride() for i, p in enumerate(learner.parameters) if i in kept)
     one, none = torch.zeros(1), torch.tensor(float("nan"))
     elsewhere = {**good["optimizer"], "state": {10**6: good["optimizer"]["state"][0]}}
     for bad in (memory(exp_avg=one), memory(exp_avg_sq=one), memory(step=one), memory(step=none), memory(more=one),

@@ -35,18 +35,22 @@ def likeness(predictions):
 
 
 class Policy(FactorizedPolicy):
+    listening = False
+
     def build(self):
         if self.config.components < 2:
             raise ValueError("policy decorrelated compares components: --components must be at least 2")
         super().build()
 
     def compose(self, noisy_actions, step, condition, weights):
-        """fdp.py's, with what every component said kept for the loss."""
-        self.said = self.components(noisy_actions, step, condition)
-        return torch.einsum("kbha,bk->bha", self.said, weights)
+        """fdp.py's, with what every component said kept for the loss, while that is being computed."""
+        said = self.components(noisy_actions, step, condition)
+        self.said = said if self.listening else None
+        return torch.einsum("kbha,bk->bha", said, weights)
 
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's errors (B,), and how alike the components are."""
+        self.listening = True
         errors, terms = split(super().loss(observation, task, actions, step, noise))
-        said, self.said = self.said, None  # a graph that outlives its step would be kept in memory, or copied
+        said, self.said, self.listening = self.said, None, False  # a graph that outlives its step would stay in memory
         return errors, terms | {"likeness": (self.config.penalty, likeness(said))}

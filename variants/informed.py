@@ -43,7 +43,7 @@ def gather(weights: Tensor, top: int) -> Rows | None:
     how many rows there are decides on shapes."""
     if (weights != 0).sum(-1).max() > top:
         return None  # not ours: 1/K, say
-    column, order = weights.topk(top).indices.flatten().sort(stable=True)
+    column, order = weights.abs().topk(top).indices.flatten().sort(stable=True)
     counts = torch.bincount(column, minlength=weights.shape[1])
     slot = torch.arange(len(column), device=column.device) - (counts.cumsum(0) - counts)[column]
     components = counts.nonzero()[:, 0]

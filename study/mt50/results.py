@@ -150,7 +150,8 @@ def fifty_finding(study: Path) -> str:
     beside = f", one network of the same size by {minus(other, both)}." if other else "."
     router = f"{router}{beside}" if router else ""
     return (f"**One policy for all 50 tasks** has {number(rates.mean)} [{number(rates.low)}, {number(rates.high)}] "
-            f"({S} seed{'s' * (S > 1)}, {minutes:.0f} minutes on one core; the expert {number(successes / n)}).{router}"
+            f"({S} seed{'s' * (S > 1)}, {minutes:.0f} minutes on a core at best; the expert "
+            f"{number(successes / n)}).{router}"
             f"{sooner_finding(study)}")  # fmt: skip
 
 
