@@ -24,6 +24,7 @@ from plumbing.cli import BadInput
 def signals():
     """Handlers as a command has them; the test runner's own come back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and would stay so
     interrupt.begin()
     yield
     interrupt._begun = False

@@ -155,7 +155,7 @@ def one_task(study: Path) -> list[str]:
               f"{expert([{'tasks': was}])[0]}. Their interval is over these episodes. Which new task is learned "
               "matters more: see the worst run. \"The same actions\" are the same bit for bit. That was checked on "
               "random observations of every old task, and those old episodes were not played again. Seconds are of "
-              "training, the median run."),
+              "training, the median run; those of `replay` beside other work, on another machine."),
         "![Success on the new tasks, and the change of the old ones, for every way](adapt/one-task.png)", "",
         *one_task_notes(found, was, read(study, "adapt/acting.json")["acting"]),
     ]  # fmt: skip
