@@ -39,7 +39,12 @@ WAYS = {
 }
 ALONE = ("scratch", "specialist", "five-steps")  # ways that know no old task
 NEW = ("door-close", "drawer-close", "disassemble", "window-open")  # the paper's mt4, in the order of the sequences
-RETAIN = {"exact": "exact", "replay": "replay", "paper": "paper", "full": "full fine-tuning"}
+RETAIN = {
+    "exact": "exact",
+    "replay": "replay, as it was: weights held (LOG.md)",
+    "paper": "paper",
+    "full": "full fine-tuning",
+}
 BUDGETS = {  # what is varied -> its label
     "demos_per_task": f"demonstrations of the new task ({STEPS} steps)",
     "steps": f"training steps ({DEMOS} demonstrations)",
