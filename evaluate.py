@@ -43,7 +43,7 @@ class EvaluateConfig:
     even: bool = False  # replace the router's weights by their mean, 1/K: how much does success depend on them?
     shift: str = ""  # of a policy with cameras: camera | light | table | object | corner-off | wrist-off look otherwise
     video: bool = False  # also render the first episode of each task
-    out: str = ""  # the JSON file; default: evaluation.json (-even, ...) in the run folder, -2 beside one of more episodes
+    out: str = ""  # the JSON; default: evaluation.json (-even, ...) in the run folder, -2 beside one of more episodes
     device: str = "auto"  # auto | cpu | cuda
     check: bool = False  # no evaluation: look at this installation for some seconds, and say what to mend
 
