@@ -214,12 +214,12 @@ def whole(average: float, tasks: int, result: dict) -> str:
     return f"{number(average)}, {number(low)} to {number(high)}†"
 
 
-def continual_rows(found: dict[tuple[str, int], list[dict]], row, expert_row) -> list[list]:
+def continual_rows(found: dict[tuple[str, int], list[dict]], row, expert_row, names=RETAIN) -> list[list]:
     """For each block: a row for each retention, then the expert on the same episodes. row: results -> cells."""
     rows = []
     for block in sorted({block for _, block in found}):
         mine = {name: found[name, block] for name in RETAIN if (name, block) in found}
-        rows += [[RETAIN[name], block, len(results), *row(results)] for name, results in mine.items()]
+        rows += [[names[name], block, len(results), *row(results)] for name, results in mine.items()]
         rows.append(["scripted expert", block, "", *expert_row(next(iter(mine.values()))[0])])
     return rows
 
@@ -289,7 +289,7 @@ def together(study: Path) -> list[str]:
     return [
         *text(continual_intro(results), "This is the paper's protocol: all new tasks in one stage. The row `paper` has "
               "its retention too. Success is the mean over seeds."),
-        *table(header, continual_rows(found, row, expert_row)),
+        *table(header, continual_rows(found, row, expert_row, RETAIN | {"replay": "replay"})),
         *text(DAGGER_RATES),
     ]  # fmt: skip
 
