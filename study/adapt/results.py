@@ -288,7 +288,7 @@ def together(study: Path) -> list[str]:
               "all tasks", "trained parameters", "seconds"]  # fmt: skip
     return [
         *text(continual_intro(results), "This is the paper's protocol: all new tasks in one stage. The row `paper` has "
-              "its retention too. Success is the mean over seeds. Seconds of `replay` are beside other work, on another "
+              "its retention too. Success is the mean over seeds. Seconds of `replay` are beside other work on another "
               "machine."),
         *table(header, continual_rows(found, row, expert_row, RETAIN | {"replay": "replay"})),
         *text(DAGGER_RATES),
