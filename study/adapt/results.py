@@ -39,12 +39,7 @@ WAYS = {
 }
 ALONE = ("scratch", "specialist", "five-steps")  # ways that know no old task
 NEW = ("door-close", "drawer-close", "disassemble", "window-open")  # the paper's mt4, in the order of the sequences
-RETAIN = {
-    "exact": "exact",
-    "replay": "replay, as it was: weights held (LOG.md)",
-    "paper": "paper",
-    "full": "full fine-tuning",
-}
+RETAIN = {"exact": "exact", "replay": "replay", "paper": "paper", "full": "full fine-tuning"}
 BUDGETS = {  # what is varied -> its label
     "demos_per_task": f"demonstrations of the new task ({STEPS} steps)",
     "steps": f"training steps ({DEMOS} demonstrations)",
@@ -214,12 +209,12 @@ def whole(average: float, tasks: int, result: dict) -> str:
     return f"{number(average)}, {number(low)} to {number(high)}†"
 
 
-def continual_rows(found: dict[tuple[str, int], list[dict]], row, expert_row, names=RETAIN) -> list[list]:
+def continual_rows(found: dict[tuple[str, int], list[dict]], row, expert_row) -> list[list]:
     """For each block: a row for each retention, then the expert on the same episodes. row: results -> cells."""
     rows = []
     for block in sorted({block for _, block in found}):
         mine = {name: found[name, block] for name in RETAIN if (name, block) in found}
-        rows += [[names[name], block, len(results), *row(results)] for name, results in mine.items()]
+        rows += [[RETAIN[name], block, len(results), *row(results)] for name, results in mine.items()]
         rows.append(["scripted expert", block, "", *expert_row(next(iter(mine.values()))[0])])
     return rows
 
@@ -290,7 +285,7 @@ def together(study: Path) -> list[str]:
         *text(continual_intro(results), "This is the paper's protocol: all new tasks in one stage. The row `paper` has "
               "its retention too. Success is the mean over seeds. Seconds of `replay` are beside other work on another "
               "machine."),
-        *table(header, continual_rows(found, row, expert_row, RETAIN | {"replay": "replay"})),
+        *table(header, continual_rows(found, row, expert_row)),
         *text(DAGGER_RATES),
     ]  # fmt: skip
 
