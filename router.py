@@ -83,7 +83,7 @@ def with_pay(errors: Tensor, config, weights: Tensor, task: Tensor):
 
 
 def paid_for(config, weights: Tensor, task: Tensor) -> Tensor:
-    """The `information` in nats that a batch earns a bonus for, of weights (B, K) and tasks (B,). None if the policy
+    """The `information` in nats that a batch earns a bonus for, of weights (B, K) and tasks (B,). 0 if the policy
     knows several tasks and the batch is of a single one, as where adapt.py learns a new task: it could only reward
     switching within that task. (Of several processes each is paid for its part of the batch.)"""
     paid = len(config.tasks) == 1 or (task != task[0]).any()

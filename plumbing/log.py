@@ -10,7 +10,7 @@ import torch
 
 from encoder import rows
 from plumbing import files
-from router import entropy as probable_entropy
+from router import entropy as entropy_of  # of probabilities
 from router import split
 
 MOST_TERMS = 1000  # in a line of the log: a stranger's could draw for hours
@@ -132,7 +132,7 @@ def entropy(weights: torch.Tensor) -> torch.Tensor:
     """Of weights (..., K) -> (...), in nats: ln K where all are equal, 0 where one has everything. Weights that may be
     negative (router modes affine and raw) count by their size."""
     share = weights.abs() / weights.abs().sum(-1, keepdim=True).clamp(min=1e-12)
-    return probable_entropy(share)
+    return entropy_of(share)
 
 
 def read_log(path: Path) -> list[dict]:

@@ -436,8 +436,9 @@ def evaluated(
             block = [seeds[0], seeds[-1]]
             if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):
                 if not (result.get("even") or result.get("shift")):  # with other weights, or of other pictures
-                    evaluate.table(result)  # all that is read of it is there
-                    evaluate.lost(result), round(result["seconds"]), [r["successes"] for r in result["tasks"].values()]
+                    evaluate.table(result)  # all that is read of it later is there
+                    evaluate.lost(result)
+                    float(result["seconds"] + sum(r["successes"] for r in result["tasks"].values()))
                     return result
         except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: again
             continue

@@ -163,6 +163,7 @@ def main(study: Path = markdown.STUDY, out: Path | None = None) -> list[Path]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:  # --help, perhaps
-        raise SystemExit(f"{__doc__}\nerror: it takes no arguments, got {' '.join(sys.argv[1:])}")
+    if len(sys.argv) > 1:
+        print(f"error: study/plots.py takes no arguments, got {' '.join(sys.argv[1:])}", file=sys.stderr)
+        raise SystemExit(2)
     main()
