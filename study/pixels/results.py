@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from envs.pixels import SHIFTS
 from study.adapt.results import WAYS
 from study.intervals import (
     DAGGER,
@@ -46,9 +47,10 @@ def cameras(study: Path) -> list[str]:
         rows.append([what, len(results), *(count({task: played[task]}) for task in tasks),
                      rate(played).share, change, evenly(study, f"pixels/{name}-s[0-9]-even.json"),
                      f"{training:.0f}"])  # fmt: skip
-        for path in sorted(study.glob(f"pixels/shift/{name}-s0-*.json")):
-            r, shift = json.loads(path.read_text()), path.stem.partition("-s0-")[2]
-            shifted.append([what, f"`{shift}`", rate(by_task([r])).share, str(compare([r], results[:1]))])
+        for shift in SHIFTS:
+            pair = paired(study, f"pixels/shift/{name}-s[0-9]-{shift}.json", f"pixels/{name}-s[0-9].json")
+            if pair[0]:
+                shifted.append([what, f"`{shift}`", len(pair[0]), rate(by_task(pair[0])).share, str(compare(*pair))])
     successes, n = expert(first)
     each = ("/".join(map(str, expert(first, [task]))) for task in tasks)
     rows.append(["scripted expert", "", *each, number(successes / n)])
@@ -62,7 +64,7 @@ def cameras(study: Path) -> list[str]:
               "Each seed draws its own demonstrations. Minutes are of training, on one core, but the first seed of fdp "
               "on two.", played_on(first)),
         *table(header, rows), *text(DAGGER),
-        *(table(["policy", "`--shift`", "all, 95 % interval", "minus as it was, points"], shifted) if shifted else []),
+        *(table(["policy", "`--shift`", "seeds", "all, 95 % interval", "minus as it was, points"], shifted) if shifted else []),
         *at_once(study), *router(study),
         "![What the policy sees](pixels/sees.png)", "",
         *adapted(study),
