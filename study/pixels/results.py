@@ -58,13 +58,14 @@ def cameras(study: Path) -> list[str]:
     demos = flag(first[0]["training"]["command"], "--demos-per-task", 25)
     header = ["policy", "seeds", *names, "all, 95 % interval", "minus what is named, points", "weights 1/K: points",
               "minutes"]  # fmt: skip
+    moved = ["policy", "`--shift`", "seeds", "all, 95 % interval", "minus as it was, points"]
     return [
         *text("Commands: `study/pixels/table.py`. mt6 from a corner and a wrist camera of 64 x 64 pixels and the "
               f"hand's own position, {demos} demonstrations per task, {first[0]['training']['steps']:,} steps, K = 4. "
               "Each seed draws its own demonstrations. Minutes are of training, on one core, but the first seed of fdp "
               "on two.", played_on(first)),
         *table(header, rows), *text(DAGGER),
-        *(table(["policy", "`--shift`", "seeds", "all, 95 % interval", "minus as it was, points"], shifted) if shifted else []),
+        *(table(moved, shifted) if shifted else []),
         *at_once(study), *router(study),
         "![What the policy sees](pixels/sees.png)", "",
         *adapted(study),
