@@ -279,6 +279,7 @@ def main(config: TrainConfig) -> dict:
     log.close()
     seconds["training"] = log.seconds
     parallel.finish()  # of several processes the first is left
+    interrupt.done(f"{folder} is trained, and saved; play it with: python evaluate.py --run {folder}")
 
     # ---- From here on the policy is what anybody loads from the run folder: the averaged weights.
     policy = runs.load_policy(folder, device)

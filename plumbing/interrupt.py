@@ -37,6 +37,7 @@ def is_first() -> bool:
 
 _begun = _deferring = False
 _asked = 0  # the signal that came during a step, and is still to be answered
+_done = ""  # what `done` was told
 
 
 def install() -> None:
@@ -54,6 +55,13 @@ def begin() -> None:
         raise SystemExit(0)  # only training is work for several
     install()
     _begun = True
+    done("")
+
+
+def done(text: str) -> None:
+    """What an interruption says from here on: what is finished already, and how to go on."""
+    global _done
+    _done = text
 
 
 def steps(numbers: Iterable[int], save: Callable[[int], str], agree: Callable[[int], int] = int) -> Iterator[int]:
@@ -79,7 +87,7 @@ def _handle(number: int, _frame) -> None:
         _asked = number
         _tell("\ninterrupted: finishing this step; once more stops at once\n")
         return
-    raise Interrupted(number)
+    raise Interrupted(number, _done)
 
 
 def _tell(text: str) -> None:

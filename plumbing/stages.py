@@ -23,7 +23,7 @@ from envs.demos import DATASET_ID, drawn
 from envs.pixels import as_seen_by
 from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, common_spaces, resolve_tasks, slug
-from plumbing import figures, files, folders, resume, runs
+from plumbing import figures, files, folders, interrupt, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_limits, check_memory
 from plumbing.log import read_log
@@ -331,6 +331,7 @@ def learn_all(config, learn, stages: list[list[str]], out: Path, device, roller)
             if unfinished(config, origin, folder):
                 learn(config, origin, new, folder, roller)
             stage = runs.read_config(folder)["adapted"][-1] | {"bytes_added": size(folder) - size(origin)}
+        interrupt.done(f"{folder} is saved; the same command goes on from there")
         if config.eval_episodes and i == 1 and config.run and config.mode != "scratch":
             measure(origin, out / "before")  # the same then and now: origin is only read
         if config.eval_episodes:

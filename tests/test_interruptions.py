@@ -15,6 +15,7 @@ from conftest import ROOT, command
 from safetensors.torch import load_file
 
 import adapt
+import evaluate
 import train
 from plumbing import cli, figures, files, interrupt, resume, runs
 from plumbing.cli import BadInput
@@ -85,6 +86,27 @@ def test_adapting_one_task_goes_on_where_it_was_interrupted(tiny, tiny_run, tmp_
     assert same_weights(tmp_path / "run", tmp_path / "whole") and not (tmp_path / "run" / "resume.pt").exists()
     read = [runs.read_config(tmp_path / name)["adapted"][0] for name in ("run", "whole")]
     assert [stage.pop("seconds") > 0 for stage in read] and read[0] == read[1]
+
+
+@pytest.mark.parametrize("where", ["figures", "evaluation"])
+def test_when_all_is_learned_a_signal_says_so(tiny, tmp_path, monkeypatch, signals, where):
+    """What takes minutes after the last step is not lost: the line names the run, and what to type."""
+
+    def stop(*_arguments, **_flags):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr(*{"figures": (figures, "training"), "evaluation": (evaluate, "evaluate")}[where], stop)
+    run, more = tmp_path / "run", tmp_path / "more"
+    with pytest.raises(interrupt.Interrupted, match=f"play it with: python evaluate.py --run {run}$"):
+        command(train, *tiny, "--out", run, "--eval-episodes", 2)
+    assert runs.load_policy(run).config.tasks == ["reach", "push"]
+    if where == "evaluation":
+        flags = ["--run", run, "--tasks", "drawer-open", "--steps", 3, "--batch-size", 8, "--demos-per-task", 3]
+        flags += tiny[tiny.index("--data-dir") :][:2]
+        with pytest.raises(interrupt.Interrupted, match=f"^{more} is saved; the same command goes on from there$"):
+            command(adapt, *flags, "--out", more, "--eval-episodes", 2)
+        assert "drawer-open" in runs.load_policy(more).config.tasks
 
 
 def test_a_second_signal_does_not_wait(tiny, tmp_path, monkeypatch, signals):
