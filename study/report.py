@@ -16,38 +16,31 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from plumbing import files  # noqa: E402
 from study.adapt.results import (  # noqa: E402
-    NEW,
-    before,
     budget,
-    new_tasks,
-    old_change,
     one_task,
     sequences,
     together,
-    ways,
     why_paper,
 )
-from study.core.results import MT6, commands, core, core_groups, looking, mt6, mt6_difference  # noqa: E402
-from study.forks.results import fork_table, forks  # noqa: E402
+from study.core.results import commands, core, looking, mt6  # noqa: E402
+from study.finding import finding  # noqa: E402
+from study.forks.results import fork_table  # noqa: E402
 from study.gpu.results import on_a_gpu  # noqa: E402
-from study.intervals import RESAMPLES, by_task, compare_seeds, count, number, success  # noqa: E402
-from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, bullets, expert, read, table, text, words  # noqa: E402
-from study.ml45.results import one_demonstration, one_demonstration_finding  # noqa: E402
-from study.mt50.results import fifty, fifty_finding, speed_run  # noqa: E402
-from study.pixels.results import cameras, cameras_finding  # noqa: E402
+from study.intervals import RESAMPLES  # noqa: E402
+from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, read, table, text, words  # noqa: E402
+from study.ml45.results import one_demonstration  # noqa: E402
+from study.mt50.results import fifty, speed_run  # noqa: E402
+from study.pixels.results import cameras  # noqa: E402
 from study.router.results import (  # noqa: E402
     as_default,
     by_routing,
-    dependence,
-    diffusion_finding,
     how_many,
     on_fifty,
     rivals,
-    routing_finding,
     sparse_cost,
     waking,
 )
-from study.sequences.results import from_nothing, in_turn_finding, upon_one_task  # noqa: E402
+from study.sequences.results import from_nothing, upon_one_task  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
 
 
@@ -146,45 +139,6 @@ def page(study: Path = STUDY) -> str:
 
 
 # ------------------------------------------------------------------------------------- blocks for the top-level README
-
-
-def finding(study: Path) -> list[str]:
-    """What there is to know first, flattering or not."""
-    found, was, adapted = core_groups(study, *MT6), before(study), ways(study)
-    more, fewer = (mt6_difference(found, demos, compare_seeds) for demos in (50, 25))
-    rates = [number(success(by_task(found[name]))) for name in MT6]
-    successes, n = expert(found[MT6[0]])
-    verdict = "does not beat" if more.low <= 0 else "beats"
-    fork = {name: success(by_task([forks(study)[name]])) for name in ("mt6-fdp", "mt6-uniform")}
-    alone = count(by_task([forks(study)["mt6-moe-top1-unbalanced"]]))  # which ends up with one component: LOG.md
-    exact, full = adapted["add-exact"], adapted["full"]
-    new, of = expert([r for mine in adapted.values() for r in mine], NEW)
-    share = exact[0]["stage"]["trained_parameters"] / full[0]["stage"]["trained_parameters"]
-    return [
-        *text(f"**Factorizing {verdict} one network of the same size here.** On six tasks the difference is {more} "
-              f"points with 50 demonstrations each ({rates[0]} and {rates[1]}), {fewer} with 25 ({len(found[MT6[0]])} "
-              f"seeds; intervals over seeds and episodes; the scripted expert {number(successes / n)}). These tasks "
-              f"can hardly tell: a single component has {alone}.", bullet=True),
-        *text("**The router hardly routes.** Trained with weights fixed at 1/K the policy has "
-              f"{number(fork['mt6-uniform'])}, with a router {number(fork['mt6-fdp'])} (1 seed).",
-              *when_measured(dependence, study), *when_measured(routing_finding, study), bullet=True),
-        *text("**New tasks are added without forgetting.** Four, two of them easy, come to "
-              f"{number(success(new_tasks(exact)))} with {share:.0%} of the parameters (the expert {number(new / of)}; "
-              f"a small policy of its own for each {number(success(new_tasks(adapted['specialist'])))}), and old tasks "
-              "keep their actions bit for bit. Fine-tuning everything comes to "
-              f"{number(success(new_tasks(full)))}, and costs old tasks {number(-old_change(full, was).mean, 1)} "
-              "points.", *when_measured(in_turn_finding, study), bullet=True),
-        *bullets(*(said for function in (one_demonstration_finding, fifty_finding, cameras_finding, diffusion_finding)
-                   for said in when_measured(function, study)))[:-1],
-    ]  # fmt: skip
-
-
-def when_measured(function, study: Path) -> list[str]:
-    """A part of the finding, where there is something to say."""
-    try:
-        return [function(study)]
-    except NotMeasured:
-        return []
 
 
 BLOCKS = {"finding": finding}

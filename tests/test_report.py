@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from envs.metaworld import TASKS
-from study import intervals, markdown, plots, report
+from study import finding, intervals, markdown, plots, report
 from study.adapt import results as adapt
 from study.core import results as core
 from study.ml45 import results as ml45
@@ -65,7 +65,8 @@ def test_check_names_the_first_line_that_differs_and_a_run_repairs_it(tmp_path, 
     assert report.main([], tmp_path) == 0
     assert report.main(["--check"], tmp_path) == 0
     page, readme = tmp_path / "study/README.md", tmp_path / "README.md"
-    assert readme.read_text().startswith("# fdp\n\n<!-- finding -->\n- **Factorizing does not beat")
+    assert readme.read_text().startswith("# fdp\n\n<!-- finding -->\n| what is learned")
+    assert "- **Factorizing does not beat" in readme.read_text()
     assert readme.read_text().endswith("\n<!-- /finding -->\nend\n")
 
     page.write_text(page.read_text().replace("887/900", "888/900", 1))
@@ -77,7 +78,7 @@ def test_check_names_the_first_line_that_differs_and_a_run_repairs_it(tmp_path, 
 
     readme.write_text(readme.read_text().replace("Factorizing", "Fusing", 1))
     assert report.main(["--check"], tmp_path) == 1
-    assert capsys.readouterr().err.startswith("README.md, line 4, has '- **Fusing")
+    assert re.match(r"README.md, line \d+, has '- \*\*Fusing", capsys.readouterr().err)
     page.write_text(page.read_text() + "more\n")
     assert report.main(["--check"], tmp_path) == 1
     assert "has 'more', and should have None" in capsys.readouterr().err
@@ -451,6 +452,67 @@ def test_tasks_that_fail_without_a_component_are_counted_beside_the_usual_router
     assert told.startswith("Without one of its components 1 of 2 tasks lose half or more; but so do 0 to 2 without one")
 
 
+def test_the_finding_says_who_is_ahead(tmp_path):
+    """By the intervals of whatever was measured; what was not is left out, and of nothing there is no finding."""
+    with pytest.raises(markdown.NotMeasured, match="core/mt6"):
+        finding.finding(tmp_path)
+    written(tmp_path / "mt50/fdp-s0", 1)
+    with pytest.raises(markdown.NotMeasured):  # nothing to stand beside it
+        finding.finding(tmp_path)
+    for failed, verdict in {
+        (2,): "does not beat one network of the same size here**: nowhere is either ahead",
+        (1, 2, 3, 4, 5, 6): "beats one network of the same size here**: somewhere fdp is ahead.",
+    }.items():
+        written(tmp_path / "mt50/monolithic-s0", *failed)
+        row, said = finding.finding(tmp_path)[2], " ".join(finding.finding(tmp_path)[4:])
+        change = intervals.compare(*([json.loads((tmp_path / f"mt50/{name}-s0.json").read_text())]
+                                     for name in ("monolithic", "fdp")))  # fmt: skip
+        assert row == f"| fifty tasks, 50 | 0.900 (1 seed) | 0.900 | one network {change} |"
+        assert said.startswith(f"- **Factorizing {verdict}")
+    written(tmp_path / "core/mt6-fdp-50-s0", 1, 2, 3, 4, 5, 6)
+    written(tmp_path / "core/mt6-monolithic-50-s0", 1)
+    written(tmp_path / "mt50/fdp-s1")
+    lines = finding.finding(tmp_path)
+    assert "somewhere one network and fdp is ahead" not in (said := " ".join(lines))
+    assert "somewhere one network and fdp are ahead." in said
+    assert lines[3].startswith("| fifty tasks, 50 | 0.950 (2 seeds) | 0.900 | one network -50.0 [")
+    assert lines[3].endswith("] (1 seed) |")  # the one that both have
+
+
+def test_the_finding_of_the_committed_files():
+    """Every mean of the table, from the files' own counts."""
+    rows = {line.split(" | ")[0][2:]: line for line in finding.finding(markdown.STUDY) if line.startswith("| ")}
+
+    def mean(pattern: str) -> float:
+        found = [json.loads(path.read_text())["tasks"] for path in markdown.STUDY.glob(pattern)]
+        return sum(r["successes"] for tasks in found for r in tasks.values()) / sum(
+            r["n"] for tasks in found for r in tasks.values()
+        )
+
+    for what, fdp, one in (("six tasks, 50 of each", "core/mt6-fdp-50-s?.json", "core/mt6-monolithic-50-s?.json"),
+                           ("six tasks, 25 of each", "core/mt6-fdp-25-s?.json", "core/mt6-monolithic-25-s?.json"),
+                           ("fifty tasks, 50", "mt50/fdp-s?.json", "mt50/monolithic-s?.json")):  # fmt: skip
+        assert f"| {mean(fdp):.3f} (" in rows[what]
+        if len([*markdown.STUDY.glob(fdp)]) == len([*markdown.STUDY.glob(one)]):
+            assert f"| one network {intervals.points(100 * (mean(one) - mean(fdp)))} [" in rows[what]
+    alone = markdown.STUDY / "sequences/alone"
+    own = mean("sequences/alone/*.json")
+    apart = json.loads((markdown.STUDY / "sequences/apart-s0.json").read_text())["tasks"]
+    same = np.mean([apart[path.stem]["success"] for path in alone.glob("*.json")])
+    assert (
+        f"| a small policy each {intervals.points(100 * (own - same))} ({len([*alone.glob('*.json')])} tasks) |"
+        in str(rows)
+    )
+    learned = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/full-*-s?.json")]
+    full = np.mean([r["tasks"][r["task"]]["success"] for r in learned])
+    exact = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/add-exact-*-s?.json")]
+    gain = full - np.mean([r["tasks"][r["task"]]["success"] for r in exact])
+    assert (
+        f"| fine-tuning everything {intervals.points(100 * gain)}, and old tasks -70.6; "
+        in rows["one more task upon six, 25"]
+    )
+
+
 def test_no_run_of_todays_router_is_left_out():
     even = {str(path.relative_to(markdown.STUDY)) for path in markdown.STUDY.glob("**/*-even.json")}
     mine = {path for path in even if re.search(r"(fdp|softmax)[^/]*-s\d-even", path)}
@@ -467,7 +529,7 @@ def test_what_1_k_costs_in_all_runs_of_todays_router(tmp_path):
         written(tmp_path / name, *failed)
         written(tmp_path / f"{name}-even", 1, 2, 3)
     assert router.dependence(tmp_path) == (
-        "In the place of a trained router's weights, 1/K changes success by -30.0 to -10.0 points (3 runs)."
+        "1/K in the place of its weights changes success by -30.0 to -10.0 points (3 runs)."
     )
 
 
@@ -632,7 +694,7 @@ def test_policies_with_cameras(tmp_path):
     assert rows[0][2] == "hammer" and rows[2][:3] == ["| fdp", "2", "18/20"] and rows[2][5].startswith("-10.0 [")
     assert rows[3][:3] == ["| monolithic: one network of the same size", "1", "9/10"]
     assert rows[3][4].startswith("+10.0 [") and rows[4][:4] == ["| scripted expert", "", "10/10", "1.000"]
-    assert rows[-1][:2] == ["| fdp", "`light`"] and rows[-1][3].startswith("-20.0 [")
+    assert rows[-1][:2] == ["| fdp", "`light`"] and rows[-1][4].startswith("-20.0 [")
     (tmp_path / "pixels/choice").mkdir()
     (tmp_path / "pixels/adapt").mkdir()
     for way, demos, failed in (("add-exact", 5, [1]), ("scratch", 5, [1, 2, 3]), ("add-exact", 10, [])):
@@ -642,8 +704,6 @@ def test_policies_with_cameras(tmp_path):
             "flags": {"demos_per_task": demos, "steps": 9},
         }
         (tmp_path / f"pixels/adapt/{way}-{demos}.json").write_text(json.dumps(new))
-    with pytest.raises(markdown.NotMeasured):
-        pixels.cameras_finding(tmp_path)
     whole = {"demonstrations": 60, "training": 100, "evaluation": 20, "whole process": 180}
     (tmp_path / "pixels/command.json").write_text(
         json.dumps(
@@ -671,11 +731,6 @@ def test_policies_with_cameras(tmp_path):
     learned = [line for line in pixels.adapted(tmp_path) if line.startswith("| 5") or line.startswith("| 10")]
     assert [line.split(" | ")[2] for line in learned] == ["9/10", "7/10", "10/10"]
     assert learned[0].split(" | ")[4].startswith("+20.0 [") and learned[2].endswith(" |  |")  # nothing to compare with
-    said = pixels.cameras_finding(tmp_path)
-    assert (
-        "come to 0.900 (2 seeds; 3 minutes on two cores; the expert 1.000; one network of the same size +10.0 [" in said
-    )
-    assert ", 1 seed)" in said and "gives 0.500: " in said
     tried = result([1])
     tried["training"]["hardware"] = "AMD EPYC, 2 cores"
     (tmp_path / "pixels/choice/draws-4-6000.json").write_text(json.dumps(tried))

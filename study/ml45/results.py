@@ -150,31 +150,3 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]],
         "study/ml45/nearness.py`: the distance of first object and goal from the demonstration's)."
     )
     return bullets(*notes)
-
-
-def one_demonstration_finding(study: Path) -> str:
-    """Of the way that adapt.py goes by itself, where that is measured."""
-    found = crossed_runs(study, 1, 2000)
-    made = "-elsewhere" if ("fdp", "add-elsewhere") in found else ""
-    usual, best = found["fdp", "add-exact"], found["fdp", "add-elsewhere" if made else "add-exact"]
-    played = np.all([np.isfinite(x).any(2) for x in best.values()], 0)  # (S, D)
-    bases, draws = (played.any(axis).sum() for axis in (1, 0))
-    fair = ("monolithic", f"low-rank{made}")  # with the same demonstrations made of it; else both without
-    mine, rival = (best, found[fair]) if fair in found else (usual, found["monolithic", "low-rank"])
-    change = crossed_difference(mine, rival)
-    of, shared = (int(np.all([np.isfinite(x).any(2) for x in cells], 0).sum())  # pairs of base and draw, of all tasks
-                  for cells in (mine.values(), (mine[task] + rival[task] for task in mine)))  # fmt: skip
-    runs = [r for key in found for r in runs_of(study, key, 1)]
-    successes, n = expert(runs, NEW_ML45)
-    how = f"a hundred are made of it: {crossed_difference(best, usual)} points; " if made else ""
-    alone = crossed_difference(best, found.get(("fdp", f"specialist{made}"), found["fdp", "specialist"]))
-    more = crossed_runs(study, 3, 2000).get(("fdp", "add-elsewhere"))
-    three = f", and from three to {number(crossed_rate(more).mean)}" if more else ""
-    why = "factorizing helps" if change.low > 0 else "no gain is shown"
-    where = "" if shared == of else f" on {shared} of the {of} pairs of base and draw"
-    return (
-        f"**A policy of 45 tasks learns each of five others from one demonstration** to "
-        f"{number(crossed_rate(best).mean)} ({how}{bases} base{'s' * int(bases > 1)}, {draws} draws; the expert "
-        f"{number(successes / n)}){three}. Beside a policy for it alone that is {alone} points (one draw); beside one "
-        f"network with adapters {change}{where}: {why}."
-    )

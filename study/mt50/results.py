@@ -138,29 +138,3 @@ def speed_run(study: Path) -> list[str]:
         *table(header, rows),
         *(["![Success over seconds of training](mt50/curves.png)", ""] if (study / "mt50/curves.png").exists() else []),
     ]  # fmt: skip
-
-
-def fifty_finding(study: Path) -> str:
-    found = list(read(study, "mt50/fdp-s[0-9].json").values())
-    rates, (successes, n) = rate(by_task(found)), expert(found)
-    even = evenly(study, "mt50/fdp-s[0-9]-even.json").partition(";")[0]  # each seed's own is in the table
-    minutes, S = min(r["training"]["seconds"] for r in found) / 60, len(found)
-    router = f" Weights of 1/K change that by {even} points" if even else ""
-    both, other = paired(study, "mt50/fdp-s[0-9].json", "mt50/monolithic-s[0-9].json")
-    beside = f", one network of the same size by {minus(other, both)}." if other else "."
-    router = f"{router}{beside}" if router else ""
-    return (f"**One policy for all 50 tasks** has {number(rates.mean)} [{number(rates.low)}, {number(rates.high)}] "
-            f"({S} seed{'s' * (S > 1)}, {minutes:.0f} minutes on a core at best; the expert "
-            f"{number(successes / n)}).{router}"
-            f"{sooner_finding(study)}")  # fmt: skip
-
-
-def sooner_finding(study: Path) -> str:
-    """What looking again sooner gains; nothing where it was not played."""
-    try:
-        two, four = (read(study, f"mt50/executed-{n}.json")[f"executed-{n}"] for n in (2, 4))
-    except NotMeasured:
-        return ""
-    (successes, n), share = expert([two]), number(success(by_task([two])))
-    return (f" Looking again after two actions (`--executed 2`) gives {share}, {compare([two], [four])} points (other "
-            f"episodes; the expert {number(successes / n)}).")  # fmt: skip

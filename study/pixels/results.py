@@ -73,24 +73,6 @@ def cameras(study: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def cameras_finding(study: Path) -> str:
-    """What cameras come to, and what that took."""
-    first = list(read(study, "pixels/fdp-25-s[0-9].json").values())
-    both = paired(study, "pixels/monolithic-25-s[0-9].json", "pixels/fdp-25-s[0-9].json")
-    before = list(read(study, "pixels/usual-fdp-s[0-9].json").values())
-    (whole,) = (r["seconds_of_command"]["whole process"] for r in read(study, "pixels/command.json").values())
-    successes, n = expert(first)
-    seeds, shared = (f"{k} seed{'s' * (k > 1)}" for k in (len(first), len(both[0])))
-    change = (compare_seeds if len(both[0]) > 1 else compare)(*both) if both[0] else ""
-    beside = f"; one network of the same size {change} points, {shared}" if both[0] else ""
-    return (
-        f"**From two cameras of 64 pixels** and 25 demonstrations of each, six tasks come to "
-        f"{number(rate(by_task(first)).mean)} ({seeds}; {whole / 60:.0f} minutes on two cores; the expert "
-        f"{number(successes / n)}{beside}). Moving pictures by four pixels in training, as is usual, gives "
-        f"{number(rate(by_task(before)).mean)}: the peg misses its box."
-    )
-
-
 def at_once(study: Path) -> list[str]:
     """The one command, and what it took."""
     if not (path := study / "pixels/command.json").exists():

@@ -152,23 +152,6 @@ SPARSE = "top2-bonus"  # what the finding speaks of, beside "softmax"
 READ = "bonus-0.1"  # whose pictures can be read most easily
 
 
-def routing_finding(study: Path) -> str:
-    """What a router can be paid for."""
-    found = read(study, "router/wake/*.json")
-    if missing := {SPARSE, "softmax"} - set(found):
-        raise NotMeasured(f"`study/router/wake/{min(missing)}.json`")
-    usual, sparse = (found[name] for name in ("softmax", SPARSE))
-    swapped, episodes = number(sparse["changed"][ANOTHER]["success"]), sum(e["n"] for e in sparse["played"].values())
-    verdict = "it does" if routes(sparse) else "it does not either"
-    told = (
-        f"With a bonus for telling situations apart (`--policy informed --top 2`; of {len(found) - 1} ways that were "
-        f"tried {sum(map(routes, found.values()))} route), {verdict}: with another task's weights success falls from "
-        f"{number(sparse['success'])} to {swapped} (without the bonus from {number(usual['success'])} to "
-        f"{number(usual['changed'][ANOTHER]['success'])}; 1 seed, {episodes} episodes, on which choices were made)."
-    )
-    return " ".join([told, *gained(study)])
-
-
 def dependence(study: Path) -> str:
     """What it costs to replace a trained router's weights by 1/K, on episodes that were kept for reports."""
     changes = []
@@ -178,24 +161,9 @@ def dependence(study: Path) -> str:
     if not changes:
         raise NotMeasured(f"`study/{REPLACED[0]}`")
     return (
-        f"In the place of a trained router's weights, 1/K changes success by {points(min(changes))} to "
-        f"{points(max(changes))} points ({len(changes)} runs)."
+        f"1/K in the place of its weights changes success by {points(min(changes))} to {points(max(changes))} points "
+        f"({len(changes)} runs)."
     )
-
-
-def gained(study: Path) -> list[str]:
-    """What that changes in success, on six tasks and on fifty."""
-    told = []
-    for what, names in (("six", ("baselines/mt6-25-informed", "baselines/mt6-25-fdp")),
-                        ("fifty", (f"fifty/{SPARSE}", "fifty/softmax"))):  # fmt: skip
-        pair = paired(study, *(f"router/{name}-s[0-9].json" for name in names))
-        if seeds := len(pair[0]):
-            change = compare_seeds(*pair)
-            where = f"on {what}" if told else f"points on {what} tasks"
-            plain = minus(study, "fifty", "bonus-0.1", "softmax") if what == "fifty" else ""
-            plain = f"`--router informed`: {plain}; " if plain else ""
-            told.append(f"{change} {where} ({plain}{seeds} seed{'s' * (seeds > 1)})")
-    return [f"On new episodes this changes success by {' and '.join(told)}."] if told else []
 
 
 def by_name(study: Path, pattern: str) -> dict[str, list[dict]]:
@@ -420,22 +388,6 @@ def regression_by_task(found: dict[str, list[dict]]) -> list[str]:
             each = zip(names, bc, fdp, strict=True)
             told.append(f"{title}: " + words(f"{name} {mine} ({its})" for name, mine, its in each))
     return text(f"Regression, and fdp in brackets, task by task. {'. '.join(told)}.") if told else []
-
-
-def diffusion_finding(study: Path) -> str:
-    """Whether diffusion is needed: regression beside it, on data with one way to do it, and with two."""
-    told = []
-    for setting, where in (("mt6-25", "on six tasks with 25 demonstrations"),
-                           ("two-ways", "where they go around a wall on either side")):  # fmt: skip
-        pair = paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in ("bc", "fdp")))
-        if not (seeds := len(pair[0])):
-            raise NotMeasured(f"`study/router/baselines/{setting}-bc-s*.json`")
-        told.append((compare_seeds(*pair), f"{where} ({seeds} seed{'s' * (seeds > 1)})"))
-    pays = sum(change.high < 0 for change, _ in told)
-    verdict = ("Diffusion is not shown to pay.", "Diffusion pays in one of two cases.", "Diffusion pays.")[pays]
-    (one, here), (two, there) = told
-    return (f"**{verdict}** Beside fdp, regression by a plain network (`--policy bc`) has {one} points {here}, "
-            f"{two} {there}.")  # fmt: skip
 
 
 def how_many(study: Path) -> list[str]:

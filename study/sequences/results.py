@@ -141,39 +141,6 @@ def upon_one_task(study: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def in_turn_finding(study: Path) -> str:
-    found = in_turn(study, "cw10")
-    if "exact" not in found:
-        raise NotMeasured("`study/sequences/cw10-exact-*.json`")
-    results, last = found["exact"]
-    successes, n = expert(last)
-    lost, seeds = number(max(r["forgetting"] for r in results), 1), len(results)
-    short, s = f"within {LIMIT} steps {number(within(last))}; ", "s" * (seeds > 1)
-    return (f"Continual World's ten in turn, from nothing: {number(success(by_task(last)))}, forgetting {lost} "
-            f"({short}{seeds} seed{s}; the expert {number(successes / n)}).{fifty(study)}")  # fmt: skip
-
-
-def fifty(study: Path) -> str:
-    """A sentence on all fifty in turn, where they have been learned."""
-    if "wide" not in (found := in_turn(study, "mt50")):
-        return ""
-    results, last = found["wide"]
-    try:
-        apart = list(read(study, "sequences/apart-s[0-9].json").values())
-    except NotMeasured:
-        (successes, n), minutes = expert(last), sum(stage["seconds"] for stage in results[0]["stages"]) / 60
-        return (f" All fifty, each upon the first alone and in half the steps: {number(success(by_task(last)))} "
-                f"({number(minutes, 0)} minutes of training; the expert {number(successes / n)}).")  # fmt: skip
-    successes, n = expert(apart)
-    beside = ""
-    if rivals := alone(study):
-        its, own = (number(success(played)) for played in rivals)
-        beside = f"; on {len(rivals[1])} tasks {its}, a small policy each {own}"
-    return (f" All fifty, 49 of them learned apart upon the first and put together: "
-            f"{number(success(by_task(apart)))} (`--executed 2`; the expert "
-            f"{number(successes / n)}{beside}).")  # fmt: skip
-
-
 def alone(study: Path) -> list[dict[str, np.ndarray]]:
     """[learned apart, a policy of its own for each task], on those tasks that have one. Empty if none has."""
     try:

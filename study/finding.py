@@ -1,0 +1,185 @@
+"""What there is to know first, flattering or not: the block of README.md between its <!-- finding --> marks.
+
+A table of what was learned, how well, and what stands beside it; then what follows from it, in four sentences. The
+details of each number are in study/README.md.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from study.adapt.results import NEW, before, new_tasks, old_change, ways
+from study.intervals import by_task, compare, compare_seeds, crossed_difference, crossed_rate, number, points, success
+from study.markdown import NotMeasured, bullets, expert, paired, read, table, words
+from study.ml45.results import NEW_ML45, crossed_runs, runs_of
+from study.router.results import ANOTHER, READ, dependence, minus
+from study.sequences.results import alone, in_turn
+
+RIVALS = {  # what is learned, from how many demonstrations of each task -> files of fdp, and of one network
+    "six tasks, 50 of each": "core/mt6-{}-50",
+    "six tasks, 25 of each": "core/mt6-{}-25",
+    "six tasks from two cameras, 25": "pixels/{}-25",
+    "fifty tasks, 50": "mt50/{}",
+}
+HEADER = ("what is learned, from how many demonstrations", "success", "expert", "instead of it, in points")
+
+
+def finding(study: Path) -> list[str]:
+    """README's block. NotMeasured if none of RIVALS is there."""
+    against = [*filter(None, (beside_one_network(study, what, name) for what, name in RIVALS.items()))]
+    if not against:
+        raise NotMeasured("`study/core/mt6-*.json`")
+    rows, differences = map(list, zip(*against, strict=True))
+    for row, change in filter(None, (told(one_demonstration, study), told(new_upon_six, study))):
+        rows.append(row)
+        differences += [change] if change else []
+    rows += told(in_turn_from_nothing, study) or []
+    ahead = [what for what, d in (("one network", [d.low > 0 for d in differences]),
+                                  ("fdp", [d.high < 0 for d in differences])) if any(d)]  # fmt: skip
+    verdict = (
+        f"somewhere {words(ahead)} {'are' if len(ahead) > 1 else 'is'} ahead"
+        if ahead
+        else "nowhere is either ahead by more than its interval"
+    )
+    return [
+        *table(HEADER, rows),
+        *bullets(
+            f"**Factorizing {'beats' if 'fdp' in ahead else 'does not beat'} one network of the same size here**: "
+            f"{verdict}.",
+            *(said for function in (router, forgetting, diffusion) if (said := told(function, study))),
+        )[:-1],
+    ]  # fmt: skip
+
+
+def told(function, study: Path):
+    """What a function says, or nothing where it has nothing to say yet."""
+    try:
+        return function(study)
+    except NotMeasured:
+        return None
+
+
+def seeds(n: int) -> str:
+    return f"{n} seed{'s' * (n > 1)}"
+
+
+def cell(results: list[dict]) -> str:
+    return f"{number(success(by_task(results)))} ({seeds(len(results))})"
+
+
+def theirs(results: list[dict], tasks=None) -> str:
+    """The expert's success on the same episodes."""
+    successes, n = expert(results, tasks)
+    return number(successes / n)
+
+
+def beside_one_network(study: Path, what: str, name: str):
+    """-> (a row, one network minus fdp), or None where not both have been played."""
+    mine, its = paired(study, *(f"{name.format(policy)}-s[0-9].json" for policy in ("fdp", "monolithic")))
+    if not mine:
+        return None
+    fdp = list(read(study, f"{name.format('fdp')}-s[0-9].json").values())
+    change = (compare_seeds if len(mine) > 1 else compare)(its, mine)
+    beside = [f"one network {change}" + f" ({seeds(len(mine))})" * (len(mine) != len(fdp))]
+    if name == "mt50/{}":
+        beside += [f"`--executed 2` {compare(*pair)} (other episodes)"] if (pair := sooner(study)) else []
+    return [what, cell(fdp), theirs(fdp), "; ".join(beside)], change
+
+
+def sooner(study: Path) -> list[list[dict]]:
+    """Fifty tasks, looking again after two actions, and after four: of the same weights and episodes."""
+    try:
+        return [[read(study, f"mt50/executed-{n}.json")[f"executed-{n}"]] for n in (2, 4)]
+    except NotMeasured:
+        return []
+
+
+def one_demonstration(study: Path):
+    """-> (a row, one network with adapters minus fdp). Of the way that adapt.py goes by itself, where that is there."""
+    found = crossed_runs(study, 1, 2000)
+    made = "-elsewhere" if ("fdp", "add-elsewhere") in found else ""
+    best = found["fdp", f"add{made}" if made else "add-exact"]
+    played = np.all([np.isfinite(x).any(2) for x in best.values()], 0)  # (bases, draws)
+    bases, draws = (played.any(axis).sum() for axis in (1, 0))
+    runs = [r for key in found for r in runs_of(study, key, 1)]
+    beside, change = [], None
+    if rival := found.get(("monolithic", f"low-rank{made}")):
+        change = crossed_difference(rival, best)
+        beside.append(f"one network with adapters {change}")
+    if rival := found.get(("fdp", f"specialist{made}")):
+        beside.append(f"a small policy for it alone {crossed_difference(rival, best)}")
+    row = ["one more task upon 45, 1", f"{number(crossed_rate(best).mean)} ({bases} base{'s' * int(bases > 1)}, "
+           f"{draws} draws)", theirs(runs, NEW_ML45), "; ".join(beside)]  # fmt: skip
+    return row, change
+
+
+def new_upon_six(study: Path):
+    """-> (a row, nothing: what stands beside it is not one network, but fine-tuning)."""
+    found = ways(study)
+    exact, full, own = (new_tasks(found[way]) for way in ("add-exact", "full", "specialist"))
+    gain, lost = success(full) - success(exact), old_change(found["full"], before(study)).mean
+    beside = [f"fine-tuning everything {points(100 * gain)}, and old tasks {number(lost, 1)}",
+              f"a small policy for it alone {points(100 * (success(own) - success(exact)))}"]  # fmt: skip
+    n = len(next(iter(exact.values())))
+    return ["one more task upon six, 25", f"{number(success(exact))} ({seeds(n)})",
+            theirs([r for mine in found.values() for r in mine], NEW), "; ".join(beside)], None  # fmt: skip
+
+
+def in_turn_from_nothing(study: Path) -> list[list[str]]:
+    """Continual World's ten, and all fifty."""
+    found = in_turn(study, "cw10")
+    if "exact" not in found:
+        raise NotMeasured("`study/sequences/cw10-exact-*.json`")
+    results, last = found["exact"]
+    beside = [f"forgetting {number(100 * max(r['forgetting'] for r in results), 1)}"]
+    if "replay" in found:
+        replay, its = found["replay"]
+        beside.append(f"`--retain replay` {points(100 * (success(by_task(its)) - success(by_task(last))))}, forgetting "
+                      f"{number(100 * float(np.mean([r['forgetting'] for r in replay])), 1)}")  # fmt: skip
+    rows = [["ten tasks, one after the other, 50", cell(last), theirs(last), "; ".join(beside)]]
+    apart = told(lambda study: list(read(study, "sequences/apart-s[0-9].json").values()), study)
+    if apart:
+        beside = ""
+        if both := alone(study):
+            upon, own = map(success, both)
+            beside = f"a small policy each {points(100 * (own - upon))} ({len(both[1])} tasks)"
+        rows.append(["49 tasks, each alone, upon one, 50", cell(apart), theirs(apart), beside])
+    return rows
+
+
+def router(study: Path) -> str:
+    """Does it route, what wakes it, and what that costs?"""
+    usual, woken = (read(study, f"router/wake/{name}.json")[name] for name in ("softmax", READ))
+    swapped = [f"{number(r['success'])} to {number(r['changed'][ANOTHER]['success'])}" for r in (woken, usual)]
+    costs = minus(study, "fifty", READ, "softmax")
+    price = f"Success on fifty tasks changes by {costs} points." if costs else ""
+    return (
+        f"**The router hardly routes**, though components rely on its balance: {dependence(study)} Paid for telling "
+        f"situations apart (`--router informed`) it does: with another task's weights success falls from {swapped[0]} "
+        f"(unpaid from {swapped[1]}; 1 seed, 60 episodes). {price}"
+    ).strip()
+
+
+def forgetting(study: Path) -> str:
+    """What exact retention is worth."""
+    exact = ways(study)["add-exact"]
+    if not all(r["old_actions_bit_equal"] for r in exact):
+        raise NotMeasured("old actions that are the same bits")
+    return (
+        "**New tasks are added without forgetting**: old tasks keep their actions bit for bit, and what is new is a "
+        "file of its own."
+    )
+
+
+def diffusion(study: Path) -> str:
+    """Whether diffusion is needed: regression beside it, on data with one way to do it, and with two."""
+    said = []
+    for setting, where in (("mt6-25", "on six tasks"), ("two-ways", "where experts pass a wall on either side")):
+        pair = paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in ("bc", "fdp")))
+        if not pair[0]:
+            raise NotMeasured(f"`study/router/baselines/{setting}-bc-s*.json`")
+        said.append((compare_seeds(*pair), f"{where} ({seeds(len(pair[0]))})"))
+    pays = sum(change.high < 0 for change, _ in said)
+    verdict = ("Diffusion is not shown to pay", "Diffusion pays in one of two cases", "Diffusion pays")[pays]
+    (one, here), (two, there) = said
+    return f"**{verdict}**: regression by a plain network (`--policy bc`) has {one} points {here}, {two} {there}."
