@@ -14,16 +14,16 @@
 
 A *stage* is one round of learning: a task, or several together. A new task's embedding, what its name means, always
 trains. The encoder is frozen, since frozen components see through it (not with full, scratch, --train-encoder); with
-`--retain exact`, below, a stage adds a low-rank correction, for its own tasks only: encoder.py, `Residual`.
+`--retain exact`, below, a stage adds a low-rank adapter of it, for its own tasks only: encoder.py, `LoRA`.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
-| exact  | each keeps its router, components and encoder: the same actions, the     | a router and a correction per   |
+| exact  | each keeps its router, components and encoder: the same actions, the     | a router and an adapter per     |
 |        | same bits                                                                | stage; tasks must have names    |
 | replay | a few old observations, on which what is predicted must not change       | per task 10 kB, pictures 1.6 MB |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
-Read `grow` (what is copied), `train_only` (what is frozen), variants/staged.py (what is kept), `learn` (a stage).
+Read `grow` (copied), `train_only` (frozen), variants/staged.py and plumbing/memory.py (kept), `learn` (a stage).
 Axis legend: K components before growing, n new ones, B batch
 """
 
@@ -47,7 +47,7 @@ from plumbing import resume, runs, stages
 from plumbing.cli import numbers, parse, progress, run, say
 from plumbing.log import Log, Usage
 from plumbing.memory import Memory
-from router import BLENDS, Router, split
+from router import BLENDS, Router, errors_and_terms
 from train import Learner, Windows, average_decay, draw_noise, learning_rate
 from variants.staged import add_stage, components_of, unstaged
 
@@ -67,9 +67,9 @@ class AdaptConfig:
     start_from: str = "most-used"  # what they copy: most-used on the new demonstrations | random | numbers, such as 0,2
     train_components: str = ""  # mode components: which, such as 0,2
     lean_on: Literal["all", "base"] = "all"  # with retain exact, what a stage may use: all before it | the first policy
-    encoder_rank: int | None = None  # with retain exact: of the correction of the encoder; default 16; 0 is none
+    encoder_rank: int | None = None  # with retain exact: of the adapter of the encoder; default 16; 0 is none
     train_encoder: bool = False  # the authors' setting; it moves what old components see
-    demos_per_task: int = 25  # the paper's number
+    demos_per_task: int = 25  # as in the authors' baseline code: 100 for four tasks
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
     copies: int | None = None  # of each, things moved (envs/elsewhere.py); default 100 with up to 3 of them, else 0
     steps: int | None = None  # optimiser steps of a stage; default 2000 for each new task
@@ -92,13 +92,13 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
     what is different. Its row of the router is a copy too, and log 2 is taken off both logits (softmax): the two share
-    the weight of the one, so the grown policy does what the old one did, up to rounding. (Not so: a random start; the
-    affine router, whose mean moves; the best few of K, as half a weight may drop out; a fork that scales its logits.)
+    the weight of the one, so the grown policy does what the old one did, up to rounding. (Exceptions: a random start;
+    the affine router, whose mean moves; top-k weights, of which half may drop out; a fork that scales its logits.)
     Several new ones copy different components: twins with the same weight would get the same gradient, forever.
 
     variant: "fdp", "staged" or a fork; tasks: names to add, which start at the mean of the known embeddings; count: n,
-    may be 0; copied: the component that each new one copies, [] to start at random; rank: of the correction, if this is
-    a new stage with its own router and correction of the encoder (variants/staged.py); None: no stage.
+    may be 0; copied: the component that each new one copies, [] to start at random; rank: of the adapter, if this is
+    a new stage with its own router and adapter of the encoder (variants/staged.py); None: no stage.
     """
     old, state = policy.config, dict(policy.state_dict())
     settings = asdict(old) | {"tasks": [*old.tasks, *tasks], "components": old.components + count}
@@ -130,7 +130,7 @@ def newest_router(policy) -> nn.Module:
 
 
 def newest_rank(policy) -> int | None:
-    """Of the last stage's correction of the encoder; None if the policy has no stages."""
+    """Of the last stage's adapter of the encoder; None if the policy has no stages."""
     return policy.config.ranks[-1] if hasattr(policy.config, "stages") else None
 
 
@@ -208,7 +208,7 @@ def release(module: nn.Module) -> None:
 
 
 def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -> dict[str, tuple[int, int]]:
-    """Freeze all but the newest router and correction of the encoder, these components, these tasks' embeddings, and,
+    """Freeze all but the newest router and adapter of the encoder, these components, these tasks' embeddings, and,
     if asked, the encoder. -> part -> (parameters, parameters that learn)."""
     totals = {name: count(part) for name, part in policy.named_children()}
     policy.requires_grad_(False)
@@ -284,7 +284,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     # ---- The loop: train.py's, over fewer parameters.
     def loss(*batch):
         with parametrize.cached():  # frozen and learned rows are put together once a step, not at each use
-            errors, terms = split(grown.loss(*batch))
+            errors, terms = errors_and_terms(grown.loss(*batch))
             return errors, terms | ({"drift": (REPLAY_WEIGHT, memory.drift(grown))} if memory else {})
 
     torch.manual_seed(config.seed)  # again: what was evaluated before must not decide what is drawn
@@ -317,4 +317,4 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
 
 
 if __name__ == "__main__":
-    run(lambda: stages.main(parse(AdaptConfig), learn))
+    run(lambda: stages.main(parse(AdaptConfig), learn))  # checks; for each stage: `learn`, then plays all known tasks

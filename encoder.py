@@ -14,7 +14,7 @@ An encoder is any module with the first two of these; fdp.py makes it in `Policy
     forward(observation)    {part: (B, *shape)} -> condition (B, C), for the router and for all components
     augment(observation)    what it is trained on instead; an encoder may do without
 
-A task that is learned later sees through the same encoder, which is frozen, and a `Residual` of its own.
+A task that is learned later sees through the same encoder, which is frozen, and a `LoRA` of its own.
 
 Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, r rank, h and w of pictures
 """
@@ -71,7 +71,7 @@ def make_encoder(parts: dict, condition_dim: int, differences: tuple[Difference,
 
 def augmented(encoder: nn.Module, observation: Observation) -> Observation:
     """The observation, augmented if the encoder can. (`Policy.encode` asks if the *policy* is in training mode, not the
-    encoder: in adapt.py that is frozen, but the correction that learns upon it needs augmented pictures too.)"""
+    encoder: in adapt.py that is frozen, but the adapter that learns upon it needs augmented pictures too.)"""
     return encoder.augment(observation) if hasattr(encoder, "augment") else observation
 
 
@@ -274,17 +274,17 @@ class PixelsEncoder(nn.Module):
 # ---------------------------------------------------------------------------------------------- what a new task adds
 
 
-class Residual(nn.Module):
-    """What is added to a frozen encoder, so that a new task may see what no old one needed: W + A @ B in the place of
-    each weight W, b + d in that of its bias b. This is LoRA (arXiv 2106.09685, section 4.1) with its letters swapped:
-    the paper writes W + B A. (Here A and B are these matrices, not the axes of the legend.)
+class LoRA(nn.Module):
+    """A low-rank adapter of a frozen encoder, so that a new task may see what no old one needed: W + A @ B in the place
+    of each weight W, b + d in that of its bias b (Hu et al. 2021, arXiv 2106.09685, section 4.1, with its letters
+    swapped: the paper writes W + B A. A and B are these matrices here, not the axes of the legend.)
 
     A (outputs, r) and d start at zero, so learning begins with the encoder as it was. B (r, inputs) starts random: if
     both were zero, neither would get a gradient. The encoder itself never changes, and neither does what old tasks see.
 
     Args:
-        encoder: any module; its linear layers and convolutions are corrected, all else stays as it is.
-        rank: r, of the correction of each layer: r (outputs + inputs) numbers instead of outputs * inputs. 0: none.
+        encoder: any module; its linear layers and convolutions are adapted, all else stays as it is.
+        rank: r, for each layer: r (outputs + inputs) numbers instead of outputs * inputs. 0: none.
     """
 
     def __init__(self, encoder: nn.Module, rank: int):
@@ -297,16 +297,16 @@ class Residual(nn.Module):
             self.d.append(torch.zeros(len(layer.weight) if layer.bias is not None else 0))
 
     def weights(self, encoder: nn.Module) -> dict[str, Tensor]:
-        """Name -> corrected tensor, of the encoder's parameters that have a correction."""
-        corrected, layers = {}, self.layers(encoder) if len(self.A) else []  # of rank 0: no A
+        """Name -> adapted tensor, of the encoder's parameters that are adapted."""
+        adapted, layers = {}, self.layers(encoder) if len(self.A) else []  # of rank 0: no A
         for (name, layer), A, B, d in zip(layers, self.A, self.B, self.d, strict=True):
-            corrected[f"{name}.weight"] = layer.weight + (A @ B).view_as(layer.weight)
+            adapted[f"{name}.weight"] = layer.weight + (A @ B).view_as(layer.weight)
             if layer.bias is not None:
-                corrected[f"{name}.bias"] = layer.bias + d
-        return corrected
+                adapted[f"{name}.bias"] = layer.bias + d
+        return adapted
 
     @staticmethod
     def layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
-        """What can be corrected: layers that multiply their input by a matrix."""
+        """What can be adapted: layers that multiply their input by a matrix."""
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
         return [(name, layer) for name, layer in encoder.named_modules() if isinstance(layer, kinds)]

@@ -49,8 +49,8 @@ class EvaluateConfig:
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it nearly holds near 0 and 1, where
-    ours are.
+    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it covers close to 95 % near 0 and 1,
+    where ours are.
     """
     if n == 0:
         return 0.0, 1.0

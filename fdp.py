@@ -1,7 +1,7 @@
 """The Factorized Diffusion Policy (FDP, arXiv 2512.21898): K small diffusion models and a router.
 
                          +--> component 1 --+
-    noisy actions, t, o -+--> component 2 --+--> weighted sum --> noise  (one step of any sampler)
+    noisy actions, t, o -+--> component 2 --+--> weighted sum --> prediction  (noise, by sampler.py's `to_noise`)
                      |   +--> component K --+        ^
                      +----------> router(o) ---------+
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 import sampler
 from encoder import Difference, Observation, as_tensors, augmented, make_encoder
-from router import Router, check_mode, with_pay
+from router import Router, check_mode, with_bonus
 from unet import UNet
 
 
@@ -112,7 +112,7 @@ class Policy(nn.Module):
 
         Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all components get gradient at every
         sample, in proportion to their weight. A top-k router, as in a sparse mixture of experts (variants/moe.py),
-        starves those it does not choose and needs a load-balancing loss. A softmax starves none (but see router.py).
+        starves those it does not choose and needs a load-balancing loss. A softmax starves none whose weight is not 0.
         """
         predictions = self.components(noisy_actions, step, condition)  # (K, B, H, A)
         return torch.einsum("kbha,bk->bha", predictions, weights)
@@ -133,7 +133,7 @@ class Policy(nn.Module):
         pictures train.py gives n tasks per observation, (n B,): each is encoded once, then repeated n times: (n B, C).
         """
         condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
-        condition = condition.repeat_interleave(len(task) // max(len(condition), 1) or 1, 0)
+        condition = condition.repeat_interleave(max(1, len(task) // max(1, len(condition))), 0)
         if self.config.task_conditioning == "name":
             condition = condition + self.task_embedding(task)
         return condition
@@ -148,7 +148,7 @@ class Policy(nn.Module):
         """
         condition = self.encode(observation, task)
         weights = self.weigh(condition, step)
-        return with_pay(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
+        return with_bonus(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
 
     def errors(self, condition: Tensor, weights: Tensor, actions: Tensor, step: Tensor, noise: Tensor) -> Tensor:
         """(B,): the squared error of the composed prediction under weights (B, K)."""

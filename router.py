@@ -24,12 +24,12 @@ How raw network outputs (logits) become weights is a real choice:
 Weights that sum to one have a property that `fdp.py` builds on: the composition is then the same whether the
 components predict noise, clean actions or velocity. `raw` gives that up.
 
-Whether a router routes is another matter. The denoising loss does not ask it to tell situations apart, and left alone
-it hardly does: its weights are nearly the same in every task (softmax: between 0.13 and 0.46 for K = 4). Components do
-get used to that balance, though, and a few hundredths of weight matter: given the weights of some moment of another
-task, a policy fell from 0.97 to 0.72. A larger learning rate or an encoder of its own changes nothing. Of the ways that
-were tried one wakes it: paying it for information (study/README.md, "What wakes the router"). What that buys is
-reading, not success, which falls by a point or two, and from cameras by seven: that is why it is not the default.
+Left alone it hardly routes: the denoising loss does not ask it to tell situations apart. On mt6 weights differ between
+components (a task's means: 0.13 to 0.38 for K = 4), and hardly between tasks. Components rely on that balance, though:
+given the weights of some moment of another task, a policy fell from 0.97 to 0.72. A larger learning rate or an encoder
+of its own changes nothing; of the ways that were tried only paying it for information does (study/README.md, "What
+wakes the router"). What that buys is reading, not success, which falls by a point or two, and from cameras by seven:
+that is why it is not the default.
 
 Axis legend: B batch, K components, C condition dim.
 """
@@ -39,7 +39,7 @@ from torch import Tensor
 
 BLENDS = ("softmax", "informed")  # whose weights are positive and sum to one
 MODES = (*BLENDS, "affine", "raw")
-BONUS = 0.1  # what a nat of information is worth, in mean squared error of the prediction; for 0.01 none routes
+BONUS = 0.1  # what a nat of information is worth, in squared error; 0.01 wakes none (a flag: variants/informed.py)
 
 
 class Router(nn.Module):
@@ -73,16 +73,16 @@ def normalize_logits(logits: Tensor, mode: str) -> Tensor:
     return logits
 
 
-def with_pay(errors: Tensor, config, weights: Tensor, task: Tensor):
+def with_bonus(errors: Tensor, config, weights: Tensor, task: Tensor):
     """What a policy's `loss` returns for its errors (B,), weights (B, K) and tasks (B,): the errors, and in mode
     "informed" the bonus, which training adds to their mean: {"information": (coefficient, nats)}. It is negative, so
     the loss falls as the router tells more."""
     if config.router != "informed":
         return errors
-    return errors, {"information": (-BONUS, paid_for(config, weights, task))}
+    return errors, {"information": (-BONUS, batch_information(config, weights, task))}
 
 
-def paid_for(config, weights: Tensor, task: Tensor) -> Tensor:
+def batch_information(config, weights: Tensor, task: Tensor) -> Tensor:
     """The `information` in nats that a batch earns a bonus for, of weights (B, K) and tasks (B,). 0 if the policy
     knows several tasks and the batch is of a single one, as where adapt.py learns a new task: it could only reward
     switching within that task. (Of several processes each is paid for its part of the batch.)"""
@@ -90,7 +90,7 @@ def paid_for(config, weights: Tensor, task: Tensor) -> Tensor:
     return paid * information(weights.float())
 
 
-def split(loss) -> tuple[Tensor, dict]:
+def errors_and_terms(loss) -> tuple[Tensor, dict]:
     """What a policy's `loss` returns -> errors (B,), {name: (coefficient, term)}."""
     return loss if isinstance(loss, tuple) else (loss, {})
 

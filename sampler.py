@@ -9,6 +9,15 @@ here x, with noise e, as in papers on sampling; in fdp.py a, with noise eps. (Th
 t = 0 is their 1.) A network learns to say which noise is in x_t. Sampling goes backwards: start at pure noise, ask the
 network, take away a little of the noise it sees, ask again. Everything below is arithmetic on that one equation.
 
+What a chunk is, in time, with H = 8 and 4 actions executed before looking again (o: seen, a: predicted):
+
+    step        -1   0   1   2   3   4   5   6   7
+    seen         o   o
+    predicted        a   a   a   a   a   a   a   a      one chunk: what sampling makes out of noise
+    executed         a   a   a   a                      then it looks again, and makes the next chunk
+
+`study/core/denoising.png` shows chunks on their way from noise to actions.
+
 A sampler gets `predict_noise(x_t, t) -> e`, with x_t (B, H, A) and t (B,), and cannot tell one U-Net from a weighted
 sum of K. It is chosen when acting, not when training: every checkpoint works with every sampler.
 
@@ -78,10 +87,9 @@ def to_noise(target: str, prediction: Tensor, noisy: Tensor, alpha_bar_t: Tensor
 
         sum_k w_k (c x_t + d y_k)  =  c x_t (sum_k w_k) + d sum_k w_k y_k  =  c x_t + d (sum_k w_k y_k)
 
-    What differs is how much each step counts in the loss. Take the same error of the implied clean action at every t.
-    With target `clean` it costs the same at every t. With `noise` it costs ab/(1-ab) times as much, the signal-to-noise
-    ratio: 1600 at t = 0, 1 in the middle, nothing at t = T - 1. With `velocity` it costs that plus one: little noise,
-    where precision is decided, counts as with `noise`, and much noise is not ignored. Hence it is the default.
+    What differs is what an equally wrong clean action costs at each t. Target `clean`: the same everywhere. `noise`:
+    ab/(1-ab) times as much, the signal-to-noise ratio (1600 at t = 0, 1 in the middle, 0 at t = T - 1). `velocity`:
+    that plus one, so it is as strict near clean data, and still learns where there is much noise. Hence the default.
     """
     check_target(target)
     a = alpha_bar_t[:, None, None]
@@ -169,8 +177,8 @@ def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor
     """DPM-Solver++(2M), deterministic. Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
 
     With ever smaller steps, DDIM follows a differential equation. One of its steps is exact if the predicted clean
-    action is the same at both ends (first order), which it is not. So this uses the prediction expected halfway, if it
-    goes on changing as over the previous step (second order), without another network call. Halfway is by the
+    action stays the same all along (first order), which it does not. So this uses the prediction expected halfway, if
+    it goes on changing as over the previous step (second order), without another network call. Halfway is by the
     equation's own clock: `lam`, half the log of the signal-to-noise ratio ab / (1 - ab).
     """
     previous = None  # (lam, clean) of the step before

@@ -6,8 +6,8 @@
     policy = put(load_policy("study/core/mt6"), "door-close.safetensors", "window-open.safetensors")
 
 `adapt.py` with `--retain exact` moves no bit of the policy that it starts from, the *base*. So what it learns is an
-addition, and its run folder holds it as skill.safetensors too: new components, a router over the old ones and them, a
-correction of the encoder, and what the new name means. (A policy keeps them as *stages*, and the base is the first:
+addition, and its run folder holds it as skill.safetensors too: new components, a router over the old ones and them, an
+adapter of the encoder, and what the new name means. (A policy keeps them as *stages*, and the base is the first:
 variants/staged.py, to be read before this.) Skills are learned apart, by different people, and put onto another copy of
 the same base in any order: each task acts as when it was learned, bit for bit, and so do old tasks.
 
@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from encoder import Residual
+from encoder import LoRA
 from envs.tasks import slug
 from plumbing import configs, files, folders, runs, tensors
 from plumbing.cli import BadInput, parse, provenance, run, say
@@ -100,17 +100,17 @@ def stack(policy) -> list[str]:
 
 
 def sizes(base, skill: Skill) -> tuple[int, int]:
-    """How many components a skill adds, and the rank of its correction. ValueError if its tensors are not what a skill
+    """How many components a skill adds, and the rank of its adapter. ValueError if its tensors are not what a skill
     for this base has: somebody else may have written them, and what is made next has their size."""
     state, stacked = base.state_dict(), stack(base)
     n = len(skill.tensors[stacked[0]])
     rank = skill.tensors["residual.A.0"].shape[1] if "residual.A.0" in skill.tensors else 0
     if rank > 1024:
-        raise ValueError(f"a correction of rank {rank}")
+        raise ValueError(f"an adapter of rank {rank}")
     wanted = {name: (n, *state[name].shape[1:]) for name in stacked}
     wanted |= {name: (len(skill.tasks), *x.shape[1:]) for name, x in state.items() if name.startswith("task_embedding")}
     with torch.device("meta"):  # shapes, without memory
-        wanted |= {f"residual.{name}": x.shape for name, x in Residual(base.encoder, rank).state_dict().items()}
+        wanted |= {f"residual.{name}": x.shape for name, x in LoRA(base.encoder, rank).state_dict().items()}
     found = {name: x.shape for name, x in skill.tensors.items() if not name.startswith("router.")}
     for name in wanted | found:
         if name not in wanted or name not in found or tuple(found[name]) != tuple(wanted[name]):

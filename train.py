@@ -1,7 +1,7 @@
 """Train a factorized diffusion policy on MetaWorld, from nothing to a table of success rates.
 
     python train.py --tasks reach,push --components 4            # minutes on a laptop CPU
-    python train.py --tasks mt6 --components 4 --size base       # the paper-sized network, for one GPU
+    python train.py --tasks mt6 --components 4 --size base       # the authors' U-Net widths, for one GPU
 
 Read `main`, near the end, first: policy, demonstrations cut into windows, the loop (sample, noise, predict, loss, step,
 average, log, save), evaluation. Everything lands in one run folder; see plumbing/runs.py for what is in it.
@@ -26,7 +26,7 @@ from plumbing import figures, folders, parallel, resume, runs, torchrun
 from plumbing.cli import BadInput, progress, provenance, run, say
 from plumbing.limits import check_limits, check_memory, count_weights
 from plumbing.log import Log, Usage, loss_by_step, read_log
-from router import split
+from router import errors_and_terms
 
 # Noises for each observation with pictures: encoding those is slow, and several noises for each that is encoded make
 # gradients less random (Mini-Diffuser, arXiv 2505.09430). States are cheap: one noise, and more observations.
@@ -46,7 +46,7 @@ class TrainConfig:
     tasks: str = "reach,push"  # task names, groups (mt6, mt50, ml45-train, ...), Gymnasium ids; separated by commas
     components: int = 4  # K; the paper's choice. 1 is a plain diffusion policy
     policy: str = "fdp"  # fdp, or a file in variants/ such as monolithic
-    size: Literal["small", "base"] = "small"  # small for a CPU, base (the paper's widths) for one GPU
+    size: Literal["small", "base"] = "small"  # small for a CPU, base (the authors' U-Net widths) for one GPU
     observation: Literal["state", "pixels"] = "state"  # pixels: cameras and the hand's own position, as in the paper
     cameras: str = "corner,wrist"  # what it sees, with --observation pixels
     image_size: Literal[64, 96, 128] = 64  # of a picture, height and width
@@ -172,7 +172,7 @@ class Learner:
         errors and every extra term, by name, with "skipped" 0 or 1, and the norm of the gradient.
         """
         with runs.autocast(self.policy.device, self.precision):
-            errors, terms = split(loss_function(*batch))
+            errors, terms = errors_and_terms(loss_function(*batch))
             losses = {"loss": errors.mean()}
             total = losses["loss"]
             for name, (coefficient, term) in terms.items():

@@ -4,7 +4,7 @@
 
 The network slides over *time inside the chunk*: its "pixels" are the H future actions, its "colours"
 the A action dimensions. It follows the conditional U-Net of Diffusion Policy (Chi et al. 2023,
-arXiv 2303.04137, its CNN-based variant), which every diffusion-policy codebase descends from.
+arXiv 2303.04137, its CNN-based variant), which came from Diffuser (Janner et al. 2022, arXiv 2205.09991).
 
 Kept from it: residual blocks of two convolutions, FiLM conditioning in every block, a down and an up path with skip
 connections, sinusoidal step embedding.
@@ -15,7 +15,7 @@ Changed, and why:
   - LayerNorm over channels, without parameters, instead of GroupNorm: it needs no reduction over time, and FiLM's scale
     and shift follow it at once (the reference activates first).
   - A linear layer before the first activation on the condition. The reference applies Mish to the raw condition, which
-    squashes negative entries to almost nothing: harmless for an image encoder's features, not for a state.
+    is not one-to-one below zero (-0.5 and -2.3 both give -0.22): harmless only for what is never negative.
   - Step embedding and condition share one two-layer network, instead of an MLP for the step and a layer per block.
   - Kernel 3 instead of 5, one block per level instead of two, pair-wise down- and upsampling, SiLU instead of Mish, a
     1x1 head: our chunks are 8 steps long, not 16 or more.

@@ -5,7 +5,7 @@ near a thing depends on where the thing is from the hand, and hardly on where bo
 made: the hand begins where it began, the thing stands a few centimetres away, its goal too, and the path between them
 bends. Near the thing, and near the goal, the hand does what it did, as seen from there. (Where the thing plays no part,
 as in reach, the goal may be higher or lower, too.) The idea is MimicGen's (Mandlekar et al., arXiv 2310.17596), which
-cuts demonstrations at the same two places. Unlike there, no simulator checks what was made: a few are impossible
+cuts demonstrations into a part for each object. Unlike there, no simulator checks what was made: a few are impossible
 (through a wall, or off the table), most are not.
 
 adapt.py does this where there are at most FEW demonstrations of a task (`--copies`).

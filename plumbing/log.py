@@ -11,7 +11,7 @@ import torch
 from encoder import rows
 from plumbing import files
 from router import entropy as entropy_of  # of probabilities
-from router import split
+from router import errors_and_terms
 
 MOST_TERMS = 1000  # in a line of the log: a stranger's could draw for hours
 
@@ -123,7 +123,7 @@ def loss_by_step(policy, windows, samples: int = 128, points: int = 25) -> dict[
         noise, errors = torch.randn_like(actions), []
         for i in torch.arange(samples, device=policy.device).split(16):  # a fork's loss may take gradients: few at once
             loss = policy.loss(rows(seen, i), task[i], actions[i], torch.full_like(task[i], t), noise[i])
-            errors.append(split(loss)[0].detach())
+            errors.append(errors_and_terms(loss)[0].detach())
         found[t] = torch.cat(errors).mean().item()
     return found
 

@@ -2,12 +2,11 @@
 
     replay.safetensors      "task/part" -> (R, *shape)
 
-A new router is held to the old one's weights there, but not as numbers beside each other. What a component says about
-situations that it has not learned from may be fifteen times too large, as nothing has ever asked: then a weight of
-0.02 that should be 0 is a wrong action, and so is 0.01 in the place of 0.02 where a component has come to count by
-speaking loudly. So what is compared is what it comes to, the composed prediction: as it is linear in the weights, its
-change is the composition with the change of the weights. (With weights beside each other, ten tasks in turn ended at
-0.77 and forgot 17 points: LOG.md.)
+The new router must not change what old tasks do. Weights that are nearly equal do not guarantee that: where a component
+was never trained it may predict fifteen times too much, and then a weight of 0.02 instead of 0 is a wrong action. So
+composed predictions are compared. Composition is linear in the weights, so the change of the prediction is the
+composition with the change of the weights. (With the weights themselves compared, ten tasks in turn ended at 0.77 and
+forgot 17 points: LOG.md.)
 
 Axis legend: K components, R remembered observations, REPLAYED of each task, N observations in a task's demonstrations,
 H action horizon, A action dim

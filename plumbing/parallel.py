@@ -16,7 +16,7 @@ import torch.distributed as dist
 from plumbing.files import BadInput
 from plumbing.interrupt import is_first
 from plumbing.torchrun import about, leave
-from router import split
+from router import errors_and_terms
 
 _waiting = None  # all processes, with patience: the others wait as long as the first one collects demonstrations
 
@@ -83,7 +83,7 @@ class _Share(torch.nn.Module):
         with torch.random.fork_rng(gpu):
             torch.manual_seed(zlib.crc32(state.numpy().tobytes()) + rank)
             loss = self.loss({name: x[mine] for name, x in observation.items()}, *(x[part] for x in batch))
-        errors, terms = split(loss)
+        errors, terms = errors_and_terms(loss)
         return errors * weight, {name: (coefficient, term * weight) for name, (coefficient, term) in terms.items()}
 
 

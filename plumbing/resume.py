@@ -14,7 +14,7 @@ from plumbing import folders, parallel, runs, tensors, torchrun
 from plumbing.cli import BadInput, provenance
 from plumbing.limits import check_log
 from plumbing.log import read_log
-from router import split
+from router import errors_and_terms
 
 FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")  # may change on resuming
 
@@ -199,7 +199,7 @@ def try_once(policy, loss_function, windows, config) -> None:
             step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)
             with runs.autocast(device, config.precision):
                 loss = loss_function(observation, task, actions, step, torch.randn_like(actions))
-                errors, terms = split(loss)
+                errors, terms = errors_and_terms(loss)
                 sum((c * term for c, term in terms.values()), errors.mean()).backward()
         except Exception as error:
             # A GPU has an error of its own for this; a CPU says it in words.

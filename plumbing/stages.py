@@ -29,7 +29,7 @@ from plumbing.limits import check_limits, check_memory
 from plumbing.log import read_log
 
 TRANSFER = 10  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
-RANK = 16  # of a stage's correction of the encoder
+RANK = 16  # of a stage's adapter of the encoder
 FREE = ("run", "out", "device", "precision", "data_dir")  # may differ when a command goes on after an interruption
 
 
@@ -107,7 +107,7 @@ def check_source(config, tasks: list[str], device) -> None:
         runs.training_record(Path(config.run))  # which evaluations repeat: now, rather than after the training
     base, _ = skills.take_apart(policy)
     policy = base if config.lean_on == "base" else policy
-    least = getattr(policy.config, "ranks", [0])[-1]  # the new correction begins as the newest one
+    least = getattr(policy.config, "ranks", [0])[-1]  # the new adapter begins as the newest one
     if config.encoder_rank is not None and config.encoder_rank < least:
         raise BadInput(f"--encoder-rank must be at least {least}, as in {origin}, got {config.encoder_rank}")
     if config.retain == "replay" and policy.router_sees_step:

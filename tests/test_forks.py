@@ -233,14 +233,17 @@ def test_the_usual_policy_does_not_know_euler():
 # ------------------------------------------------------------------------------------------------ no diffusion
 
 
+@pytest.mark.parametrize("body", ["mlp", "unet"])
 @pytest.mark.parametrize("settings", [{}, {"components": 2}, {"channels": (128, 256, 512), "kernel": 5}])
-def test_regression_is_of_the_same_size(settings):
-    sizes = [sum(p.numel() for p in make(variant, **settings).parameters()) for variant in ("bc", "fdp")]
+def test_regression_is_of_the_same_size(settings, body):
+    sizes = [sum(p.numel() for p in make(*how, **settings, **own).parameters())
+             for how, own in ((["bc"], {"body": body}), (["fdp"], {}))]  # fmt: skip
     assert sizes[0] / sizes[1] == pytest.approx(1, abs=0.02)
 
 
-def test_regression_says_the_mean_of_two_ways():
-    policy, (observation, task, actions, step, noise) = make("bc"), batch(make())
+@pytest.mark.parametrize("body", ["mlp", "unet"])
+def test_regression_says_the_mean_of_two_ways(body):
+    policy, (observation, task, actions, step, noise) = make("bc", body=body), batch(make())
     ways = torch.cat([actions, -actions])
     twice = {part: torch.cat([x, x]) for part, x in observation.items()}, torch.cat([task, task])
     learner = train.Learner(policy)
@@ -526,11 +529,11 @@ def test_the_loss_is_a_function_of_its_inputs(variant):
     for seed in (1, 2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        found.append(train.split(policy.loss(*batch(policy)))[0].detach())
+        found.append(train.errors_and_terms(policy.loss(*batch(policy)))[0].detach())
         assert torch.equal(torch.get_rng_state(), state), "it drew something"
     assert torch.equal(*found) and found[0].shape == (6,)
     observation, task, actions, step, noise = batch(policy)
-    other = train.split(policy.loss(observation, task, actions, step, noise + 0.1))[0]
+    other = train.errors_and_terms(policy.loss(observation, task, actions, step, noise + 0.1))[0]
     assert not torch.allclose(other, found[0])  # and of no fewer
 
 
@@ -543,9 +546,11 @@ def test_what_is_looked_at_once_and_denoised_often_is_as_looked_at_each_time(var
     policy.encoder.register_forward_hook(lambda _, __, condition: looked.append(len(condition)))
     (observation, task, actions, *_), (steps, noises) = given, (torch.randint(0, 100, (6, 3)), torch.randn(6, 3, 8, 4))
     repeated = (x.repeat_interleave(3, 0) for x in (task, actions))
-    found, _ = train.split(policy.loss(observation, *repeated, steps.flatten(), noises.flatten(0, 1)))
+    found, _ = train.errors_and_terms(policy.loss(observation, *repeated, steps.flatten(), noises.flatten(0, 1)))
     assert looked == [6]
-    each = [train.split(policy.loss(observation, task, actions, steps[:, i], noises[:, i]))[0] for i in range(3)]
+    each = [
+        train.errors_and_terms(policy.loss(observation, task, actions, steps[:, i], noises[:, i]))[0] for i in range(3)
+    ]
     assert torch.allclose(found.view(6, 3), torch.stack(each, 1), atol=1e-5)
     assert variant == "bc" or not torch.allclose(each[0], each[1], atol=1e-3)
 

@@ -12,15 +12,15 @@ from test_adapt import CPU, chunks, flags, make_policy  # noqa: F401  (flags is 
 import adapt
 import skills
 from adapt import count, grow, train_only
-from encoder import Residual, StateEncoder
+from encoder import LoRA, StateEncoder
 from plumbing.cli import BadInput
 from plumbing.runs import load_policy, read_config
 from study.ml45 import augment
 from variants.staged import _replaced
 
 
-def filled(encoder: nn.Module, rank: int) -> Residual:
-    residual = Residual(encoder, rank)
+def filled(encoder: nn.Module, rank: int) -> LoRA:
+    residual = LoRA(encoder, rank)
     with torch.no_grad():
         for p in residual.parameters():
             p.normal_(std=0.1)
@@ -70,7 +70,7 @@ def test_a_correction_is_the_sum_of_two_linear_maps(encoder, observation, layers
 
 def test_a_fresh_correction_changes_nothing_and_can_learn():
     encoder = StateEncoder({"state": (3,)}, 8).requires_grad_(False)
-    residual, seen = Residual(encoder, 4), {"state": torch.randn(5, 3)}
+    residual, seen = LoRA(encoder, 4), {"state": torch.randn(5, 3)}
     view = _replaced(encoder, residual.weights(encoder))
     assert torch.equal(view(seen), encoder(seen))
     view(seen).square().sum().backward()
@@ -78,7 +78,7 @@ def test_a_fresh_correction_changes_nothing_and_can_learn():
         p.grad is None for p in encoder.parameters()
     )
     assert count(residual) == 4 * (3 + 256 + 256 + 256 + 256 + 8) + 256 + 256 + 8
-    assert count(Residual(encoder, 0)) == 0
+    assert count(LoRA(encoder, 0)) == 0
 
 
 def test_every_stage_begins_as_what_the_policy_was_and_leaves_it_as_it_is():
@@ -127,8 +127,8 @@ def test_what_acting_keeps_from_call_to_call_is_made_anew_when_a_weight_changes(
     _, (second,) = skills.take_apart(other)
     policy = skills.put_together(apart, [skill, second])
     task, K = "window-close", policy.config.components
-    made, usual = [], Residual.weights
-    monkeypatch.setattr(Residual, "weights", lambda self, encoder: made.append(self) or usual(self, encoder))
+    made, usual = [], LoRA.weights
+    monkeypatch.setattr(LoRA, "weights", lambda self, encoder: made.append(self) or usual(self, encoder))
 
     def act():
         return chunks(policy, [task] * 2)[0]
@@ -156,8 +156,8 @@ def test_only_the_newest_correction_learns():
     for task in ("drawer-open", "window-close"):
         variant, policy = grow("fdp" if task == "drawer-open" else "staged", policy, [task], 1, [0], 3)
     parts = train_only(policy, [4], [3], False)
-    inputs = sum(layer.weight.shape[1] for _, layer in Residual.layers(policy.encoder))
-    outputs = sum(layer.weight.shape[0] for _, layer in Residual.layers(policy.encoder))
+    inputs = sum(layer.weight.shape[1] for _, layer in LoRA.layers(policy.encoder))
+    outputs = sum(layer.weight.shape[0] for _, layer in LoRA.layers(policy.encoder))
     assert parts["residual"] == (2 * (3 * (inputs + outputs) + outputs), 3 * (inputs + outputs) + outputs)
     learn = {name for name, p in policy.named_parameters() if p.requires_grad and name.startswith(("enc", "res"))}
     assert learn and all(name.startswith("residual.2.") for name in learn)

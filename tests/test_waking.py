@@ -137,7 +137,7 @@ def test_a_new_task_is_named_to_both_encoders(retain):
         "task_embedding"
     ] == (3 * 32, 32)
     observation, task, *rest = batch(make())
-    train.split(grown.loss(observation, torch.full_like(task, 2), *rest))[0].mean().backward()
+    train.errors_and_terms(grown.loss(observation, torch.full_like(task, 2), *rest))[0].mean().backward()
     assert grown.task_embedding.parametrizations.weight.original.grad[0, 16:].any()
 
 

@@ -1,6 +1,7 @@
-"""No diffusion at all: a plain network of the same size that says the chunk at once. Is diffusion needed on this data?
+"""No diffusion at all: a network of the same size that says the chunk at once. Is diffusion needed on this data?
 
-    python train.py --policy bc --tasks mt6 --components 4
+    python train.py --policy bc --tasks mt6 --components 4                # four linear layers
+    python train.py --policy bc --tasks mt6 --components 4 --body unet    # variants/monolithic.py's U-Net, asked once
 
 Behaviour cloning by regression, with everything else as in fdp.py: encoder, task's name, data, averaging. The squared
 error is least at the mean of all actions that were demonstrated in a situation. Where there is one way to do it, that
@@ -9,24 +10,32 @@ model draws one of the two (study/README.md has both cases).
 """
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
 
-from fdp import Policy as FactorizedPolicy
-from fdp import PolicyConfig  # noqa: F401  (a variant has both names)
+from fdp import PolicyConfig as FactorizedConfig
 from router import Router
-from unet import UNet
-from variants.monolithic import size
+from variants.monolithic import Policy as OneNetwork
+from variants.monolithic import size, unet
 
 
-class Policy(FactorizedPolicy):
+@dataclass
+class PolicyConfig(FactorizedConfig):
+    body: Literal["mlp", "unet"] = "mlp"  # unet: only diffusion is taken away, not the network too
+
+
+class Policy(OneNetwork):
     def build(self):
-        """Four linear layers as large as K components and their router; within 2 %, tests check."""
+        """As large as K components and their router, within 2 % (tests check): a U-Net, or four linear layers."""
         c = self.config
+        if c.body == "unet":
+            super().build()
+            return
         with torch.device("meta"):  # shapes without memory: size is all we want of these
-            unet = UNet(c.components, c.action_dim, c.condition_dim, c.horizon, tuple(c.channels), c.kernel)
-            wanted = size(unet) + size(Router(c.condition_dim, c.components))
+            wanted = size(unet(c, c.components)) + size(Router(c.condition_dim, c.components))
         out = c.horizon * c.action_dim
         # 2 w^2 + (C + out + 3) w + out = wanted
         linear = c.condition_dim + out + 3
@@ -36,13 +45,14 @@ class Policy(FactorizedPolicy):
             layers += [nn.Linear(width, width), nn.SiLU()]
         self.components = nn.Sequential(*layers, nn.Linear(width, out))
 
-    def weigh(self, condition, step=None):
-        """(B, C) -> (B, 1): there is one network."""
-        return condition.new_ones(len(condition), 1)
-
     def forward(self, noisy_actions, step, condition, weights=None):
         """(B, C) -> the chunk (B, H, A) in [-1, 1]; noise and step are not looked at."""
-        return self.components(condition).unflatten(1, (self.config.horizon, self.config.action_dim))
+        c, B = self.config, len(condition)
+        if c.body == "unet":  # in the place of noisy actions: where in the chunk each one is, or all would be alike
+            at = torch.linspace(-1, 1, c.horizon, device=condition.device, dtype=condition.dtype)
+            start = at[:, None].expand(B, c.horizon, c.action_dim)
+            return self.components(start, condition.new_zeros(B), condition)[0]
+        return self.components(condition).unflatten(1, (c.horizon, c.action_dim))
 
     def loss(self, observation, task, actions, step, noise):
         """(B,): squared error of the chunk."""

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
-from router import BLENDS, paid_for
+from router import BLENDS, batch_information
 from variants.staged import some
 
 
@@ -111,4 +111,4 @@ class Policy(FactorizedPolicy):
         condition = self.encode(observation, task)
         p = self.probabilities(condition, step).float()
         errors = self.errors(condition, self.sparse(p), actions, step, noise)
-        return errors, {"information": (-self.config.bonus, paid_for(self.config, p, task))}
+        return errors, {"information": (-self.config.bonus, batch_information(self.config, p, task))}

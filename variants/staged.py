@@ -1,8 +1,8 @@
 """A policy that has learned in stages: every task keeps the components, the router and the encoder it was learned with.
 
 Written by `adapt.py --retain exact`, on top of any policy that keeps the K axis (`base`). A stage adds components and a
-router of its own, and a correction of the encoder of low rank (encoder.py, `Residual`). A task of another stage never
-sees them: it is served by a *view* of the policy, which has its stage's router and correction and those K_s components
+router of its own, and a low-rank adapter of the encoder (encoder.py, `LoRA`). A task of another stage never
+sees them: it is served by a *view* of the policy, which has its stage's router and adapter and those K_s components
 that its stage knew, in products of the same shapes as then, so that its actions stay what they were, bit for bit. (For
 the same rows in a batch: which rows share a matrix product decides how sums are rounded, here as with any policy, in
 the seventh digit.) The price: whose task it is must be known (its name says so), and what every stage stores.
@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from encoder import Residual, check_rows
+from encoder import LoRA, check_rows
 from plumbing.runs import load_variant
 
 
@@ -41,7 +41,7 @@ def on_top_of(base: str):
         base: str = "fdp"
         # (which components a stage uses, the tasks it learned); a number stands for the first so many
         stages: tuple[tuple[int | list[int], list[str]], ...] = ()
-        ranks: tuple[int, ...] = ()  # of each stage's correction of the encoder; 0: none
+        ranks: tuple[int, ...] = ()  # of each stage's adapter of the encoder; 0: none
 
     class StagedPolicy(module.Policy):
         def build(self) -> None:
@@ -56,7 +56,7 @@ def on_top_of(base: str):
                 module.Policy.build(smaller)  # what its router looks like, only the base knows
                 routers.append(smaller.router)
             self.router = nn.ModuleList(routers)
-            self.residual = nn.ModuleList([Residual(self.encoder, rank) for rank in c.ranks])
+            self.residual = nn.ModuleList([LoRA(self.encoder, rank) for rank in c.ranks])
 
         def at(self, stage: int):
             """The policy as a stage made it: a view. Nothing is switched, so nothing stays switched."""
@@ -143,11 +143,11 @@ def unstaged(config) -> dict:
 def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str], rank: int) -> tuple:
     """One stage more: settings (a PolicyConfig's fields, grown already) and tensors of a policy -> the same, staged.
 
-    The new stage's router and correction of the encoder start as copies of the newest ones, where there are any: the
+    The new stage's router and adapter of the encoder start as copies of the newest ones, where there are any: the
     stage begins as the function that the policy was. `old` is the config before growing.
     """
     before = [(k, list(names)) for k, names in getattr(old, "stages", [(old.components, old.tasks)])]
-    ranks = [*getattr(old, "ranks", [0]), rank]  # the first policy needs no correction
+    ranks = [*getattr(old, "ranks", [0]), rank]  # the first policy needs no adapter
     settings = settings | {"stages": [*before, (settings["components"], list(tasks))], "ranks": ranks}
     if variant != "staged":
         settings["base"] = variant

@@ -20,7 +20,7 @@ import torch.nn as nn
 from encoder import augmented
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
-from router import BLENDS, with_pay
+from router import BLENDS, with_bonus
 from variants.monolithic import of_size, size, unet
 
 FASTER, HOT, COLD, LEFT_OUT, USUAL = 10, 5.0, 0.2, 0.25, 4
@@ -104,7 +104,7 @@ class Policy(FactorizedPolicy):
         if self.training and self.config.how == "dropout":
             kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # never all of them nothing
             weights = kept / kept.sum(-1, keepdim=True)
-        loss = with_pay(self.errors(condition, weights, actions, step, noise), self.config, own, task)
+        loss = with_bonus(self.errors(condition, weights, actions, step, noise), self.config, own, task)
         if self.config.how != "falling":
             return loss
         errors, terms = loss

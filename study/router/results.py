@@ -344,7 +344,8 @@ RIVALS = {
     "moe-top2-balance-0.1": "the same, balanced ten times as hard",
     "decorrelated": "components that are kept apart",
     "informed": "top 2, a bonus for information",
-    "bc": "plain regression, no diffusion",
+    "bc": "regression by four linear layers, no diffusion",
+    "bc-unet": "regression by one network's U-Net",
     "paper": "fdp, the paper's settings",
 }
 
