@@ -295,8 +295,8 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     save = partial(resume.save, folder, learner, log, data, weights=False)
     for step in interrupt.steps(progress(range(log.start, config.steps), unit="step", desc=", ".join(tasks)), save):
         observation, task, actions = windows.sample(config.batch_size)
-        batch, rate = (observation, task, actions, *draw_noise(grown, actions)), learning_rate(config, step)
-        losses, norm = learner.step(loss, batch, rate, average_decay(step))
+        grown.progress, batch = step / config.steps, (observation, task, actions, *draw_noise(grown, actions))
+        losses, norm = learner.step(loss, batch, rate := learning_rate(config, step), average_decay(step))
         log.add(losses)
         if (step + 1) % 50 == 0 or step == config.steps - 1:
             learner.check(step + 1)

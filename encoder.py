@@ -121,9 +121,11 @@ class StateEncoder(nn.Module):
         self.mean.copy_(numbers.mean(0))
         spread = numbers.std(0).nan_to_num()  # one observation has none
         self.scale.copy_(spread.clamp(min=self.FLOOR))
-        if 0 < spread.max() < self.FLOOR:  # a whole task in millimetres, or in units of its own
-            say_once(f"warning: no observed number varies by more than {spread.max():.1g}; what varies by less than "
-                     f"{self.FLOOR} is faint: give them in larger units")  # fmt: skip
+        by_part = {name: observation[name].float().std(0).nan_to_num().max().item() for name in self.parts}
+        for name, most in by_part.items():  # kilometres, say, or beside millimetres a gripper in metres
+            if 0 < most < self.FLOOR / 4 or 0 < spread.max() < self.FLOOR:
+                say_once(f"warning: no number of '{name}' varies by more than {most:.1g}; what varies by less than "
+                         f"{self.FLOOR} is faint: give it in larger units")  # fmt: skip
 
     def forward(self, observation: Observation) -> Tensor:
         """{part: (B, *shape)} -> condition (B, C)."""

@@ -5,9 +5,8 @@
                      |   +--> component K --+        ^
                      +----------> router(o) ---------+
 
-The idea is `Policy.compose` below, two lines of code. Around it: how it learns (`loss`), how it acts (`act`). To try
-an idea of your own, copy this file to variants/mine.py, or subclass `Policy` there and override one method, and run
-`python train.py --policy mine`. What is meant to be overridden:
+The idea is `Policy.compose` below, two lines of code. Around it: how it learns (`loss`), how it acts (`act`). For an
+idea of your own subclass `Policy` in variants/mine.py, and run `python train.py --policy mine`. Made to be overridden:
 
     build_encoder  what it sees              weigh    who counts how much      loss, errors  what it learns from
     build          components and router     compose  how answers are joined   sample        how it acts
@@ -62,6 +61,7 @@ class Policy(nn.Module):
     """
 
     router_sees_step = False  # True: `weigh` is asked at every denoising step, not once per chunk
+    progress = 1.0  # of training, 0 to 1, which train.py and adapt.py set: a fork may anneal by it
     schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> how much is left of a clean action: (T,), float64
 
     def __init__(self, config: PolicyConfig):

@@ -264,7 +264,7 @@ def main(config: TrainConfig) -> dict:
     for step in interrupt.steps(bar, partial(save, interrupted=True), parallel.agree):  # Ctrl-C waits for it
         observation, task, actions = windows.sample(config.batch_size)
         batch = (observation, task, actions, *draw_noise(policy, actions))  # with a diffusion step for each, and noise
-        rate = learning_rate(config, step)
+        policy.progress, rate = step / config.steps, learning_rate(config, step)
         losses, norm = learner.step(loss_function, batch, rate, average_decay(step))
         log.add(losses)
         last = step == config.steps - 1

@@ -46,6 +46,20 @@ class Memory:
             self.weights = policy.weigh(condition)  # (R, K)
             noise = torch.randn(len(condition), policy.config.horizon, policy.config.action_dim, device=policy.device)
             self.clean = policy.sample(condition, noise, *policy.choose_sampler())[0]  # what it does there, (R, H, A)
+        self.check(policy, noise, condition)
+
+    def check(self, policy, noise: Tensor, condition: Tensor) -> None:
+        """BadInput for a fork that composes, or weighs, in a way that `drift` cannot hold. policy: still as it was."""
+        step = torch.zeros(len(noise), dtype=torch.long, device=noise.device)
+        one, two = self.weights, torch.full_like(self.weights, 1 / self.weights.shape[1])
+        with torch.no_grad():
+            sums = [policy.compose(noise, step, condition, w) for w in (one - two, one, two)]
+        if not torch.allclose(sums[0], sums[1] - sums[2], atol=1e-3):
+            raise BadInput(
+                "--retain replay needs a composition that is linear in the weights, and this policy's is not"
+            )
+        if not policy.weigh(condition).requires_grad:
+            raise BadInput("--retain replay needs a router that gradients reach: not this policy's")
 
     def add(self, task: str, observation: dict[str, Tensor]) -> None:
         """Keep REPLAYED of these {part: (N, *shape)}, spread evenly."""

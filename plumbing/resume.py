@@ -26,7 +26,9 @@ def check_same_run(folder: Path, config) -> None:
         instead = "give --overwrite instead of" if (folder / folders.REPLACED).exists() else "leave out"
         raise BadInput(f"--resume: the run in {folder} has no checkpoint yet; {instead} --resume to begin it again")
     if other := runs.difference(folder, asdict(config), FREE):
-        raise BadInput(f"--resume: the run in {folder} has {other}")
+        begun = runs.read_config(folder).get("command")
+        how = f"; it was begun with: {begun}" if isinstance(begun, str) else ""
+        raise BadInput(f"--resume: the run in {folder} has {other}{how}")
 
 
 def behind(folder: Path, step: int) -> bool:

@@ -138,7 +138,7 @@ def check_source(config, tasks: list[str], device) -> None:
 def try_out(policy) -> None:
     """Take a policy with stages apart, and let each stage act once. A fork may have tables that do not grow, or
     components that know their number and cannot act with fewer, as an old stage does; better now than after minutes."""
-    skills.take_apart(policy)
+    skills.put_together(*skills.take_apart(policy))
     policy.eval()
     for _, names in reversed(policy.config.stages):  # the newest one first, which has all: where it fails, K is not why
         seen = {part: np.zeros((1, *shape)) for part, shape in policy.config.observation.items()}
@@ -149,6 +149,21 @@ def try_out(policy) -> None:
                 say(f"the stage of '{names[0]}' cannot act with its own components alone; see docs/troubleshooting.md")
             raise
     policy.train()
+
+
+def check_still(policy, windows) -> None:
+    """BadInput where learning moves what old tasks act with: a fork may count its calls in a buffer, say. One batch is
+    tried, as training would, before anything is written."""
+    newest = f".{len(policy.config.stages) - 1}."
+    before = {name: x.clone() for name, x in policy.named_buffers()}
+    observation, task, actions = windows.select(torch.arange(min(2, len(windows.actions)), device=policy.device))
+    policy.loss(observation, task, actions, torch.zeros_like(task), torch.zeros_like(actions))
+    for name, x in policy.named_buffers():
+        own = name.startswith((f"router{newest}", f"residual{newest}"))
+        if not (own or torch.equal(x.nan_to_num(), before[name].nan_to_num())):
+            raise BadInput(f"'{name}' of this policy changes while it learns, and old tasks act with it: use --retain "
+                           "replay or paper, or see docs/troubleshooting.md, A fork")  # fmt: skip
+        x.copy_(before[name])
 
 
 def check_grown(old: dict, new: dict) -> None:
@@ -230,6 +245,8 @@ def begin(
     say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
     for name, (total, learns) in parts.items():
         say(f"{name:<16}{total:>12,}{learns:>12,}")
+    if config.retain == "exact":
+        check_still(grown, windows)
     folders.claim(folder, overwrite=True)  # one where the same command was interrupted, or a free one
     # While this command collected demonstrations another one may have begun, and ended, in the same folder.
     if not unfinished(config, origin, folder) or going_on != (folder / "resume.pt").exists():

@@ -162,6 +162,19 @@ MUTANTS = {
     "seeds are not drawn": ("study/intervals.py", "return crossed_difference(redrawn(one), redrawn(other))", "return compare(one, other)", "test_report.py -k seeds_that_differ"),
     "a run of 1/K is left out": ("study/router/results.py", '    "mt50/fdp-s[0-9]-even.json",\n', "", "test_report.py -k left_out"),
     "where a feature is, mirrored": ("encoder.py", "x.repeat(len(y)), y.repeat_interleave(len(x))", "x.repeat_interleave(len(y)), y.repeat(len(x))", "test_pixels.py -k softmax"),
+    # Lines that no test noticed until somebody tried (tests/test_single_lines.py), and what forks got wrong.
+    "a sparse mixture trains densely": ("variants/moe.py", "self.errors(condition, weights,", "self.errors(condition, probabilities,", "test_single_lines.py -k sparse_mixture"),
+    "replay moves old pictures": ("plumbing/memory.py", "training, grown.training = grown.training, False", "training = grown.training", "test_single_lines.py -k old_pictures"),
+    "after replay new pictures are not moved": ("plumbing/memory.py", "        grown.training = training\n", "", "test_single_lines.py -k old_pictures"),
+    "a policy of one task is never paid": ("router.py", "paid = len(config.tasks) == 1 or (task != task[0]).any()", "paid = (task != task[0]).any()", "test_single_lines.py -k one_task_is_paid"),
+    "the average forgets": ("train.py", "-0.75, 0.9999)", "-0.75, 0.99)", "test_single_lines.py -k average_reaches"),
+    "flags do not reach the optimiser": ("train.py", "config.lr, config.weight_decay, config.grad_clip, config.precision)", "config.lr, precision=config.precision)", "test_single_lines.py -k flags_reach"),
+    "seconds of training begin anew": ("plumbing/resume.py", '"seconds": saved["seconds"]', '"seconds": 0.0', "test_single_lines.py -k seconds_of_training"),
+    "what was played before decides what is drawn": ("adapt.py", "    torch.manual_seed(config.seed)  # again", "    pass  # again", "test_single_lines.py -k decides_nothing"),
+    "the weights of two plays are one": ("evaluate.py", "if chunk == 0:  # also", "if (episode.task, episode.seed) not in weights:  # also", "test_single_lines.py -k played_again"),
+    "learning moves what old tasks act with": ("plumbing/stages.py", "        check_still(grown, windows)\n", "        pass\n", "test_forks.py -k counter_that_moves"),
+    "replay of what it cannot hold": ("plumbing/memory.py", "        self.check(policy, noise, condition)\n", "", "test_forks.py -k could_hold_nothing"),
+    "what is saved is not told": ("plumbing/interrupt.py", "raise Interrupted(number, _done)", "raise Interrupted(number)", "test_interruptions.py -k all_is_learned"),
 }  # fmt: skip
 
 

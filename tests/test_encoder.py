@@ -121,9 +121,14 @@ def test_numbers_too_small_to_be_seen_are_warned_of(capsys):
     assert not capsys.readouterr().err
     encoder.fit({"point": 0.001 * where})
     assert (
-        "no observed number varies by more than 0.0003; what varies by less than 0.02 is faint"
+        "no number of 'point' varies by more than 0.0003; what varies by less than 0.02 is faint"
         in capsys.readouterr().err
     )
+    encoder = StateEncoder({"point": (2,), "gripper": (2,)}, 8)  # in millimetres, beside one in metres
+    encoder.fit({"point": 1000 * where, "gripper": 0.03 * where})
+    assert not capsys.readouterr().err  # MetaWorld has goals that hardly differ
+    encoder.fit({"point": 1000 * where, "gripper": 0.002 * where})
+    assert "no number of 'gripper' varies by more than 0.0006;" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("rows", "tasks"), [(1, ["reach"] * 3), (3, ["reach"]), (3, "reach"), (None, ["reach"])])

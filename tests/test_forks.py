@@ -32,7 +32,7 @@ import sampler
 import train
 import variants.staged
 from envs.metaworld import DIFFERENCES, PARTS
-from plumbing import figures, log, runs
+from plumbing import figures, folders, limits, log, runs
 from plumbing.cli import BadInput, run
 from plumbing.log import Usage, entropy, read_log
 from variants import flow
@@ -69,6 +69,9 @@ def act(policy, n: int = 4, observation=None, **how) -> tuple[np.ndarray, np.nda
 
 def same(one, other) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+USUAL_LOAD = runs.load_variant  # of which a fixture makes another one
 
 
 def with_policy(kind: type, config: type = fdp.PolicyConfig):
@@ -988,3 +991,125 @@ def test_as_many_cores_as_this_process_may_use():
     done = subprocess.run([sys.executable, "-c", CORES], cwd=ROOT, capture_output=True, text=True)
     lines = [line.split() for line in done.stdout.splitlines()]
     assert len(lines) == 2 and all(wanted == found for wanted, found in lines), done.stdout + done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ what forks got wrong
+
+
+class Annealed(NormPolicy):
+    """It counts its own steps, and acts by that: what `progress` is there for."""
+
+    def build(self):
+        super().build()
+        self.register_buffer("steps_seen", torch.zeros(()))
+
+    def loss(self, *batch):
+        self.steps_seen += 1
+        return super().loss(*batch)
+
+
+def test_a_counter_that_moves_old_tasks_is_refused_where_they_are_promised(data_dir, tmp_path, my_forks, monkeypatch):
+    monkeypatch.setitem(my_forks, "norm", with_policy(Annealed))
+    monkeypatch.setattr(variants.staged, "on_top_of", variants.staged.on_top_of.__wrapped__)
+    command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+            tmp_path / "old")  # fmt: skip
+    flags = ["--run", tmp_path / "old", "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--steps", 2,
+             "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0]  # fmt: skip
+    with pytest.raises(BadInput, match="'steps_seen' of this policy changes while it learns, and old tasks act with"):
+        command(adapt, *flags, "--out", tmp_path / "exact")
+    assert not folders.taken(tmp_path / "exact")
+    command(adapt, *flags, "--out", tmp_path / "paper", "--retain", "paper")
+
+
+def test_a_fork_is_told_how_far_training_is(data_dir, tmp_path, my_forks, monkeypatch):
+    told = []
+
+    class Watched(NormPolicy):
+        def loss(self, *batch):
+            told.append(self.progress)
+            return super().loss(*batch)
+
+    monkeypatch.setitem(my_forks, "norm", with_policy(Watched))
+    monkeypatch.setattr(variants.staged, "on_top_of", variants.staged.on_top_of.__wrapped__)
+    command(train, "--policy", "norm", *TINY, "--steps", 4, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+            tmp_path / "old")  # fmt: skip
+    assert told[1:5] == [0, 0.25, 0.5, 0.75]  # after the step that is tried
+    assert runs.load_policy(tmp_path / "old").progress == 1
+    told.clear()
+    command(adapt, "--run", tmp_path / "old", "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--steps", 2,
+            "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0, "--out", tmp_path / "new")  # fmt: skip
+    assert told[-2:] == [0, 0.5]
+
+
+def test_a_buffer_that_has_as_many_rows_by_chance_is_found_before_training(data_dir, tmp_path, my_forks, monkeypatch,
+                                                                           capsys):  # fmt: skip
+    """Three components, and a table with three rows for something else: it does not come apart with the stages."""
+
+    class Table(NormPolicy):
+        def build(self):
+            super().build()
+            self.components.register_buffer("table", torch.ones(3))
+
+    monkeypatch.setitem(my_forks, "norm", with_policy(Table))
+    monkeypatch.setattr(variants.staged, "on_top_of", variants.staged.on_top_of.__wrapped__)
+    command(train, "--policy", "norm", *TINY, "--steps", 2, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+            tmp_path / "old")  # fmt: skip
+    with pytest.raises(BadInput, match="'components.table'"):
+        command(adapt, "--run", tmp_path / "old", "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--steps", 2,
+                "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0, "--out", tmp_path / "new")  # fmt: skip
+    assert "step/s" not in capsys.readouterr().err.split("training")[-1].split("new components")[-1]
+    assert not folders.taken(tmp_path / "new")
+
+
+class Roots(NormPolicy):
+    def compose(self, noisy_actions, step, condition, weights):
+        return super().compose(noisy_actions, step, condition, weights.abs().sqrt())
+
+
+class Hard(NormPolicy):
+    def weigh(self, condition, step=None):
+        return nn.functional.one_hot(self.router(condition).argmax(-1), self.config.components).float()
+
+
+@pytest.mark.parametrize(("kind", "message"), [(Roots, "linear in the weights"), (Hard, "a router that gradients")])
+def test_replay_is_refused_where_it_could_hold_nothing(kind, message, norm_run, data_dir, tmp_path, my_forks,
+                                                       monkeypatch):  # fmt: skip
+    monkeypatch.setitem(my_forks, "norm", with_policy(kind))
+    with pytest.raises(BadInput, match=message):
+        command(adapt, "--run", norm_run, "--tasks", "toy:OtherPoint-v0", "--retain", "replay", "--demos-per-task", 2,
+                "--steps", 2, "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0, "--out",
+                tmp_path / "new")  # fmt: skip
+
+
+def test_fields_without_a_dataclass_are_refused(monkeypatch):
+    config = type("PolicyConfig", (fdp.PolicyConfig,), {"__annotations__": {"guidance": float}, "guidance": 1.5})
+    monkeypatch.setitem(sys.modules, "variants.uniform", with_policy(NormPolicy, config))
+    with pytest.raises(BadInput, match="variants/uniform.py: put @dataclass above class PolicyConfig"):
+        USUAL_LOAD("uniform")
+
+
+def test_a_run_of_a_fork_that_is_gone_says_so(norm_run, my_forks, monkeypatch):
+    monkeypatch.delitem(my_forks, "norm")
+    with pytest.raises(BadInput, match="norm was made with another policy: no policy 'norm': choose fdp or a file"):
+        runs.load_policy(norm_run)
+
+
+def test_a_fork_that_reads_numbers_while_it_is_built_is_not_counted(my_forks, monkeypatch):
+    class Reads(NormPolicy):
+        def build(self):
+            super().build()
+            self.largest = float(torch.linspace(0, 1, 5).max())
+
+    monkeypatch.setitem(my_forks, "norm", with_policy(Reads))
+    settings = dataclasses.asdict(make("norm").config) | {"components": 17}
+    assert limits.count_weights("norm", settings) == 0 < limits.count_weights("fdp", settings)
+
+
+def test_a_flow_refuses_a_target_that_would_change_nothing():
+    with pytest.raises(ValueError, match="leave out --target noise"):
+        make("flow", target="noise")
+
+
+def test_resuming_with_other_flags_names_the_command_that_began(norm_run):
+    with pytest.raises(BadInput, match=r"has tasks = toy:Point-v0, not reach; it was begun with: python "):
+        command(train, "--policy", "norm", "--tasks", "reach", "--out", norm_run, "--resume")

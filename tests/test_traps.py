@@ -9,7 +9,7 @@ from toy import Point
 
 from envs import demos
 from envs.demos import STEPS_AFTER_SUCCESS
-from envs.rollout import Roller
+from envs.rollout import FIRST_EVALUATION_SEED, Roller
 from envs.tasks import common_spaces, spaces
 from envs.worker import Episode
 from fdp import Policy, PolicyConfig
@@ -105,7 +105,8 @@ def test_an_expert_that_hardly_ever_succeeds_is_no_teacher(tmp_path, monkeypatch
 
 
 def test_draws_of_demonstrations_share_no_seed_with_each_other_or_with_evaluation():
-    assert LIMITS["demo_draw"] == (0, 19) and demos.DRAW_SEEDS == 50_000 and 20 * 50_000 <= 1_000_000
+    assert LIMITS["demo_draw"] == (0, demos.DRAWS - 1) == (0, 19)
+    assert demos.DRAWS * demos.DRAW_SEEDS <= FIRST_EVALUATION_SEED
 
 
 class Lopsided(Point):

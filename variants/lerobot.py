@@ -3,7 +3,8 @@
     pip install einops diffusers==0.42.1 && pip install --no-deps lerobot==0.4.4
     python train.py --policy lerobot --tasks mt6
 
-Also an example of a fork: any network with the signature of `UNet.forward` can be the components.
+Also an example of a fork: any network with the signature of `UNet.forward` can be the components. (adapt.py can add to
+those only whose parameters have K as their first axis, as unet.py's: not to this loop.)
 
 lerobot 0.4.4 asks for an older torch, and its package imports torchvision and much else that the U-Net never uses. So
 its file is loaded as it is, with empty stand-ins for those imports; the class itself is untouched.
