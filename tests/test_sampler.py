@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from conftest import ROOT
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 import sampler
+from plumbing.runs import load_policy
 from sampler import (
     SAMPLERS,
     TARGETS,
@@ -20,6 +22,7 @@ from sampler import (
     to_noise,
     wanted,
 )
+from study.core import denoising
 
 T = 100
 AB = squared_cosine_schedule(T)
@@ -196,3 +199,11 @@ def test_an_unknown_target_is_none_of_the_three():
                 lambda: sampler.to_noise("epsilon", x, x, torch.tensor([0.5]))):  # fmt: skip
         with pytest.raises(ValueError, match="unknown prediction target 'epsilon': choose from noise, clean, velocity"):
             ask()
+
+
+def test_the_picture_shows_chunks_from_noise_to_actions():
+    """Of the policy that comes with the code: what begins as unit noise ends as actions that hardly differ."""
+    chunks = denoising.on_the_way(load_policy(ROOT / "study/core/mt6"), denoising.situation(), noises=16)
+    spread = [x.std(0).mean().item() for x in chunks]  # over the noises
+    assert len(chunks) == 6 and chunks[0].shape == (16, 8, 4) and abs(spread[0] - 1) < 0.1
+    assert spread == sorted(spread, reverse=True) and spread[-1] < 0.1 and chunks[-1].abs().max() <= 1 + 1e-6
