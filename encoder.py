@@ -223,7 +223,7 @@ class PixelsEncoder(nn.Module):
     """
 
     # Of a picture's size: how far augmentation moves it at most. A pixel of 64 is a centimetre or two of the table:
-    # moved by four, as is usual, a picture hardly says where a box is, and the peg misses it (LOG.md).
+    # moved by four (usual for 84), a picture hardly says where a box is, and the peg misses it (LOG.md).
     SHIFT = 1 / 64
 
     def __init__(self, parts: dict[str, tuple[int, ...]], condition_dim: int, eye="small", differences=()):

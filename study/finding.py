@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from study.adapt.results import NEW, before, new_tasks, old_change, ways
-from study.intervals import by_task, compare, compare_seeds, crossed_difference, crossed_rate, number, points, success
+from study.intervals import (
+    by_task,
+    compare,
+    compare_seeds,
+    crossed_difference,
+    crossed_rate,
+    difference,
+    number,
+    points,
+    success,
+)
 from study.markdown import NotMeasured, bullets, expert, paired, read, table, words
 from study.ml45.results import NEW_ML45, crossed_runs, runs_of
 from study.router.results import ANOTHER, READ, dependence, minus
@@ -105,7 +115,9 @@ def one_demonstration(study: Path):
     beside, change = [], None
     if rival := found.get(("monolithic", f"low-rank{made}")):
         change = crossed_difference(rival, best)
-        beside.append(f"one network with adapters {change}")
+        before = crossed_difference(found["monolithic", "low-rank"], found["fdp", "add-exact"]) if made else ""
+        more = f" (3 bases, nothing made of the one: {before})" if made else ""
+        beside.append(f"one network with adapters {change}{more}")
     if rival := found.get(("fdp", f"specialist{made}")):
         beside.append(f"a small policy for it alone {crossed_difference(rival, best)}")
     row = ["one more task upon 45, 1", f"{number(crossed_rate(best).mean)} ({bases} base{'s' * int(bases > 1)}, "
@@ -117,9 +129,9 @@ def new_upon_six(study: Path):
     """-> (a row, nothing: what stands beside it is not one network, but fine-tuning)."""
     found = ways(study)
     exact, full, own = (new_tasks(found[way]) for way in ("add-exact", "full", "specialist"))
-    gain, lost = success(full) - success(exact), old_change(found["full"], before(study)).mean
-    beside = [f"fine-tuning everything {points(100 * gain)}, and old tasks {number(lost, 1)}",
-              f"a small policy for it alone {points(100 * (success(own) - success(exact)))}"]  # fmt: skip
+    lost = old_change(found["full"], before(study)).mean
+    beside = [f"fine-tuning everything {difference(full, exact)}, and old tasks {number(lost, 1)}",
+              f"a small policy for it alone {difference(own, exact)}"]  # fmt: skip
     n = len(next(iter(exact.values())))
     return ["one more task upon six, 25", f"{number(success(exact))} ({seeds(n)})",
             theirs([r for mine in found.values() for r in mine], NEW), "; ".join(beside)], None  # fmt: skip
@@ -142,7 +154,7 @@ def in_turn_from_nothing(study: Path) -> list[list[str]]:
         beside = ""
         if both := alone(study):
             upon, own = map(success, both)
-            beside = f"a small policy each {points(100 * (own - upon))} ({len(both[1])} tasks)"
+            beside = f"a small policy each {points(100 * (own - upon))} ({len(both[1])} tasks, the first by name)"
         rows.append(["49 tasks, each alone, upon one, 50", cell(apart), theirs(apart), beside])
     return rows
 
@@ -150,12 +162,15 @@ def in_turn_from_nothing(study: Path) -> list[list[str]]:
 def router(study: Path) -> str:
     """Does it route, what wakes it, and what that costs?"""
     usual, woken = (read(study, f"router/wake/{name}.json")[name] for name in ("softmax", READ))
+    knows = [number(r["tells"]["task"]["above"], 2) for r in (woken, usual)]
     swapped = [f"{number(r['success'])} to {number(r['changed'][ANOTHER]['success'])}" for r in (woken, usual)]
     costs = minus(study, "fifty", READ, "softmax")
     price = f"Success on fifty tasks changes by {costs} points." if costs else ""
     return (
-        f"**The router hardly routes**, though components rely on its balance: {dependence(study)} Paid for telling "
-        f"situations apart (`--router informed`) it does: with another task's weights success falls from {swapped[0]} "
+        f"**The router hardly routes**: it tells {knows[1]} of {number(usual['tells']['task']['most'], 2)} nats about "
+        "the task. Components rely on its balance, though: "
+        f"{dependence(study)} Paid for telling situations apart (`--router informed`) it tells {knows[0]}, and with "
+        f"another task's weights success falls from {swapped[0]} "
         f"(unpaid from {swapped[1]}; 1 seed, 60 episodes). {price}"
     ).strip()
 
@@ -172,14 +187,18 @@ def forgetting(study: Path) -> str:
 
 
 def diffusion(study: Path) -> str:
-    """Whether diffusion is needed: regression beside it, on data with one way to do it, and with two."""
-    said = []
+    """Whether diffusion is needed: regression by the same network beside it, on data with one way to do it, and with
+    two."""
+    said, rival = [], ("bc-unet", "monolithic")
     for setting, where in (("mt6-25", "on six tasks"), ("two-ways", "where experts pass a wall on either side")):
-        pair = paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in ("bc", "fdp")))
+        pair = paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in rival))
         if not pair[0]:
-            raise NotMeasured(f"`study/router/baselines/{setting}-bc-s*.json`")
+            raise NotMeasured(f"`study/router/baselines/{setting}-{rival[0]}-s*.json`")
         said.append((compare_seeds(*pair), f"{where} ({seeds(len(pair[0]))})"))
     pays = sum(change.high < 0 for change, _ in said)
     verdict = ("Diffusion is not shown to pay", "Diffusion pays in one of two cases", "Diffusion pays")[pays]
     (one, here), (two, there) = said
-    return f"**{verdict}**: regression by a plain network (`--policy bc`) has {one} points {here}, {two} {there}."
+    return (
+        f"**{verdict}**: regression by one network's U-Net (`--policy bc --body unet`) has {one} points {here}, {two} "
+        f"{there}, beside diffusion by that network."
+    )

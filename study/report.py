@@ -90,6 +90,8 @@ Wilson's interval over the episodes and mark it † (not in tables that draw see
 both sides come from the same drawn episodes.
 An interval covers the choice of episodes. It does not cover other demonstrations, and hardly other training seeds.
 Where few episodes fail, a drawn interval is too narrow: a row with one failure can seem surer than a row with none.
+There are hundreds of intervals, and none is corrected for that; with two or three seeds some are too narrow
+([how much](../docs/measuring.md#intervals)).
 """
 
 SECTIONS = {

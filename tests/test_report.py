@@ -499,10 +499,10 @@ def test_the_finding_of_the_committed_files():
     own = mean("sequences/alone/*.json")
     apart = json.loads((markdown.STUDY / "sequences/apart-s0.json").read_text())["tasks"]
     same = np.mean([apart[path.stem]["success"] for path in alone.glob("*.json")])
-    assert (
-        f"| a small policy each {intervals.points(100 * (own - same))} ({len([*alone.glob('*.json')])} tasks) |"
-        in str(rows)
+    told = (
+        f"a small policy each {intervals.points(100 * (own - same))} ({len([*alone.glob('*.json')])} tasks, the first"
     )
+    assert told in rows["49 tasks, each alone, upon one, 50"]
     learned = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/full-*-s?.json")]
     full = np.mean([r["tasks"][r["task"]]["success"] for r in learned])
     exact = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/add-exact-*-s?.json")]
@@ -645,7 +645,7 @@ def test_rivals_are_compared_within_their_data(tmp_path):
                          "mt6-1-fdp-s0": range(10), "mt6-1-bc-s0": [1]}.items():  # fmt: skip
         written(tmp_path / "router/baselines" / name, *failed)
     rows = cells(router.rivals(tmp_path))
-    assert [row[1] for row in rows] == ["fdp", "plain regression, no diffusion"] * 2
+    assert [row[1] for row in rows] == ["fdp", router.RIVALS["bc"]] * 2
     assert [row[4].split(" [")[0] for row in rows] == ["", "+10.0", "", "+90.0"]
     assert all(row[-1] == "0.900 (9/10)" for row in rows)
     page = " ".join(router.rivals(tmp_path))

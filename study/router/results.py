@@ -251,7 +251,8 @@ def as_default(study: Path) -> list[str]:
         raise NotMeasured("`study/router/default/*.json`")
     return [
         *text("Commands: `study/router/default.py`. Ways that route, beside today's default where people would meet "
-              "them, one seed, block 400. In brackets: points more or less, on the same episodes."),
+              "them, one seed, block 400. In brackets: points more or less, on the same episodes. (softmax from "
+              "cameras is the best of four shifts, chosen on these episodes: part of the difference there is luck.)"),
         *table(["what", "softmax, 95 % interval", *(f"`{name}`" for name in NAMES[1:]), "expert"], rows),
         *text(DAGGER), *text(*(decided(study, name, what) for name, what in loses.items())),
     ]  # fmt: skip

@@ -47,7 +47,8 @@ def from_nothing(study: Path) -> list[str]:
         "Commands: `study/sequences/table.py`. The first task trains a fresh policy. 50 demonstrations and 2000 steps "
         "for each task, of the fifty 1000. Average success is over all tasks after the last stage, from the episodes "
         f"of the last evaluation; beside it the same with a limit of {LIMIT} steps instead of 500. Tasks whose actions "
-        "a stage did not change by a bit are not played again."
+        "a stage did not change by a bit are not played again. Forward transfer is from 10 episodes of each task "
+        "(files from before 2026-11-28: 20, or all). Milliseconds were taken beside other work, and scatter by it."
     )
     for group, mine in found.items():
         rows = []
