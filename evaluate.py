@@ -149,28 +149,33 @@ def evaluate(
         with policy.register_forward_hook(_refuse_infinite):
             played = roller.play(act, todo, on_done=on_done)
 
-    how = {"sampler": sampler, "sampling_steps": steps, "executed": policy.config.executed}
-    result = {"tasks": {}, "mean_success": None, **how}
+    told = {}
     for task in tasks:
-        mine = [e for e in played if e.task == task]
-        w = np.array([row for e in mine if not e.lost for row in weights[task, e.seed]], dtype=np.float64)
-        spread = {"mean": w.mean(0).round(4).tolist(), "std": w.std(0).round(4).tolist()} if len(w) else None
-        steps_to_success = [e.steps for e in mine if e.success and not e.lost]
-        result["tasks"][task] = {
-            **_count(mine),
-            "expert": _count([e for e in experts if e.task == task]),
-            "mean_steps_to_success": float(np.mean(steps_to_success)) if steps_to_success else None,
-            "steps_to_success": sorted(steps_to_success),  # for who counts with a shorter limit than 500
-            "seeds": [seeds[0], seeds[-1]],
-            "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
-            "router_weights": spread,
-        }
-    result["mean_success"] = mean_success(result)
+        mine, its = ([e for e in those if e.task == task] for those in (played, experts))
+        told[task] = summary(mine, its, [weights[task, e.seed] for e in mine if not e.lost])
+        told[task]["seeds"] = [seeds[0], seeds[-1]]
+    how = {"sampler": sampler, "sampling_steps": steps, "executed": policy.config.executed}
+    result = {"tasks": told, "mean_success": mean_success({"tasks": told}), **how}
     result["latency_ms_batch_1"] = latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
     kept = [e for e in played if (every or e.seed == seeds[0]) and not e.lost]
     return result, [(e, weights[e.task, e.seed]) for e in kept]
+
+
+def summary(mine: list[Episode], experts: list[Episode], weights: list[np.ndarray]) -> dict:
+    """One task's entry in evaluation.json (docs/metrics.md has the fields), from the policy's and the expert's episodes
+    and the weights (chunks, K) of each that was played to its end."""
+    w = np.array([row for episode in weights for row in episode], dtype=np.float64)
+    steps = sorted(e.steps for e in mine if e.success and not e.lost)
+    return {
+        **_count(mine),
+        "expert": _count(experts),
+        "mean_steps_to_success": float(np.mean(steps)) if steps else None,
+        "steps_to_success": steps,  # for who counts with a shorter limit than 500
+        "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
+        "router_weights": {"mean": w.mean(0).round(4).tolist(), "std": w.std(0).round(4).tolist()} if len(w) else None,
+    }
 
 
 def even(weigh):

@@ -61,6 +61,7 @@ GROUPS = {
 
 # MetaWorld's own observation is one vector of 39 numbers. These are its parts; nothing else in this project counts.
 STATE_DIM, ACTION_DIM = 39, 4
+CORNER = (0.75, 0.075, 0.7)  # metres; MetaWorld's corner2 camera stands far off, from here the table fills the picture
 PARTS = {"proprioception": (2, 4), "objects": (2, 14), "goal": (3,)}
 # Positions that a policy should see the difference of: both objects and the goal from the hand, the goal from the first
 # object.
@@ -96,10 +97,8 @@ class MetaWorldEnv(gymnasium.Env):
         self.sim._freeze_rand_vec = False  # draw positions anew at each reset ...
         self.sim.seeded_rand_vec = True  # ... from the environment's generator, not from numpy's global one
         if render_mode:
-            # MetaWorld's corner2 camera stands far off; from here, as in LeRobot's MetaWorld data, the table fills the
-            # frame.
             camera = self.sim.model.camera("corner2").id
-            self.sim.model.cam_pos[camera] = [0.75, 0.075, 0.7]
+            self.sim.model.cam_pos[camera] = CORNER
             self.sim.mujoco_renderer.camera_id = camera
             # Without a GPU a picture takes 0.17 s with MuJoCo's own settings, 0.06 s with these.
             self.sim.model.vis.quality.shadowsize, self.sim.model.vis.quality.offsamples = 1024, 0

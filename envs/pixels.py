@@ -20,13 +20,12 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from envs.metaworld import PARTS, TASKS, MetaWorldEnv, split_state
+from envs.metaworld import CORNER, PARTS, TASKS, MetaWorldEnv, split_state
 from plumbing import opengl
 from plumbing.cli import BadInput
 
 SIZES = (64, 96, 128)
 CAMERAS = {"corner": "corner2", "wrist": "gripperPOV"}  # ours -> MetaWorld's
-CORNER = (0.75, 0.075, 0.7)  # metres; MetaWorld's corner2 stands far off, from here the table fills the picture
 UPSIDE_DOWN = ("corner",)
 OFF = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX,
        mujoco.mjtRndFlag.mjRND_HAZE)  # fmt: skip

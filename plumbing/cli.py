@@ -60,7 +60,11 @@ def parse(config_class, arguments: list[str] | None = None):
 
     read = functools.partial(tyro.cli, config_class, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
     if {"-h", "--help"} & set(sys.argv if arguments is None else arguments):
-        return read()  # prints, with colours if this is a terminal, and leaves
+        try:
+            return read()  # prints, with colours if this is a terminal, and leaves
+        except BrokenPipeError:  # `--help | head`
+            sys.stdout = open(os.devnull, "w")  # or Python would complain again at its end
+            raise SystemExit(0) from None
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box), contextlib.redirect_stdout(box):

@@ -27,7 +27,7 @@ MUTANTS = {
     "the whole chunk is executed": ("evaluate.py", "return actions[:n, : policy.config.executed]", "return actions[:n]", "test_counting.py"),
     "the expert's success is ours": ("evaluate.py", "**_count(mine),", "**_count([e for e in experts if e.task == task]),", "test_counting.py"),
     "failed seeds inverted": ("evaluate.py", "if not e.success and not e.lost]", "if e.success and not e.lost]", "test_counting.py"),
-    "mean steps count failures": ("evaluate.py", "[e.steps for e in mine if e.success and not e.lost]", "[e.steps for e in mine if not e.lost]", "test_counting.py"),
+    "mean steps count failures": ("evaluate.py", "sorted(e.steps for e in mine if e.success and not e.lost)", "sorted(e.steps for e in mine if not e.lost)", "test_counting.py"),
     "labels shuffled": ("train.py", "rows(self.observations, index), self.task_ids[index], self.actions[index]", "rows(self.observations, index), self.task_ids[index.flip(0)], self.actions[index]", "test_learning.py"),
     "decay swapped": ("train.py", "share = (1 - decay) * ~bad", "share = decay * ~bad", "test_learning.py"),
     "all new tasks under the first name": ("train.py", "self.task_ids = policy.task_index(tasks).repeat", "self.task_ids = policy.task_index([tasks[0]] * len(tasks)).repeat", "test_learning.py"),

@@ -26,7 +26,8 @@ def unet(config, components: int, widen: float = 1.0) -> UNet:
 
 
 def of_size(config, components: int, target: int, narrow: float, wide: float) -> UNet:
-    """So many components, of a width at which they have `target` parameters together; within 2 %, tests check."""
+    """So many components, of a width at which they have `target` parameters together; within 2 %, tests check. (Widths
+    are whole numbers: of the last two that were tried the better one is taken.)"""
     with torch.device("meta"):  # shapes without memory: size is all we want of these
         while wide - narrow > 1 / (4 * config.channels[0]):  # parameters grow with width: halve the interval
             middle = (narrow + wide) / 2

@@ -159,7 +159,11 @@ def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks
 
 
 def _share(module: nn.Module, kind: type, **changes) -> nn.Module:
-    """Another module on the same tensors. (nn.Module keeps all in __dict__; its inner dictionaries are copied.)"""
+    """Another module on the same tensors. (nn.Module keeps all in __dict__; its inner dictionaries are copied.)
+
+    Not torch.func.functional_call, which lends tensors to one call of `forward`: a stage is a whole policy, whose other
+    methods, a fork's own among them, and whose config have to know of its components alone.
+    """
     twin = object.__new__(kind)
     inner = {name: dict(module.__dict__[name]) for name in ("_modules", "_parameters", "_buffers")}
     twin.__dict__ = {**module.__dict__, **inner, **changes}

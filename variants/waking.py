@@ -1,4 +1,5 @@
-"""Six small things that might wake a sleeping router, each tried in study/router/table.py.
+"""Six small things that might wake a sleeping router, each tried in study/router/table.py. Not an example to copy: a
+fork of one's own does one thing, and has no switch.
 
     python train.py --policy waking --how own-encoder --tasks mt6
 
