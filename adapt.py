@@ -44,7 +44,7 @@ from encoder import join
 from envs import elsewhere
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from plumbing import resume, runs, stages
-from plumbing.cli import numbers, parse, progress, run, say
+from plumbing.cli import numbers, parse, progress, run
 from plumbing.log import Log, Usage
 from plumbing.memory import Memory
 from router import BLENDS, Router, errors_and_terms
@@ -97,8 +97,8 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     Several new ones copy different components: twins with the same weight would get the same gradient, forever.
 
     variant: "fdp", "staged" or a fork; tasks: names to add, which start at the mean of the known embeddings; count: n,
-    may be 0; copied: the component that each new one copies, [] to start at random; rank: of the adapter, if this is
-    a new stage with its own router and adapter of the encoder (variants/staged.py); None: no stage.
+    may be 0; copied: the component that each new one copies, [] to start at random; rank: of the encoder's adapter, if
+    this is a stage with its own adapter and router (variants/staged.py); None: no stage.
     """
     old, state = policy.config, dict(policy.state_dict())
     settings = asdict(old) | {"tasks": [*old.tasks, *tasks], "components": old.components + count}
@@ -247,8 +247,6 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
         variant, grown = grow(variant, policy, tasks, new, copied, config.encoder_rank)
         if config.retain == "exact":
             stages.try_out(grown)  # now, rather than after the training
-        if new:
-            say(f"new components start as copies of {copied}" if copied else "new components start at random")
     if config.mode in ("full", "scratch"):
         return variant, grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}, copied
     subset = list(range(K, grown.config.components))
@@ -272,6 +270,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     torch.manual_seed(config.seed)
     variant, grown, parts, copied = prepare(config, policy.variant, policy, tasks, demos)
     windows = Windows(grown, tasks, elsewhere.multiply(demos, config.copies, config.seed), device)
+    stages.check_still(config, grown, windows)
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
@@ -295,8 +294,9 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     save = partial(resume.save, folder, learner, log, data, weights=False)
     for step in interrupt.steps(progress(range(log.start, config.steps), unit="step", desc=", ".join(tasks)), save):
         observation, task, actions = windows.sample(config.batch_size)
-        grown.progress, batch = step / config.steps, (observation, task, actions, *draw_noise(grown, actions))
-        losses, norm = learner.step(loss, batch, rate := learning_rate(config, step), average_decay(step))
+        batch, rate = (observation, task, actions, *draw_noise(grown, actions)), learning_rate(config, step)
+        grown.progress = step / config.steps
+        losses, norm = learner.step(loss, batch, rate, average_decay(step))
         log.add(losses)
         if (step + 1) % 50 == 0 or step == config.steps - 1:
             learner.check(step + 1)

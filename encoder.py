@@ -123,7 +123,7 @@ class StateEncoder(nn.Module):
         self.scale.copy_(spread.clamp(min=self.FLOOR))
         by_part = {name: observation[name].float().std(0).nan_to_num().max().item() for name in self.parts}
         for name, most in by_part.items():  # kilometres, say, or beside millimetres a gripper in metres
-            if 0 < most < self.FLOOR / 4 or 0 < spread.max() < self.FLOOR:
+            if most > 0 and (most < self.FLOOR / 4 or spread.max() < self.FLOOR):
                 say_once(f"warning: no number of '{name}' varies by more than {most:.1g}; what varies by less than "
                          f"{self.FLOOR} is faint: give it in larger units")  # fmt: skip
 

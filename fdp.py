@@ -112,7 +112,7 @@ class Policy(nn.Module):
 
         Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all components get gradient at every
         sample, in proportion to their weight. A top-k router, as in a sparse mixture of experts (variants/moe.py),
-        starves those it does not choose and needs a load-balancing loss. A softmax starves none whose weight is not 0.
+        starves those it does not choose and needs a load-balancing loss. A softmax starves none (it can come close).
         """
         predictions = self.components(noisy_actions, step, condition)  # (K, B, H, A)
         return torch.einsum("kbha,bk->bha", predictions, weights)

@@ -243,9 +243,7 @@ def main(config: TrainConfig) -> dict:
 
     # ---- What learns. One step is tried before anything is replaced; a run that is resumed goes on where it stopped.
     learner = Learner(policy, config.lr, config.weight_decay, config.grad_clip, config.precision)
-    loss_function = parallel.share(policy, torch.compile(policy.loss) if config.compile else policy.loss)
-    resume.try_once(policy, loss_function, windows, config)
-    loss_function = parallel.exchange(loss_function)
+    loss_function = resume.try_once(policy, windows, config)
     usage, saved = Usage(tasks, windows.observations, windows.task_ids, windows.of_task), {}
     if config.resume:
         saved = resume.restore(folder, learner, config.seed, data)
@@ -264,7 +262,8 @@ def main(config: TrainConfig) -> dict:
     for step in interrupt.steps(bar, partial(save, interrupted=True), parallel.agree):  # Ctrl-C waits for it
         observation, task, actions = windows.sample(config.batch_size)
         batch = (observation, task, actions, *draw_noise(policy, actions))  # with a diffusion step for each, and noise
-        policy.progress, rate = step / config.steps, learning_rate(config, step)
+        policy.progress = step / config.steps
+        rate = learning_rate(config, step)
         losses, norm = learner.step(loss_function, batch, rate, average_decay(step))
         log.add(losses)
         last = step == config.steps - 1
@@ -285,8 +284,8 @@ def main(config: TrainConfig) -> dict:
     policy = runs.load_policy(folder, device)
     written = [folder / name for name in ("config.json", "model.safetensors", "log.jsonl")]
     written += figures.training(read_log(folder / "log.jsonl"), folder / "figures")
-    losses = loss_by_step(policy, windows)
-    written.append(figures.loss_by_step(losses, policy.config.target, folder / "figures" / "loss-by-step.png"))
+    by_step, target = loss_by_step(policy, windows), policy.config.target
+    written.append(figures.loss_by_step(by_step, target, folder / "figures" / "loss-by-step.png"))
     summary = {"run": str(folder)}
     if config.eval_episodes:
         begin = time.perf_counter()

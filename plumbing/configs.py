@@ -107,8 +107,8 @@ def large(policy: dict) -> bool:
     condition = policy.get("condition_dim", 128) + 256
     component = wide * wide * policy.get("kernel", 3) + wide * condition
     stages = 1 + len(policy.get("stages", ()))
-    corrections = sum(policy.get("ranks", ())) * (condition + seen)
-    rest = condition * (seen + len(policy["tasks"])) + 3 * corrections
+    adapters = sum(policy.get("ranks", ())) * (condition + seen)
+    rest = condition * (seen + len(policy["tasks"])) + 3 * adapters
     return policy.get("components", 1) * component * stages + rest > LARGE
 
 

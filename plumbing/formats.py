@@ -48,7 +48,7 @@ def upgrade_config(config: dict, folder: Path) -> dict:
         config = config | {"format": FORMAT, "policy_config": new | old}
     policy = config["policy_config"]
     if isinstance(policy, dict) and isinstance(stages := policy.get("stages"), list) and not policy.get("ranks"):
-        # Before there were corrections of the encoder, no stage had one.
+        # Before there were adapters of the encoder, no stage had one.
         config = config | {"policy_config": policy | {"ranks": [0] * len(stages)}}
     was = "bf16" if str(config["train"].get("device", "cpu")).startswith("cuda") else "float32"
     return config | {"train": LATER | {"precision": was} | config["train"]}

@@ -49,7 +49,8 @@ class Memory:
         self.check(policy, noise, condition)
 
     def check(self, policy, noise: Tensor, condition: Tensor) -> None:
-        """BadInput for a fork that composes, or weighs, in a way that `drift` cannot hold. policy: still as it was."""
+        """BadInput for a fork whose composition is another than `drift` takes it for: the change of a prediction would
+        not be the composition with the change of the weights. noise (R, H, A), condition (R, C)."""
         step = torch.zeros(len(noise), dtype=torch.long, device=noise.device)
         one, two = self.weights, torch.full_like(self.weights, 1 / self.weights.shape[1])
         with torch.no_grad():
@@ -58,8 +59,6 @@ class Memory:
             raise BadInput(
                 "--retain replay needs a composition that is linear in the weights, and this policy's is not"
             )
-        if not policy.weigh(condition).requires_grad:
-            raise BadInput("--retain replay needs a router that gradients reach: not this policy's")
 
     def add(self, task: str, observation: dict[str, Tensor]) -> None:
         """Keep REPLAYED of these {part: (N, *shape)}, spread evenly."""
@@ -76,10 +75,11 @@ class Memory:
         """How far the grown policy's prediction is from what it was there, squared, at a random step of REPLAYED of
         them. The old components stay; those added since should have no weight there, or nothing to say."""
         some = torch.randint(0, len(self.index), (REPLAYED,), device=self.index.device)
-        training, grown.training = grown.training, False  # as they were asked: no picture is moved
+        training, progress = grown.training, grown.progress
+        grown.training, grown.progress = False, 1.0  # as they were asked: no picture is moved
         condition = grown.encode(rows(self.old, some), self.index[some])
         now = grown.weigh(condition)
-        grown.training = training
+        grown.training, grown.progress = training, progress
         wanted = torch.nn.functional.pad(self.weights[some], (0, now.shape[1] - self.weights.shape[1]))
         step, noise = draw_noise(grown, self.clean[some])
         noisy = sampler.add_noise(self.clean[some], noise, grown.alpha_bar_32[step])  # a flow has less

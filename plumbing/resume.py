@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -188,10 +189,12 @@ def _like(found: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return found
 
 
-def try_once(policy, loss_function, windows, config) -> None:
-    """One forward and backward before an old run is overwritten: too large a batch, or no compiler for --compile. The
-    run itself goes on as if nothing had been: with its random numbers, and with the statistics of a BatchNorm."""
-    device = policy.device
+def try_once(policy, windows, config) -> Callable:
+    """The function that training asks for its loss: policy.loss, or what --compile and several processes make of it.
+    It is tried, forward and backward, before an old run is overwritten: too large a batch, or no compiler. The run
+    itself goes on as if nothing had been: with its random numbers, and with the statistics of a BatchNorm."""
+    device, policy.progress = policy.device, 0.0
+    loss_function = parallel.share(policy, torch.compile(policy.loss) if config.compile else policy.loss)
     statistics = [(buffer, buffer.clone()) for buffer in policy.buffers()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
@@ -212,3 +215,4 @@ def try_once(policy, loss_function, windows, config) -> None:
             raise BadInput(f"--compile fails on this machine; leave it out ({str(error).splitlines()[0]})") from error
     for buffer, before in statistics:
         buffer.copy_(before)
+    return parallel.exchange(loss_function)

@@ -47,7 +47,8 @@ def load_variant(name: str) -> ModuleType:
         if not hasattr(module, needed):
             raise BadInput(f"variants/{name}.py does not define {needed}; see variants/monolithic.py for an example")
     config = module.PolicyConfig
-    if "__annotations__" in vars(config) and "__dataclass_fields__" not in vars(config):  # they would be ignored
+    own = inspect.get_annotations(config) if isinstance(config, type) else {}
+    if own and "__dataclass_fields__" not in vars(config):  # they would be ignored
         raise BadInput(f"variants/{name}.py: put @dataclass above class PolicyConfig, or its fields are none")
     return module
 
@@ -237,7 +238,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
     try:
         load_variant(fork)
     except BadInput as error:
-        raise BadInput(f"{folder} was made with another policy: {error}") from error
+        raise BadInput(f"{folder} needs its policy: {error}") from error
     changed = f", or variants/{fork}.py has changed since" * (fork != "fdp")
     try:
         # A dozen characters could ask for more than this machine has, and a page of disk could hold gigabytes of zeros.

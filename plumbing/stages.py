@@ -52,7 +52,7 @@ def check(config) -> list[str]:
         config.encoder_rank = RANK
     if config.retain == "replay" and config.train_encoder:
         raise BadInput("--retain replay keeps a router that sees through the encoder: leave out --train-encoder, or "
-                       "use --retain exact, which corrects the encoder for the new tasks alone")  # fmt: skip
+                       "use --retain exact, which adapts the encoder for the new tasks alone")  # fmt: skip
     if config.retain == "replay" and config.mode in ("full", "scratch", "components"):
         raise BadInput(f"--retain replay needs old components frozen, and mode {config.mode} moves them: leave it out")
     if (config.mode == "components") != bool(config.train_components):
@@ -138,7 +138,8 @@ def check_source(config, tasks: list[str], device) -> None:
 def try_out(policy) -> None:
     """Take a policy with stages apart, and let each stage act once. A fork may have tables that do not grow, or
     components that know their number and cannot act with fewer, as an old stage does; better now than after minutes."""
-    skills.put_together(*skills.take_apart(policy))
+    with torch.random.fork_rng(devices=[]):  # what is built to see whether it can be, decides on nothing else
+        skills.put_together(*skills.take_apart(policy))
     policy.eval()
     for _, names in reversed(policy.config.stages):  # the newest one first, which has all: where it fails, K is not why
         seen = {part: np.zeros((1, *shape)) for part, shape in policy.config.observation.items()}
@@ -151,18 +152,21 @@ def try_out(policy) -> None:
     policy.train()
 
 
-def check_still(policy, windows) -> None:
-    """BadInput where learning moves what old tasks act with: a fork may count its calls in a buffer, say. One batch is
-    tried, as training would, before anything is written."""
-    newest = f".{len(policy.config.stages) - 1}."
+def check_still(config, policy, windows) -> None:
+    """With --retain exact: BadInput where learning moves what old tasks act with, as a fork may that counts its calls
+    in a buffer. One batch is tried, as training would, before anything is written."""
+    if config.retain != "exact":
+        return
+    newest, policy.progress = f".{len(policy.config.stages) - 1}.", 0.0
     before = {name: x.clone() for name, x in policy.named_buffers()}
     observation, task, actions = windows.select(torch.arange(min(2, len(windows.actions)), device=policy.device))
     policy.loss(observation, task, actions, torch.zeros_like(task), torch.zeros_like(actions))
     for name, x in policy.named_buffers():
         own = name.startswith((f"router{newest}", f"residual{newest}"))
         if not (own or torch.equal(x.nan_to_num(), before[name].nan_to_num())):
-            raise BadInput(f"'{name}' of this policy changes while it learns, and old tasks act with it: use --retain "
-                           "replay or paper, or see docs/troubleshooting.md, A fork")  # fmt: skip
+            other = "" if len(policy.config.stages) > 2 else ", or use --retain replay or paper"
+            raise BadInput(f"'{name}' of this policy changes while it learns, and old tasks act with it: see "
+                           f"docs/troubleshooting.md, A fork{other}")  # fmt: skip
         x.copy_(before[name])
 
 
@@ -242,11 +246,12 @@ def begin(
     for number, task in enumerate(windows.tasks):
         mine = windows.of_task == number
         say(f"{task}: {outside(grown, rows(windows.observations, mine), windows.actions[mine])}")
+    if config.mode == "add-component":
+        how = f"as copies of {found['copied']}" if found["copied"] else "at random"
+        say(f"new components start {how}")
     say(f"{'part':<16}{'parameters':>12}{'trained':>12}")
     for name, (total, learns) in parts.items():
         say(f"{name:<16}{total:>12,}{learns:>12,}")
-    if config.retain == "exact":
-        check_still(grown, windows)
     folders.claim(folder, overwrite=True)  # one where the same command was interrupted, or a free one
     # While this command collected demonstrations another one may have begun, and ended, in the same folder.
     if not unfinished(config, origin, folder) or going_on != (folder / "resume.pt").exists():

@@ -31,7 +31,8 @@ RIVALS = {  # what is learned, from how many demonstrations of each task -> file
     "six tasks from two cameras, 25": "pixels/{}-25",
     "fifty tasks, 50": "mt50/{}",
 }
-HEADER = ("what is learned, from how many demonstrations", "success", "expert", "instead of it, in points")
+EXECUTED = 4  # actions before looking again: train.py's default
+HEADER = ("what is learned, from how many demonstrations", "success", "expert", "beside it (differences in points)")
 
 
 def finding(study: Path) -> list[str]:
@@ -49,7 +50,7 @@ def finding(study: Path) -> list[str]:
     verdict = (
         f"somewhere {words(ahead)} {'are' if len(ahead) > 1 else 'is'} ahead"
         if ahead
-        else "nowhere is either ahead by more than its interval"
+        else "no interval of a difference excludes zero"
     )
     return [
         *table(HEADER, rows),
@@ -109,20 +110,25 @@ def one_demonstration(study: Path):
     found = crossed_runs(study, 1, 2000)
     made = "-elsewhere" if ("fdp", "add-elsewhere") in found else ""
     best = found["fdp", f"add{made}" if made else "add-exact"]
-    played = np.all([np.isfinite(x).any(2) for x in best.values()], 0)  # (bases, draws)
-    bases, draws = (played.any(axis).sum() for axis in (1, 0))
     runs = [r for key in found for r in runs_of(study, key, 1)]
     beside, change = [], None
     if rival := found.get(("monolithic", f"low-rank{made}")):
         change = crossed_difference(rival, best)
-        before = crossed_difference(found["monolithic", "low-rank"], found["fdp", "add-exact"]) if made else ""
-        more = f" (3 bases, nothing made of the one: {before})" if made else ""
+        usual = found["monolithic", "low-rank"], found["fdp", "add-exact"]
+        more = f" ({shared(*usual)}, nothing made of the one: {crossed_difference(*usual)})" if made else ""
         beside.append(f"one network with adapters {change}{more}")
     if rival := found.get(("fdp", f"specialist{made}")):
-        beside.append(f"a small policy for it alone {crossed_difference(rival, best)}")
-    row = ["one more task upon 45, 1", f"{number(crossed_rate(best).mean)} ({bases} base{'s' * int(bases > 1)}, "
-           f"{draws} draws)", theirs(runs, NEW_ML45), "; ".join(beside)]  # fmt: skip
+        beside.append(f"a small policy for it alone {crossed_difference(rival, best)} ({shared(rival, best)})")
+    row = ["one more task upon 45, 1", f"{number(crossed_rate(best).mean)} ({shared(best)})",
+           theirs(runs, NEW_ML45), "; ".join(beside)]  # fmt: skip
     return row, change
+
+
+def shared(*ways: dict[str, np.ndarray]) -> str:
+    """How many bases and draws of the demonstration all of these have, for all tasks: task -> (S, D, E) each."""
+    played = np.all([np.isfinite(x).any(2) for way in ways for x in way.values()], 0)  # (S, D)
+    bases, draws = (int(played.any(axis).sum()) for axis in (1, 0))
+    return f"{bases} base{'s' * (bases > 1)}, {draws} draw{'s' * (draws > 1)}"
 
 
 def new_upon_six(study: Path):
@@ -155,7 +161,9 @@ def in_turn_from_nothing(study: Path) -> list[list[str]]:
         if both := alone(study):
             upon, own = map(success, both)
             beside = f"a small policy each {points(100 * (own - upon))} ({len(both[1])} tasks, the first by name)"
-        rows.append(["49 tasks, each alone, upon one, 50", cell(apart), theirs(apart), beside])
+        executed = apart[0].get("executed", EXECUTED)
+        looks = f" (`--executed {executed}`)" * (executed != EXECUTED)
+        rows.append(["49 tasks, each alone, upon one, 50", cell(apart) + looks, theirs(apart), beside])
     return rows
 
 
@@ -171,7 +179,7 @@ def router(study: Path) -> str:
         "the task. Components rely on its balance, though: "
         f"{dependence(study)} Paid for telling situations apart (`--router informed`) it tells {knows[0]}, and with "
         f"another task's weights success falls from {swapped[0]} "
-        f"(unpaid from {swapped[1]}; 1 seed, 60 episodes). {price}"
+        f"(unpaid from {swapped[1]}; 1 seed, {sum(e['n'] for e in woken['played'].values())} episodes). {price}"
     ).strip()
 
 

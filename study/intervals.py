@@ -8,8 +8,8 @@ American Statistical Association 22, 209-212) over the episodes, marked with a d
 
 Where several things were drawn that cross each other (training seeds of a base, demonstrations, episodes), each of them
 is drawn anew on its own, and an outcome counts as often as the product of its three counts (the pigeonhole bootstrap:
-Owen 2007, Annals of Applied Statistics 1, 386-411). With many of each it tends to be too wide; with two or three seeds
-that differ more than a point it is too narrow (study/coverage.py).
+Owen 2007, Annals of Applied Statistics 1, 386-411). It tends to be too wide where seeds hardly differ, and is too
+narrow where a few differ much: study/coverage.py tries it.
 
 Axis legend: S runs (training seeds, mostly), D draws of demonstrations, E episodes of a task
 """

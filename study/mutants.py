@@ -106,9 +106,9 @@ MUTANTS = {
     "the last weights are kept, not their average": ("adapt.py", "    learner.adopt_average()\n", "", "test_learning.py"),
     "the least used is copied": ("adapt.py", ".mean(0).topk(count).indices", ".mean(0).topk(count, largest=False).indices", "test_adapt.py -k most_used"),
     "old tasks get the newest router": ("variants/staged.py", '"router": self.router[stage]}', '"router": self.router[-1]}', "test_adapt.py -k exact_keeps"),
-    "old tasks see through the newest correction": ("variants/staged.py", "self.components, self.residual[stage]", "self.components, self.residual[-1]", "test_adapt.py -k exact_keeps"),
-    "a new stage forgets the last one's correction": ("variants/staged.py", 'for part in ("router", "residual"):', 'for part in ("router",):', "test_residual.py -k begins"),
-    "the correction does not learn": ("adapt.py", "        policy.residual[-1].requires_grad_(True)\n", "        pass\n", "test_residual.py -k newest"),
+    "old tasks see through the newest adapter": ("variants/staged.py", "self.components, self.residual[stage]", "self.components, self.residual[-1]", "test_adapt.py -k exact_keeps"),
+    "a new stage forgets the last one's adapter": ("variants/staged.py", 'for part in ("router", "residual"):', 'for part in ("router",):', "test_residual.py -k begins"),
+    "the adapter does not learn": ("adapt.py", "        policy.residual[-1].requires_grad_(True)\n", "        pass\n", "test_residual.py -k newest"),
     # Skills.
     "one same action makes a task unchanged": ("plumbing/stages.py", "reshape(len(old.config.tasks), -1).all(1)", "reshape(len(old.config.tasks), -1).any(1)", "test_adapt.py -k one_other_bit"),
     "a skill goes onto any base": ("skills.py", "if skill.leans_on != alone and skill.leans_on != identity(base, skills[: number - 1]):", "if False:", "test_skills.py -k another"),
@@ -164,16 +164,16 @@ MUTANTS = {
     "where a feature is, mirrored": ("encoder.py", "x.repeat(len(y)), y.repeat_interleave(len(x))", "x.repeat_interleave(len(y)), y.repeat(len(x))", "test_pixels.py -k softmax"),
     # Lines that no test noticed until somebody tried (tests/test_single_lines.py), and what forks got wrong.
     "a sparse mixture trains densely": ("variants/moe.py", "self.errors(condition, weights,", "self.errors(condition, probabilities,", "test_single_lines.py -k sparse_mixture"),
-    "replay moves old pictures": ("plumbing/memory.py", "training, grown.training = grown.training, False", "training = grown.training", "test_single_lines.py -k old_pictures"),
-    "after replay new pictures are not moved": ("plumbing/memory.py", "        grown.training = training\n", "", "test_single_lines.py -k old_pictures"),
+    "replay moves old pictures": ("plumbing/memory.py", "grown.training, grown.progress = False, 1.0", "grown.progress = 1.0", "test_single_lines.py -k old_pictures"),
+    "after replay new pictures are not moved": ("plumbing/memory.py", "grown.training, grown.progress = training, progress", "grown.progress = progress", "test_single_lines.py -k old_pictures"),
     "a policy of one task is never paid": ("router.py", "paid = len(config.tasks) == 1 or (task != task[0]).any()", "paid = (task != task[0]).any()", "test_single_lines.py -k one_task_is_paid"),
     "the average forgets": ("train.py", "-0.75, 0.9999)", "-0.75, 0.99)", "test_single_lines.py -k average_reaches"),
     "flags do not reach the optimiser": ("train.py", "config.lr, config.weight_decay, config.grad_clip, config.precision)", "config.lr, precision=config.precision)", "test_single_lines.py -k flags_reach"),
     "seconds of training begin anew": ("plumbing/resume.py", '"seconds": saved["seconds"]', '"seconds": 0.0', "test_single_lines.py -k seconds_of_training"),
     "what was played before decides what is drawn": ("adapt.py", "    torch.manual_seed(config.seed)  # again", "    pass  # again", "test_single_lines.py -k decides_nothing"),
     "the weights of two plays are one": ("evaluate.py", "if chunk == 0:  # also", "if (episode.task, episode.seed) not in weights:  # also", "test_single_lines.py -k played_again"),
-    "learning moves what old tasks act with": ("plumbing/stages.py", "        check_still(grown, windows)\n", "        pass\n", "test_forks.py -k counter_that_moves"),
-    "replay of what it cannot hold": ("plumbing/memory.py", "        self.check(policy, noise, condition)\n", "", "test_forks.py -k could_hold_nothing"),
+    "learning moves what old tasks act with": ("adapt.py", "    stages.check_still(config, grown, windows)\n", "", "test_forks.py -k counter_that_moves"),
+    "replay of what it cannot hold": ("plumbing/memory.py", "        self.check(policy, noise, condition)\n", "", "test_forks.py -k composition_is_another"),
     "what is saved is not told": ("plumbing/interrupt.py", "raise Interrupted(number, _done)", "raise Interrupted(number)", "test_interruptions.py -k all_is_learned"),
 }  # fmt: skip
 

@@ -8,10 +8,13 @@ them. A function whose files do not exist yet raises NotMeasured, and the page s
 too, with every measured number formatted in: no number can drift from its file.
 """
 
+import json
 import re
 import sys
 from collections import Counter
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from plumbing import files  # noqa: E402
@@ -26,8 +29,8 @@ from study.core.results import commands, core, looking, mt6  # noqa: E402
 from study.finding import finding  # noqa: E402
 from study.forks.results import fork_table  # noqa: E402
 from study.gpu.results import on_a_gpu  # noqa: E402
-from study.intervals import RESAMPLES  # noqa: E402
-from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, read, table, text, words  # noqa: E402
+from study.intervals import RESAMPLES, number  # noqa: E402
+from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, read, span, table, text, words  # noqa: E402
 from study.ml45.results import one_demonstration  # noqa: E402
 from study.mt50.results import fifty, speed_run  # noqa: E402
 from study.pixels.results import cameras  # noqa: E402
@@ -42,6 +45,30 @@ from study.router.results import (  # noqa: E402
 )
 from study.sequences.results import from_nothing, upon_one_task  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
+
+ALIKE = ("core/mt6-fdp-50", "core/mt6-fdp-25", "core/mt6-monolithic-50", "core/mt6-monolithic-25", "mt50/fdp",
+         "mt50/monolithic", "pixels/fdp-25", "pixels/monolithic-25", "router/fifty/softmax", "router/fifty/bonus-0.1",
+         "router/fifty/top2-bonus")  # policies of several tasks, of which there are several seeds  # fmt: skip
+
+
+def coverage(study: Path) -> list[str]:
+    """How often an interval that draws seeds and episodes anew has the truth inside."""
+    (made,) = read(study, "coverage.json").values()
+    spreads = []
+    for name in ALIKE:
+        found = [r["mean_success"] for r in (json.loads(p.read_text()) for p in study.glob(f"{name}-s[0-9].json"))]
+        spreads += [100 * float(np.std(found, ddof=1))] if len(found) > 1 else []
+    rows = [[f"{spread} points", *(number(by[spread]) for each in made["covered"].values() for by in each.values())]
+            for spread in next(iter(next(iter(made["covered"].values())).values()))]  # fmt: skip
+    header = ["standard deviation of seeds", *(f"{what}, {seeds} seeds" for what, each in made["covered"].items()
+                                               for seeds in each)]  # fmt: skip
+    return [
+        *text("Command: `python study/coverage.py`. Made-up comparisons of two policies that are equally good, "
+              f"{made['repeats']} for each cell: the share of intervals, drawn over seeds and episodes, that have zero "
+              "inside, where it should be 0.95. Seeds of one kind of policy of several tasks, where several were "
+              f"trained here, have a standard deviation of {span(spreads, 1)} points."),
+        *table(header, rows),
+    ]  # fmt: skip
 
 
 def sources(study: Path) -> list[str]:
@@ -91,7 +118,7 @@ both sides come from the same drawn episodes.
 An interval covers the choice of episodes. It does not cover other demonstrations, and hardly other training seeds.
 Where few episodes fail, a drawn interval is too narrow: a row with one failure can seem surer than a row with none.
 There are hundreds of intervals, and none is corrected for that; with two or three seeds some are too narrow
-([how much](../docs/measuring.md#intervals)).
+([how much](#what-the-intervals-cover)).
 """
 
 SECTIONS = {
@@ -121,6 +148,7 @@ SECTIONS = {
     "Network calls per action chunk": samplers,
     "Actions before looking again": looking,
     "How long whole commands take": commands,
+    "What the intervals cover": coverage,
     "Where the files come from": sources,
 }
 

@@ -463,7 +463,7 @@ def test_evaluating_what_looks_otherwise(run, tiny_run, tmp_path, monkeypatch):
 
 
 def test_a_new_task_leaves_what_old_ones_do_to_the_bit(run, usual, tmp_path, monkeypatch):
-    """With a correction of the eyes, which learns from moved pictures, while the eyes of old tasks stay as they are."""
+    """With an adapter of the eyes, which learns from moved pictures, while the eyes of old tasks stay as they are."""
     moved, augment = [], encoder.PixelsEncoder.augment
 
     def watched(self, observation):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from envs.metaworld import TASKS
-from study import finding, intervals, markdown, plots, report
+from study import coverage, finding, intervals, markdown, plots, report
 from study.adapt import results as adapt
 from study.core import results as core
 from study.ml45 import results as ml45
@@ -460,7 +460,7 @@ def test_the_finding_says_who_is_ahead(tmp_path):
     with pytest.raises(markdown.NotMeasured):  # nothing to stand beside it
         finding.finding(tmp_path)
     for failed, verdict in {
-        (2,): "does not beat one network of the same size here**: nowhere is either ahead",
+        (2,): "does not beat one network of the same size here**: no interval of a difference excludes zero.",
         (1, 2, 3, 4, 5, 6): "beats one network of the same size here**: somewhere fdp is ahead.",
     }.items():
         written(tmp_path / "mt50/monolithic-s0", *failed)
@@ -508,6 +508,24 @@ def test_the_finding_of_the_committed_files():
     exact = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/add-exact-*-s?.json")]
     gain = full - np.mean([r["tasks"][r["task"]]["success"] for r in exact])
     assert f"| fine-tuning everything {intervals.points(100 * gain)} [" in rows["one more task upon six, 25"]
+
+
+def test_the_share_of_intervals_that_hold_is_that_of_the_file():
+    made = json.loads((markdown.STUDY / "coverage.json").read_text())["covered"]
+    rows = cells(report.coverage(markdown.STUDY))
+    assert [row[0] for row in rows] == ["0 points", "1 points", "3 points"]
+    for row in rows:
+        spread = row[0].split()[0]
+        assert row[1:] == [f"{by[spread]:.3f}" for each in made.values() for by in each.values()]
+
+
+def test_policies_that_are_equally_good_are_made_so():
+    """Success near 0.95, seeds as far apart as they should be, and no difference but for chance."""
+    random, spread = np.random.default_rng(1), 3.0
+    one, other = coverage.play(random, 20, 200, 60, spread)
+    rates = [np.stack([x[:, 0] for x in played.values()]).mean((0, 2)) for played in (one, other)]  # of each seed
+    assert abs(np.mean(rates) - 0.95) < 0.01 and abs(rates[0].mean() - rates[1].mean()) < 0.015
+    assert np.std(rates[0], ddof=1) == pytest.approx(spread / 100, rel=0.35)
 
 
 def test_no_run_of_todays_router_is_left_out():
@@ -824,7 +842,7 @@ def test_the_page_is_readable_and_its_links_lead_somewhere():
     for script in re.findall(r"python (\S+\.py)", page):
         assert (ROOT / script).exists(), script
     for title, section in zip(report.SECTIONS, page.split("\n## ")[1:], strict=True):
-        nothing_played = report.SECTIONS[title] in (report.sources, report.sparse_cost)
+        nothing_played = report.SECTIONS[title] in (report.sources, report.sparse_cost, report.coverage)
         if not nothing_played and "Not measured yet" not in section:
             assert "| scripted expert |" in section or re.search(r"expert[^|\n]* \||the expert \d", section), title
 

@@ -1,4 +1,4 @@
-"""The correction of the encoder that a stage brings: what it computes, what learns, and that old tasks never see it."""
+"""The adapter of the encoder that a stage brings: what it computes, what learns, and that old tasks never see it."""
 
 import json
 

@@ -23,7 +23,7 @@ OLD = ["reach", "push"]
 
 @pytest.fixture(scope="module")
 def learned(tiny_run, data_dir, tmp_path_factory):
-    """Task -> its run. One for each new task, learned apart from the same base; one with a correction of another rank,
+    """Task -> its run. One for each new task, learned apart from the same base; one with an adapter of another rank,
     one without a new component. And "both": a second stage that leans on the first one too."""
     home = tmp_path_factory.mktemp("skills")
     usual = ["--steps", 6, "--demos-per-task", 4, "--data-dir", data_dir, "--eval-episodes", 0, "--device", "cpu"]

@@ -96,7 +96,7 @@ def test_a_stage_upon_it_does_not_cool_it_further():
     policy.encoder.requires_grad_(False)  # as adapt.py does
     policy.loss(*inputs)
     assert policy.seen == 1
-    # A stage with a correction of the encoder, whose weights are sums of which one part learns.
+    # A stage with an adapter of the encoder, whose weights are sums of which one part learns.
     config = adapt.AdaptConfig(retain="exact", start_from="0", encoder_rank=2)
     _, grown, *_ = adapt.prepare(config, "waking", policy.eval(), ["drawer-open"], {})
     observation, task, *rest = batch(make())

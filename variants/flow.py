@@ -15,11 +15,6 @@ from sampler import check_steps
 
 
 class Policy(FactorizedPolicy):
-    def build(self):
-        if self.config.target != "velocity":  # it would be recorded, and change nothing
-            raise ValueError(f"a flow predicts a direction of its own: leave out --target {self.config.target}")
-        super().build()
-
     def errors(self, condition, weights, actions, step, noise):
         """Squared error (B,) of the direction, at s = (step + 1) / T of the way from the action to the noise."""
         clean, s = self.normalize(actions), ((step + 1) / self.config.diffusion_steps)[:, None, None]

@@ -97,7 +97,7 @@ class Policy(FactorizedPolicy):
 
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's (B,), and what the router is paid."""
-        first = next(self.encoder.parameters())  # a leaf, but where a stage has corrected it, and then not its own
+        first = next(self.encoder.parameters())  # a leaf, but where a stage has adapted it, and then not its own
         if self.training and hasattr(self, "seen") and first.requires_grad and first.is_leaf:
             self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
         condition = self.encode(observation, task)

@@ -188,11 +188,11 @@ def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict], acting: d
         f"Acting (one chunk, B = 1, {acting['threads']} thread{'s' * (acting['threads'] > 1)}): a task that was added "
         f"takes {number(acting['ratio']['a component more'], 2)} x as long as one before it, for the component and its "
         f"view of the others, and {number(acting['ratio']['the correction of the encoder'], 2)} x that with the "
-        f"correction of the encoder (`python study/adapt/acting.py`). Old tasks take as long as before.",
+        f"adapter of the encoder (`python study/adapt/acting.py`). Old tasks take as long as before.",
         f"`replay` keeps a few observations of every old task. The old tasks change by {replay} points. The new "
         f"component's mean weight on an old task is {span(weights)}.",
         f"`paper` changes the old tasks by {paper} points, and `full` fine-tuning by {full}.",
-        f"A new router over the old components alone has {each['router']}. With the correction of the encoder beside "
+        f"A new router over the old components alone has {each['router']}. With the adapter of the encoder beside "
         f"it, and still no new component, {each['small']}.",
         f"The honest rival of a new component is a policy of its own for each task: `specialist`, {own:,} parameters "
         f"where a stage trains {trained:,}, on the same demonstrations. add-component minus `specialist` is "

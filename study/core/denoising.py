@@ -45,11 +45,11 @@ def on_the_way(policy, observation: dict, noises: int = NOISES) -> list[torch.Te
     return [*seen, policy.normalize(torch.as_tensor(actions))]
 
 
-def picture(chunks: list[torch.Tensor], path: Path) -> Path:
-    """A row for each of NUMBERS, a column for each moment."""
+def picture(chunks: list[torch.Tensor], T: int, path: Path) -> Path:
+    """A row for each of NUMBERS, a column for each moment. T: diffusion steps."""
     plt, columns = figures.pyplot(), len(chunks)
     figure, axes = plt.subplots(len(NUMBERS), columns, figsize=(1.8 * columns, 3.2), sharex=True, sharey=True)
-    times = [f"t = {t}" for t in sampling_timesteps(100, columns - 1)]
+    times = [f"t = {t}" for t in sampling_timesteps(T, columns - 1)]
     titles = [f"{times[0]}: noise", *times[1:], "the actions"]
     for column, (x, title) in enumerate(zip(chunks, titles, strict=True)):
         axes[0, column].set_title(title, fontsize=10)
@@ -66,4 +66,5 @@ def picture(chunks: list[torch.Tensor], path: Path) -> Path:
 
 if __name__ == "__main__":
     policy = load_policy(HERE / "mt6")
-    say(f"wrote {picture(on_the_way(policy, situation()), HERE / 'denoising.png')}")
+    chunks = on_the_way(policy, situation())
+    say(f"wrote {picture(chunks, policy.config.diffusion_steps, HERE / 'denoising.png')}")

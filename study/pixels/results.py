@@ -50,7 +50,8 @@ def cameras(study: Path) -> list[str]:
         for shift in SHIFTS:
             pair = paired(study, f"pixels/shift/{name}-s[0-9]-{shift}.json", f"pixels/{name}-s[0-9].json")
             if pair[0]:
-                shifted.append([what, f"`{shift}`", len(pair[0]), rate(by_task(pair[0])).share, str(compare(*pair))])
+                shifted.append([what, f"`{shift}`", len(pair[0]), rate(by_task(pair[0])).share,
+                                str((compare_seeds if len(pair[0]) > 1 else compare)(*pair))])  # fmt: skip
     successes, n = expert(first)
     each = ("/".join(map(str, expert(first, [task]))) for task in tasks)
     rows.append(["scripted expert", "", *each, number(successes / n)])

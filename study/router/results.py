@@ -148,7 +148,6 @@ REPLACED = (  # evaluations of today's router with 1/K in the place of its weigh
     "pixels/fdp-25-s[0-9]-even.json",
     "pixels/usual-fdp-s[0-9]-even.json",
 )
-SPARSE = "top2-bonus"  # what the finding speaks of, beside "softmax"
 READ = "bonus-0.1"  # whose pictures can be read most easily
 
 
