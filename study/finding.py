@@ -10,6 +10,7 @@ import numpy as np
 
 from study.adapt.results import NEW, before, new_tasks, old_change, ways
 from study.intervals import (
+    Difference,
     by_task,
     compare,
     compare_seeds,
@@ -31,6 +32,7 @@ RIVALS = {  # what is learned, from how many demonstrations of each task -> file
     "six tasks from two cameras, 25": "pixels/{}-25",
     "fifty tasks, 50": "mt50/{}",
 }
+LITTLE = 2  # points
 EXECUTED = 4  # actions before looking again: train.py's default
 HEADER = ("what is learned, from how many demonstrations", "success", "expert", "beside it (differences in points)")
 
@@ -40,26 +42,33 @@ def finding(study: Path) -> list[str]:
     against = [*filter(None, (beside_one_network(study, what, name) for what, name in RIVALS.items()))]
     if not against:
         raise NotMeasured("`study/core/mt6-*.json`")
-    rows, differences = map(list, zip(*against, strict=True))
+    rows, differences = map(list, zip(*against, strict=True))  # of each row: one network minus fdp
     for row, change in filter(None, (told(one_demonstration, study), told(new_upon_six, study))):
         rows.append(row)
-        differences += [change] if change else []
+        differences.append(change)
     rows += told(in_turn_from_nothing, study) or []
-    ahead = [what for what, d in (("one network", [d.low > 0 for d in differences]),
-                                  ("fdp", [d.high < 0 for d in differences])) if any(d)]  # fmt: skip
-    verdict = (
-        f"somewhere {words(ahead)} {'are' if len(ahead) > 1 else 'is'} ahead"
-        if ahead
-        else "no interval of a difference excludes zero"
-    )
     return [
         *table(HEADER, rows),
         *bullets(
-            f"**Factorizing {'beats' if 'fdp' in ahead else 'does not beat'} one network of the same size here**: "
-            f"{verdict}.",
+            verdict(rows, differences),
             *(said for function in (router, forgetting, diffusion) if (said := told(function, study))),
         )[:-1],
     ]  # fmt: skip
+
+
+def verdict(rows: list[list[str]], differences: list[Difference | None]) -> str:
+    """Who is ahead of whom, and where. rows: the table's first ones, each with one network minus fdp, or nothing."""
+    pairs = [(row[0], d) for row, d in zip(rows, differences, strict=False) if d]
+    ahead = {who: [f"{what.replace(', ', ' (')}; {abs(d.mean):.1f} points)" for what, d in pairs if is_ahead(d)]
+             for who, is_ahead in (("fdp", lambda d: d.high < 0), ("one network", lambda d: d.low > 0))}  # fmt: skip
+    title = "gains little" if ahead["fdp"] and max(-d.mean for _, d in pairs) < LITTLE else "gains"
+    if not ahead["fdp"]:
+        title = "gains nothing that is shown"
+    where = {who: f"in {words(places)}" if places else "in none" for who, places in ahead.items()}
+    return (
+        f"**Factorizing {title}**: of {len(pairs)} comparisons with one network of the same size, fdp is ahead by an "
+        f"interval that excludes zero {where['fdp']}, one network {where['one network']}."
+    )
 
 
 def told(function, study: Path):

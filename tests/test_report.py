@@ -66,7 +66,7 @@ def test_check_names_the_first_line_that_differs_and_a_run_repairs_it(tmp_path, 
     assert report.main(["--check"], tmp_path) == 0
     page, readme = tmp_path / "study/README.md", tmp_path / "README.md"
     assert readme.read_text().startswith("# fdp\n\n<!-- finding -->\n| what is learned")
-    assert "- **Factorizing does not beat" in readme.read_text()
+    assert "- **Factorizing gains" in readme.read_text()
     assert readme.read_text().endswith("\n<!-- /finding -->\nend\n")
 
     page.write_text(page.read_text().replace("887/900", "888/900", 1))
@@ -459,22 +459,25 @@ def test_the_finding_says_who_is_ahead(tmp_path):
     written(tmp_path / "mt50/fdp-s0", 1)
     with pytest.raises(markdown.NotMeasured):  # nothing to stand beside it
         finding.finding(tmp_path)
-    for failed, verdict in {
-        (2,): "does not beat one network of the same size here**: no interval of a difference excludes zero.",
-        (1, 2, 3, 4, 5, 6): "beats one network of the same size here**: somewhere fdp is ahead.",
+    for failed, (gains, fdp, one) in {
+        (2,): ("gains nothing that is shown", "in none", "in none"),
+        (1, 2, 3, 4, 5, 6): ("gains", "in fifty tasks (50; 50.0 points)", "in none"),
     }.items():
         written(tmp_path / "mt50/monolithic-s0", *failed)
         row, said = finding.finding(tmp_path)[2], " ".join(finding.finding(tmp_path)[4:])
         change = intervals.compare(*([json.loads((tmp_path / f"mt50/{name}-s0.json").read_text())]
                                      for name in ("monolithic", "fdp")))  # fmt: skip
         assert row == f"| fifty tasks, 50 | 0.900 (1 seed) | 0.900 | one network {change} |"
-        assert said.startswith(f"- **Factorizing {verdict}")
+        assert said.startswith(f"- **Factorizing {gains}**: of 1 comparisons with one network of the same size, fdp")
+        assert f"excludes zero {fdp}, one network {one}." in re.sub(r" +", " ", said)
     written(tmp_path / "core/mt6-fdp-50-s0", 1, 2, 3, 4, 5, 6)
     written(tmp_path / "core/mt6-monolithic-50-s0", 1)
     written(tmp_path / "mt50/fdp-s1")
     lines = finding.finding(tmp_path)
-    assert "somewhere one network and fdp is ahead" not in (said := " ".join(lines))
-    assert "somewhere one network and fdp are ahead." in said
+    said = re.sub(r" +", " ", " ".join(lines))
+    assert (
+        "of 2 comparisons" in said and "zero in fifty tasks (50; 50.0 points), one network in six tasks (50 of" in said
+    )
     assert lines[3].startswith("| fifty tasks, 50 | 0.950 (2 seeds) | 0.900 | one network -50.0 [")
     assert lines[3].endswith("] (1 seed) |")  # the one that both have
 
