@@ -381,13 +381,13 @@ def daggers(rows: list[list]) -> list[str]:
 def regression_by_task(found: dict[str, list[dict]]) -> list[str]:
     """Where regression is behind: task by task."""
     told = []
-    for setting, title in SETTINGS.items():
-        pair = [by_task(found[name]) for name in (f"{setting}-bc", f"{setting}-fdp") if name in found]
+    for (setting, title), rival in product(SETTINGS.items(), ("bc", "bc-unet")):
+        pair = [by_task(found[name]) for name in (f"{setting}-{rival}", f"{setting}-fdp") if name in found]
         if len(pair) == 2:
             bc, fdp = ([count({task: x}) for task, x in played.items()] for played in pair)
             names = [task.removeprefix("fdp/").removesuffix("-v3") for task in pair[0]]
             each = zip(names, bc, fdp, strict=True)
-            told.append(f"{title}: " + words(f"{name} {mine} ({its})" for name, mine, its in each))
+            told.append(f"{title}, {RIVALS[rival]}: " + words(f"{name} {mine} ({its})" for name, mine, its in each))
     return text(f"Regression, and fdp in brackets, task by task. {'. '.join(told)}.") if told else []
 
 
