@@ -197,10 +197,7 @@ def forgetting(study: Path) -> str:
     exact = ways(study)["add-exact"]
     if not all(r["old_actions_bit_equal"] for r in exact):
         raise NotMeasured("old actions that are the same bits")
-    return (
-        "**New tasks are added without forgetting**: old tasks keep their actions bit for bit, and what is new is a "
-        "file of its own."
-    )
+    return "**New tasks are added without forgetting**: old ones keep their actions bit for bit; a new one is a file."
 
 
 def diffusion(study: Path) -> str:
@@ -211,11 +208,11 @@ def diffusion(study: Path) -> str:
         pair = paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in rival))
         if not pair[0]:
             raise NotMeasured(f"`study/router/baselines/{setting}-{rival[0]}-s*.json`")
-        said.append((compare_seeds(*pair), f"{where} ({seeds(len(pair[0]))})"))
-    pays = sum(change.high < 0 for change, _ in said)
+        said.append((compare_seeds(*pair), where, len(pair[0])))
+    pays = sum(change.high < 0 for change, *_ in said)
     verdict = ("Diffusion is not shown to pay", "Diffusion pays in one of two cases", "Diffusion pays")[pays]
-    (one, here), (two, there) = said
+    (one, here, n), (two, there, _) = said
     return (
-        f"**{verdict}**: regression by one network's U-Net (`--policy bc --body unet`) has {one} points {here}, {two} "
-        f"{there}, beside diffusion by that network."
+        f"**{verdict}**: beside it, regression by the same network (`--policy bc --body unet`) has {one} points {here} "
+        f"and {two} {there} ({seeds(n)})."
     )
