@@ -80,7 +80,7 @@ def sources(study: Path) -> list[str]:
                     "router/wake/*.json", "router/fifty/*-s[0-9].json", "router/baselines/*-s[0-9].json",
                     "router/components/*-s[0-9].json", "router/adapting/*/*.json", "router/cost.json",
                     "router/default/*.json", "router/default/*/*.json",
-                    "speed/[cl]*.json", "gpu/*.json"):  # fmt: skip
+                    "speed/[cl]*.json", "gpu/*.json", "coverage.json"):  # fmt: skip
         if rows and not any(study.glob(pattern)):
             continue  # not measured yet, as its own section says
         results = read(study, pattern).values()

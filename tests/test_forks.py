@@ -1054,10 +1054,11 @@ def test_a_buffer_that_has_as_many_rows_by_chance_is_found_before_training(data_
     monkeypatch.setattr(variants.staged, "on_top_of", variants.staged.on_top_of.__wrapped__)
     command(train, "--policy", "norm", *TINY, "--steps", 2, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
             tmp_path / "old")  # fmt: skip
+    capsys.readouterr()
     with pytest.raises(BadInput, match="'components.table'"):
         command(adapt, "--run", tmp_path / "old", "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--steps", 2,
                 "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0, "--out", tmp_path / "new")  # fmt: skip
-    assert "step/s" not in capsys.readouterr().err.split("training")[-1].split("new components")[-1]
+    assert "step/s" not in capsys.readouterr().err
     assert not folders.taken(tmp_path / "new")
 
 

@@ -13,6 +13,7 @@ import toy  # noqa: F401  (registers an environment)
 from conftest import ROOT, command
 from test_adapt import inputs, make_policy
 from test_counting import BLOCK, TASKS, Known, policy  # noqa: F401  (a fixture)
+from test_envs import Once
 from test_forks import batch, make
 
 import adapt
@@ -178,23 +179,13 @@ def test_of_an_episode_that_is_played_again_the_first_play_leaves_no_weights(pol
     assert [len(w) for _, w in traces] == [1, 1]
 
 
-class Ends(gymnasium.Env):
+class Ends(Once):
     """It is over after three steps, without success."""
 
-    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t = 0
-        return np.zeros(1, np.float32), {}
-
     def step(self, action):
-        self.t += 1
+        seen, reward, *_ = super().step(action)
         told = {"success": False, "near_object": 1.0, "grasp_success": 0.5}
-        return np.zeros(1, np.float32), 0.0, self.t == 3, False, told
-
-    def expert_action(self):
-        return np.zeros(1, np.float32)
+        return seen, reward, self.t == 3, False, told
 
 
 gymnasium.register("ends/Ends-v0", Ends, max_episode_steps=20)
