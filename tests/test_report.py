@@ -682,7 +682,8 @@ def test_how_many_components(tmp_path):
         ["each as large as ever", "1", "1"], ["each as large as ever", "4", "2"],
         ["all together as large as four", "4", "2"], ["all together as large as four", "8", "1"]]  # fmt: skip
     assert rows[1][1:] == rows[2][1:]
-    assert rows[1][5:] == ["4.0", "1.5", "0.5000 to 0.6000", "3.0", "0.100"]
+    assert rows[1][6:] == ["4.0", "1.5", "0.5000 to 0.6000", "3.0", "0.100"]
+    assert [row[4].partition(" ")[0] for row in rows[:-1]] == ["-10.0", "", "", "0.0"]
 
 
 def test_rows_upon_another_training_of_a_base_are_named(tmp_path):

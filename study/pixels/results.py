@@ -104,7 +104,7 @@ def router(study: Path) -> list[str]:
 
 
 def adapted(study: Path) -> list[str]:
-    """New tasks upon the first factorized run."""
+    """New tasks upon the last factorized run."""
     runs = [json.loads(path.read_text()) for path in sorted(study.glob("pixels/adapt/*.json"))]
     if not runs:
         return []
@@ -112,16 +112,16 @@ def adapted(study: Path) -> list[str]:
     for r in runs:
         found.setdefault((r["flags"]["demos_per_task"], r["way"]), {})[r["task"]] = stack([r["tasks"][r["task"]]])
     for (demos, way), played in sorted(found.items()):
-        if len(played) == len(tasks):  # the others are not through
-            scratch = found.get((demos, "scratch"), {})
-            minus = str(difference(played, scratch)) if way != "scratch" and len(scratch) == len(tasks) else ""
-            rows.append([demos, WAYS[way], *(count({task: played[task]}) for task in tasks), rate(played).share, minus])
+        scratch = found.get((demos, "scratch"), {})
+        minus = str(difference(played, scratch)) if way != "scratch" and len(scratch) == len(played) else ""
+        rows.append([demos, WAYS[way], *(count({t: played[t]}) if t in played else "" for t in tasks),
+                     rate(played).share, minus])  # fmt: skip
     successes, n = expert(runs)
     rows.append(["", "scripted expert", *("/".join(map(str, expert(runs, [t]))) for t in tasks), number(successes / n)])
     names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
     header = ["demonstrations", "way", *names, "all, 95 % interval", "minus scratch, points"]
     return [
-        *text("New tasks, one at a time, upon the first run of fdp, "
+        *text("New tasks, one at a time, upon the last run of fdp, "
               f"{runs[0]['flags']['steps']} steps, one seed; where a way is exact, the old tasks' actions are the same "
               "bit for bit.", played_on(runs)),
         *table(header, rows), *text(DAGGER),

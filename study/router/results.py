@@ -407,17 +407,20 @@ def how_many(study: Path) -> list[str]:
             least = min(min(np.mean([e["router_weights"]["mean"] for e in r["tasks"].values()], 0)) for r in results)
             latency = np.median([r["latency_ms_batch_1"] for r in results])
             rows.append([title, K, len(results), rate(by_task(results)),
+                         minus(study, "components", file, "each-4") if K != 4 else "",
                          evenly(study, f"router/components/{file}-s[0-9]-even.json"),
                          number(float(latency), 1), minutes(results), span(losses, 4), number(spikes, 1),
                          number(float(least), 3)])  # fmt: skip
     results = [r for mine in found.values() for r in mine]
     rows.append(["scripted expert", "", "", expert_cell(results)])
-    header = ["components", "K", "seeds", "success, 95 % interval", "weights 1/K", "ms for a chunk", "minutes of "
-              "training", "last loss, over seeds", "largest gradient over the median", "least used"]  # fmt: skip
+    header = ["components", "K", "seeds", "success, 95 % interval", "minus K = 4", "weights 1/K", "ms for a chunk",
+              "minutes of training", "last loss, over seeds", "largest gradient over the median",
+              "least used"]  # fmt: skip
     return [
         *text("Commands: `study/router/components.py`. mt6, 25 demonstrations, 6,000 steps.", played_on(results)),
         *table(header, rows), *text(DAGGER),
-        *text("The last loss is the mean of the last 200 steps. The gradient's norm is that of every 200th step; its "
-              "largest, beside its median, is of the worst seed. Least used: the smallest mean weight of a component "
-              "over all tasks, in any seed; 0 would be dead."),
+        *text("Differences are in points; with several seeds these are drawn anew, too. The last loss is the mean of "
+              "the last 200 steps. The gradient's norm is that of every 200th step; its largest, beside its median, is "
+              "of the worst seed. Least used: the smallest mean weight of a component over all tasks, in any seed; 0 "
+              "would be dead."),
     ]  # fmt: skip
