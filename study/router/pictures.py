@@ -24,8 +24,8 @@ def grid(panels: int, width: float, height: float, columns: int = 3):
 
 
 def over_time(found: dict, path: Path) -> Path:
-    """A heat map for each task: component x time, from an episode's beginning to its end; under it how many of the
-    episodes have the environment's flags by then."""
+    """A heat map for each task: component x time, from an episode's beginning to its end; right of it the success that
+    is left without each component, under it how many of the episodes have the environment's flags by then."""
     tasks = found["tasks"]
     top = max(np.max(entry["over_time"]["weights"]) for entry in tasks.values())
     figure, axes = grid(len(tasks), 3.2, 1.9, columns=3 if len(tasks) <= 12 else 6)
@@ -34,19 +34,30 @@ def over_time(found: dict, path: Path) -> Path:
         K, bins = weights.shape
         picture = axis.imshow(weights, vmin=0, vmax=top, cmap="viridis", aspect="auto", extent=(0, 1, K, 0))
         strip = np.arange(bins + 1) / bins
-        for row, (name, share) in enumerate(zip(figures.PHASES, flags, strict=False)):
+        for row, (name, raised) in enumerate(zip(figures.PHASES, flags, strict=False)):
             y = K + 0.45 + 0.75 * row
-            axis.pcolormesh(strip, [y, y + 0.6], share[None], vmin=0, vmax=1, cmap="Greys")
+            axis.pcolormesh(strip, [y, y + 0.6], raised[None], vmin=0, vmax=1, cmap="Greys")
             if axis.get_subplotspec().is_first_col():
                 axis.text(-0.02, y + 0.3, name, ha="right", va="center", fontsize=6)
         axis.set(ylim=(K + 2, 0), xlim=(0, 1), xticks=[])
         axis.set_yticks(np.arange(K) + 0.5, range(K), fontsize=7)
-        axis.set_title(task, fontsize=9)
+        usual = share(found["played"][task])
+        axis.set_title(f"{task}, success {usual:.2f}", fontsize=9)
+        axis.text(1.03, -0.15, "without", va="bottom", fontsize=6, color="grey")
+        for k in range(K):
+            left = share(found["changed"][f"without {k}"]["tasks"][task])
+            color = "crimson" if left <= usual / 2 else "grey"
+            axis.text(1.03, k + 0.5, f"{left:.2f}", va="center", fontsize=7, color=color)
     figure.supxlabel("beginning to end of the episode", fontsize=9)
     figure.supylabel("component", fontsize=9)
     figure.tight_layout()
     figure.colorbar(picture, ax=list(axes), label="router weight", shrink=0.6)
     return figures.save(figure, path)
+
+
+def share(played: dict) -> float:
+    """Successes of the episodes that ended."""
+    return played["successes"] / max(1, played["n"])
 
 
 def usage(found: dict, path: Path) -> Path:
@@ -90,8 +101,7 @@ def without(found: dict, path: Path) -> Path:
     """Success as it is, with replaced weights, and without each component: over all tasks, and task by task."""
     tasks, changed = list(found["played"]), found["changed"]
     names = {"as it is": {"tasks": found["played"]}, **changed}
-    values = np.array([[entry["tasks"][t]["successes"] / max(1, entry["tasks"][t]["n"]) for t in tasks]
-                       for entry in names.values()])  # fmt: skip
+    values = np.array([[share(entry["tasks"][task]) for task in tasks] for entry in names.values()])
     many = len(tasks) > 20
     width = (0.16 if many else 0.55) * len(tasks)  # of the right half, in inches
     figure, axes = figures.pyplot().subplots(

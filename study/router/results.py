@@ -105,7 +105,7 @@ def waking(study: Path) -> list[str]:
 def pictures(found: dict, usual: dict) -> list[str]:
     """Of the way whose weights can be read most easily."""
     return [
-        *text(f"`{READ}`, from an episode's beginning to its end:"),
+        *text(f"`{READ}`, from an episode's beginning to its end, and success without each component at the right:"),
         f"![{READ}: the weight of each component over time, task by task](router/wake/{READ}-time.png)", "",
         f"![{READ}: success with other weights, and without each component](router/wake/{READ}-without.png)", "",
         *bullets(*reading(found), named(found, usual)),
