@@ -12,15 +12,15 @@
 | full          | everything                                                | the baseline that forgets                |
 | scratch       | a fresh policy, on the new tasks alone                    | the baseline that transfers nothing      |
 
-A *stage* is one round of learning: a task, or several together. A new task's embedding, what its name means, always
-trains. The encoder is frozen, since frozen components see through it (not with full, scratch, --train-encoder); with
-`--retain exact`, below, a stage adds a low-rank adapter of it, for its own tasks only: encoder.py, `LoRA`.
+A *stage* is one round of learning: a task, or several together. A new task's embedding always trains. The encoder is
+frozen, since frozen components rely on its output (not with full, scratch, --train-encoder). With `--retain exact`,
+below, a stage adds a low-rank adapter to the encoder, used only for its own tasks: encoder.py, `LoRA`.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|
-| exact  | each keeps its router, components and encoder: the same actions, the     | a router and an adapter per     |
-|        | same bits                                                                | stage; tasks must have names    |
-| replay | a few old observations, on which what is predicted must not change       | per task 10 kB, pictures 1.6 MB |
+| exact  | each keeps its router, components and encoder: actions are identical,    | a router and an adapter per     |
+|        | bit for bit                                                              | stage; tasks must have names    |
+| replay | a penalty on changed predictions, on a few stored old observations       | per task 10 kB, pictures 1.6 MB |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
 Read `grow` (copied), `train_only` (frozen), variants/staged.py and plumbing/memory.py (kept), `learn` (a stage).
@@ -51,7 +51,7 @@ from router import BLENDS, Router, errors_and_terms
 from train import Learner, Windows, average_decay, draw_noise, learning_rate
 from variants.staged import add_stage, components_of, unstaged
 
-REPLAY_WEIGHT = 10.0  # of the squared change of the prediction on old observations: with 1 it was no better (LOG.md)
+REPLAY_WEIGHT = 10.0  # coefficient of the squared change in predictions on old observations; 1 was no better (LOG.md)
 
 
 @dataclass
@@ -71,7 +71,7 @@ class AdaptConfig:
     train_encoder: bool = False  # the authors' setting; it moves what old components see
     demos_per_task: int = 25  # as in the authors' baseline code: 100 for four tasks
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
-    copies: int | None = None  # of each, things moved (envs/elsewhere.py); default 100 with up to 3 of them, else 0
+    copies: int | None = None  # made of each demo, objects moved (envs/elsewhere.py); default 100 for up to 3, else 0
     steps: int | None = None  # optimiser steps of a stage; default 2000 for each new task
     batch_size: int = 64
     lr: float = 1e-3  # schedule, weight decay, clipping and averaging are train.py's
@@ -91,9 +91,9 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     """A larger policy that begins as the same function: K + n components, old and new tasks. -> (its variant, it).
 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
-    what is different. Its row of the router is a copy too, and log 2 is taken off both logits (softmax): the two share
-    the weight of the one, so the grown policy does what the old one did, up to rounding. (Exceptions: a random start;
-    the affine router, whose mean moves; top-k weights, of which half may drop out; a fork that scales its logits.)
+    what is different. Its router row is a copy too, and log 2 is subtracted from both logits (softmax): each gets half
+    of the original weight, so the grown policy does what the old one did, up to rounding. (Exceptions: a random start;
+    the affine router, whose mean shifts; top-k weights, of which half may drop out; a fork that scales its logits.)
     Several new ones copy different components: twins with the same weight would get the same gradient, forever.
 
     variant: "fdp", "staged" or a fork; tasks: names to add, which start at the mean of the known embeddings; count: n,
@@ -135,8 +135,8 @@ def newest_rank(policy) -> int | None:
 
 
 def spread_rows(router: nn.Module, used: list[int]) -> None:
-    """The first rows of a copied router are for the components `used`: each to its own, (almost) no weight for others.
-    (Not so in mode affine, whose weights are told by all logits; a fork's own router stays as it is.)"""
+    """Move the first rows of a copied router to the components they belong to, `used`; others get (almost) no weight.
+    (Except in mode affine, where each weight depends on all logits. A fork's own router is left as it is.)"""
     if isinstance(router, Router):
         last = router.net[-1]
         weight, bias = last.weight[: len(used)].clone(), last.bias[: len(used)].clone()
@@ -162,7 +162,7 @@ def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
 @torch.no_grad()
 def most_used(variant: str, policy, observation, task: str, count: int) -> list[int]:
     """The components with the largest mean weights on a new task's demonstrations {part: (N, *shape)}."""
-    _, named = grow(variant, policy, [task], 0, [], newest_rank(policy))  # it has to have a name before it is weighed
+    _, named = grow(variant, policy, [task], 0, [], newest_rank(policy))  # the router needs its embedding first
     index = named.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
     observation = {part: x.to(policy.device) for part, x in observation.items()}
     return named.eval().weigh(named.encode(observation, index)).mean(0).topk(count).indices.tolist()
@@ -220,7 +220,7 @@ def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -
         only_rows(policy.components, components)
     if policy.config.task_conditioning == "name":
         only_rows(policy.task_embedding, list(tasks))
-    for part in policy.children():  # a frozen part has to act as it will: no dropout, no statistics of the new data
+    for part in policy.children():  # frozen parts run in eval mode: no dropout, no batch statistics of new data
         part.train(count(part, learning=True) > 0)
     return {name: (totals[name], count(part, learning=True)) for name, part in policy.named_children() if totals[name]}
 

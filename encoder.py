@@ -12,9 +12,9 @@ An encoder is any module with the first two of these; fdp.py makes it in `Policy
 
     fit(observation)        take statistics from all training observations, {part: (N, *shape)}; called once
     forward(observation)    {part: (B, *shape)} -> condition (B, C), for the router and for all components
-    augment(observation)    what it is trained on instead; an encoder may do without
+    augment(observation)    optional: a randomly changed copy, used only in training
 
-A task that is learned later sees through the same encoder, which is frozen, and a `LoRA` of its own.
+A task that is learned later uses the same encoder, frozen, plus a `LoRA` of its own.
 
 Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, r rank, h and w of pictures
 """
@@ -82,9 +82,9 @@ class StateEncoder(nn.Module):
         parts: name -> shape of what it reads, (n,) numbers or (frames, n) with the current frame first. Parts of the
             observation that are not named here are not seen.
         condition_dim: C.
-        differences: pairs of positions to see the difference of; those of parts that it does not read are left out.
+        differences: pairs of positions whose difference is appended; those in parts that it does not read are left out.
 
-    Raises ValueError for a part that is no vector of numbers, such as a picture, and for a difference of no positions.
+    Raises ValueError for a part that is no vector of numbers, such as a picture, and for a position outside its part.
     """
 
     # Standardising blows up what hardly moves: an object's quaternion with spread 0.002 in the demonstrations is off by
@@ -122,10 +122,10 @@ class StateEncoder(nn.Module):
         spread = numbers.std(0).nan_to_num()  # one observation has none
         self.scale.copy_(spread.clamp(min=self.FLOOR))
         by_part = {name: observation[name].float().std(0).nan_to_num().max().item() for name in self.parts}
-        for name, most in by_part.items():  # kilometres, say, or beside millimetres a gripper in metres
+        for name, most in by_part.items():  # in kilometres, say; or in metres, other parts in millimetres
             if most > 0 and (most < self.FLOOR / 4 or spread.max() < self.FLOOR):
                 say_once(f"warning: no number of '{name}' varies by more than {most:.1g}; what varies by less than "
-                         f"{self.FLOOR} is faint: give it in larger units")  # fmt: skip
+                         f"{self.FLOOR} is faint: give it in smaller units")  # fmt: skip
 
     def forward(self, observation: Observation) -> Tensor:
         """{part: (B, *shape)} -> condition (B, C)."""
@@ -138,8 +138,8 @@ class StateEncoder(nn.Module):
     def numbers(self, observation: Observation) -> Tensor:
         """{part: (B, *shape)} -> (B, F): parts with frames, frame by frame; parts without; differences of positions.
 
-        What the hand has to do depends on where the object is *from the hand*. A network can learn to subtract, but
-        from 25 demonstrations it learns it for 25 object positions, and misses a peg by millimetres at the 26th.
+        What the hand must do depends on the object's position *relative to the hand*. A network can learn to subtract,
+        but 25 demonstrations teach it that at 25 object positions: it misses a peg by millimetres at the 26th.
         """
         read = [observation[name] for name in self.parts]
         moving, still = ([x for x in read if x.ndim == axes] for axes in (3, 2))
@@ -153,11 +153,11 @@ class StateEncoder(nn.Module):
 
 
 class SpatialSoftmax(nn.Module):
-    """(B, channels, h, w) -> (B, 2 channels): where each channel's feature is, in [-1, 1] from side to side (Levine et
+    """(B, channels, h, w) -> (B, 2 channels): expected position (x, y) of each channel's feature, in [-1, 1] (Levine et
     al. 2016, arXiv 1504.00702, section 5.1).
 
-    A policy has to know where things are. Pooling forgets it, and flattening makes every place a number of its own, to
-    be learned one by one; the mean position under a softmax is two numbers that move as the thing does.
+    A policy has to know where things are. Pooling discards that, and flattening makes every pixel a separate input, to
+    be learned one by one; the mean position under a softmax is two numbers that move with the object.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -169,8 +169,8 @@ class SpatialSoftmax(nn.Module):
 
 
 def small_eye() -> nn.Sequential:
-    """(B, 3, h, w) -> (B, 128), for a CPU, where the first layers cost most: large strides leave few places to compute,
-    and there is no normalisation, which reads everything twice. A picture of 64 pixels takes a quarter of a ms."""
+    """(B, 3, h, w) -> (B, 128), for a CPU, where the first layers cost most: large strides leave few pixels to compute,
+    and no normalisation layer reads every activation once more. A 64 x 64 picture takes 0.25 ms."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
         nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), SpatialSoftmax(),
@@ -194,13 +194,13 @@ class BasicBlock(nn.Module):
 
 
 def groups(channels: int) -> nn.GroupNorm:
-    """GroupNorm in the place of BatchNorm, as Diffusion Policy has it: an average of weights has no use for statistics
-    that belong to other weights, and a batch of one robot has none."""
+    """GroupNorm instead of BatchNorm, as in Diffusion Policy: batch statistics of the trained weights do not fit their
+    running average (EMA), and a batch of one robot has none."""
     return nn.GroupNorm(channels // 16, channels)
 
 
 def resnet_eye() -> nn.Sequential:
-    """(B, 3, h, w) -> (B, 128): ResNet-18 from nothing, without its last pooling and layer, for one GPU."""
+    """(B, 3, h, w) -> (B, 128): ResNet-18 from scratch, ending in a spatial softmax, not a classifier; for one GPU."""
     layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), groups(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     for inputs, outputs in ((64, 64), (64, 128), (128, 256), (256, 512)):
         layers += [BasicBlock(inputs, outputs, 1 if inputs == outputs else 2), BasicBlock(outputs, outputs, 1)]
@@ -211,7 +211,7 @@ EYES = {"small": small_eye, "resnet18": resnet_eye}
 
 
 class PixelsEncoder(nn.Module):
-    """Pictures, each by a network of its own, and numbers beside them: two layers make one vector of all.
+    """One image backbone per camera, a StateEncoder for the numbers, and two layers that fuse their outputs.
 
     Args:
         parts: name -> shape of what it reads; (3, h, w) are pictures in 0 .. 255, all else goes to a StateEncoder.
@@ -222,8 +222,8 @@ class PixelsEncoder(nn.Module):
     Raises ValueError for an eye that is not known, or a picture of another shape.
     """
 
-    # Of a picture's size: how far augmentation moves it at most. A pixel of 64 is a centimetre or two of the table:
-    # moved by four (usual for 84), a picture hardly says where a box is, and the peg misses it (LOG.md).
+    # Largest random shift, as a fraction of the picture. At 64 x 64 a pixel is a centimetre or two of the table: after
+    # a shift by four (usual at 84 x 84) a picture hardly says where a box is, and the peg misses it (LOG.md).
     SHIFT = 1 / 64
 
     def __init__(self, parts: dict[str, tuple[int, ...]], condition_dim: int, eye="small", differences=()):
@@ -256,8 +256,8 @@ class PixelsEncoder(nn.Module):
         return self.net(torch.cat(seen, -1))
 
     def augment(self, observation: Observation) -> Observation:
-        """Pictures moved at random, each by its own; edges are repeated (Kostrikov et al. 2020, arXiv 2004.13649,
-        section 3.1). From 25 demonstrations a network learns pixels by heart; this keeps it from it."""
+        """Each picture shifted by its own random offset, edge pixels repeated (Kostrikov et al. 2020, arXiv 2004.13649,
+        section 3.1). With 25 demonstrations a network memorises pixels; this prevents it."""
         return observation | {camera: self.shifted(observation[camera]) for camera in self.cameras}
 
     def shifted(self, pictures: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class EvaluateConfig:
     executed: int | None = None  # actions carried out before looking again, 1 to H; default: the policy's own, often 4
     seed: int = 0  # which block of 10,000 evaluation episodes
     even: bool = False  # replace the router's weights by their mean, 1/K: how much does success depend on them?
-    shift: str = ""  # of a policy with cameras: camera | light | table | object | corner-off | wrist-off look otherwise
+    shift: str = ""  # with cameras, what to change: camera | light | table | object | corner-off | wrist-off
     video: bool = False  # also render the first episode of each task
     out: str = ""  # the JSON; default: evaluation.json (-even, ...) in the run folder, -2 beside one of more episodes
     device: str = "auto"  # auto | cpu | cuda
@@ -123,7 +123,7 @@ def evaluate(
         nonlocal policy_seconds
         begin = time.perf_counter()
         noise, n = starting_noise(policy, playing, chunks), len(playing)
-        rows = [*range(n), *[0] * (roller.slots // 2 - n if padded else 0)]  # full: half of all slots
+        rows = [*range(n), *[0] * (roller.slots // 2 - n if padded else 0)]  # row 0 fills up to half of the slots
         observations = {name: x[rows] for name, x in observations.items()}
         actions, w = policy.act(observations, [playing[i].task for i in rows], sampler, steps, noise[rows], generator)
         policy_seconds += time.perf_counter() - begin

@@ -1,15 +1,15 @@
 """The Factorized Diffusion Policy (FDP, arXiv 2512.21898): K small diffusion models and a router.
 
                          +--> component 1 --+
-    noisy actions, t, o -+--> component 2 --+--> weighted sum --> prediction  (noise, by sampler.py's `to_noise`)
+    noisy actions, t, o -+--> component 2 --+--> weighted sum --> prediction  (velocity; `sampler.to_noise` converts)
                      |   +--> component K --+        ^
                      +----------> router(o) ---------+
 
 The idea is `Policy.compose` below, two lines of code. Around it: how it learns (`loss`), how it acts (`act`). For an
 idea of your own subclass `Policy` in variants/mine.py, and run `python train.py --policy mine`. Made to be overridden:
 
-    build_encoder  what it sees              weigh    who counts how much      loss, errors  what it learns from
-    build          components and router     compose  how answers are joined   sample        how it acts
+    build_encoder  what it sees              weigh    the weights w_k          loss, errors  the training objective
+    build          components and router     compose  how predictions combine  sample        the denoising loop
 
 Paper name -> variable:  o observation | a_0 clean | a_t noisy_actions | eps_k self.components | w_k weights
 Axis legend: B batch, K components, H action horizon, A action dim, C condition dim, T diffusion steps
@@ -32,15 +32,15 @@ class PolicyConfig:
     """Everything needed to rebuild the network before its weights are loaded; stored in the run's config.json."""
 
     observation: dict[str, tuple[int, ...]]  # part -> shape, as the environment gives them
-    action_low: tuple[float, ...]  # A numbers each: the environment's range, which becomes [-1, 1], where samplers clip
+    action_low: tuple[float, ...]  # A numbers each: the environment's bounds, rescaled to [-1, 1]; samplers clip there
     action_high: tuple[float, ...]
     tasks: list[str]  # names, never indices: the order of a benchmark's task list differs between versions
     components: int = 4  # K
     horizon: int = 8  # H, actions predicted at once
-    executed: int = 4  # actions carried out before looking again; the paper predicts 16 and executes 8
+    executed: int = 4  # actions executed before replanning (receding horizon); the paper predicts 16, executes 8
     channels: tuple[int, ...] = (32, 64)
     kernel: int = 3
-    eye: str = "small"  # the network that looks at pictures, where there are any
+    eye: str = "small"  # image backbone: one of encoder.py's EYES; unused without pictures
     condition_dim: int = 128  # C
     router: str = "softmax"
     target: str = "velocity"
@@ -55,14 +55,14 @@ class PolicyConfig:
 
 
 class Policy(nn.Module):
-    """The composed denoiser: `forward` answers as one network would, (B, H, A), so no sampler ever knows K.
+    """The composed denoiser: `forward` has the interface of one network, (B, H, A), so samplers need not know K.
 
     Raises ValueError, naming the value and the choices, for a configuration that cannot work.
     """
 
     router_sees_step = False  # True: `weigh` is asked at every denoising step, not once per chunk
-    progress = 1.0  # of training, 0 to 1, which train.py and adapt.py set: a fork may anneal by it
-    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> how much is left of a clean action: (T,), float64
+    progress = 1.0  # fraction of training done, 0 to 1, set by train.py and adapt.py; for forks that anneal
+    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar at every step: (T,), float64
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
@@ -107,8 +107,8 @@ class Policy(nn.Module):
 
         So if each eps_k stands for a density, an action is likely where all components that have weight agree. (A
         mixture would add densities: an action would be likely where *any* component likes it, and sampling would first
-        pick one.) Two caveats: training fits the sum alone, so a single eps_k need not stand for any density; and this
-        is the product of the noised densities, which is not the noised product at the noise levels in between.
+        pick one.) Two caveats: training fits the sum alone, so a single eps_k need not stand for any density; and at
+        intermediate noise levels the product of the noised densities is not the noised product.
 
         Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all components get gradient at every
         sample, in proportion to their weight. A top-k router, as in a sparse mixture of experts (variants/moe.py),
@@ -129,8 +129,8 @@ class Policy(nn.Module):
     def encode(self, observation: Observation, task: Tensor) -> Tensor:
         """Raw observation {part: (B, *shape)} and task index (B,) -> condition (B, C).
 
-        `task_conditioning="none"` is the paper's setting: which task it is must be read from the observation. From
-        pictures train.py gives n tasks per observation, (n B,): each is encoded once, then repeated n times: (n B, C).
+        `task_conditioning="none"` is the paper's setting: the task must be inferred from the observation. With pictures
+        train.py gives n task rows per observation, (n B,): each is encoded once, its condition repeated: (n B, C).
         """
         condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
         condition = condition.repeat_interleave(max(1, len(task) // max(1, len(condition))), 0)
@@ -141,10 +141,10 @@ class Policy(nn.Module):
     # ------------------------------------------------------------------------------------------ how it learns
 
     def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor):
-        """One mean squared error per sample, (B,): all there is to learn from, but for the bonus of router "informed".
+        """One mean squared error per sample, (B,): the whole objective, except for the bonus of router "informed".
 
-        Raw observation and actions (B, H, A), task (B,); step (B,) in 0 .. T-1 and noise (B, H, A) are drawn by whoever
-        trains. Components and router learn together. A fork with more returns (errors, {"name": (coefficient, term)}).
+        Raw observation and actions (B, H, A), task (B,); the caller draws step (B,), in 0 .. T-1, and noise (B, H, A).
+        Components and router learn jointly. A fork with extra terms returns (errors, {"name": (coefficient, term)}).
         """
         condition = self.encode(observation, task)
         weights = self.weigh(condition, step)
@@ -163,10 +163,10 @@ class Policy(nn.Module):
     @torch.no_grad()
     def act(self, observation, tasks: list[str], sampler_name=None, sampling_steps=None, noise=None, generator=None):
         """Observations {part: (B, *shape)} and their tasks -> arrays: chunks (B, H, A) in the environment's units, and
-        weights (B, K). In evaluation mode (`policy.eval()`; loaded ones are): training moves pictures at random.
+        weights (B, K). Call `policy.eval()` first, unless it was loaded: in training mode pictures are augmented.
 
-        noise: the starting point (B, H, A), drawn if not given; for ddim and dpm the only thing random here.
-        Raises ValueError for observations that are not one row for each task, an unknown task or sampler, or a step
+        noise: the starting point (B, H, A), drawn if not given; with ddim and dpm the only source of randomness.
+        Raises ValueError for observations without exactly one row per task, an unknown task or sampler, or a step
         count that the schedule does not have.
         """
         c, (name, steps) = self.config, self.choose_sampler(sampler_name, sampling_steps)

@@ -4,9 +4,9 @@
 
 It sees the *condition* only: what the encoder made of the observation, and the task's name unless that is switched
 off; neither the noisy actions nor the diffusion step. Hence the weights are computed once per action chunk, however
-many denoising steps follow, and a softmax weight means "in this situation, component k matters that much": where it
-routes, that can be plotted over an episode and read (FDP, arXiv 2512.21898). A router that sees the step too is a
-fork: `router_sees_step`.
+many denoising steps follow, and a softmax weight means "in this situation, component k matters that much": if it
+routes, weights plotted over an episode can be interpreted (FDP, arXiv 2512.21898). A router that sees the step too is
+a fork: `router_sees_step`.
 
 How raw network outputs (logits) become weights is a real choice:
 
@@ -14,8 +14,8 @@ How raw network outputs (logits) become weights is a real choice:
 |----------|-------------------------------|-----------------------------------------|-------------------------------|
 | softmax  | positive, sum to 1            | a blend: the sum never leaves the range | stays near 1/K: an ensemble   |
 |          |                               | of what components predict              | with constant weights         |
-| informed | positive, sum to 1: softmax,  | the only one here that routes: training | success a point or two lower: |
-|          | and paid for `information`    | pays it for telling situations apart    | more from cameras             |
+| informed | positive, sum to 1: softmax,  | the only one here that routes: the loss | success a point or two lower, |
+|          | `information` as a loss bonus | rewards telling situations apart        | seven from cameras            |
 | affine   | logits - mean + 1/K:          | may also subtract a component (signed), | large weights of opposite     |
 |          | signed, sum to 1              | has no saturation; starts around 1/K    | sign cancel: noise amplified  |
 | raw      | the logits: anything          | the authors' released code; the sum may | the prediction's scale drifts |
@@ -24,12 +24,12 @@ How raw network outputs (logits) become weights is a real choice:
 Weights that sum to one have a property that `fdp.py` builds on: the composition is then the same whether the
 components predict noise, clean actions or velocity. `raw` gives that up.
 
-Left alone it hardly routes: the denoising loss does not ask it to tell situations apart. On mt6 weights differ between
-components (a task's means: 0.13 to 0.38 for K = 4), and hardly between tasks. Components rely on that balance, though:
-given the weights of some moment of another task, a policy fell from 0.97 to 0.72. A larger learning rate or an encoder
-of its own changes nothing; of the ways that were tried only paying it for information does (study/README.md, "What
-wakes the router"). What that buys is reading, not success, which falls by a point or two, and from cameras by seven:
-that is why it is not the default.
+The denoising loss alone hardly makes it route: nothing there rewards telling situations apart. On mt6 the weights
+differ between components (a task's means: 0.13 to 0.38 for K = 4), but hardly between tasks. Components rely on that
+balance, though: with weights taken from a moment of another task, success fell from 0.97 to 0.72. A larger learning
+rate or an encoder of its own changes nothing; of all that was tried only a bonus for information makes it route
+(study/README.md, "What wakes the router"). It buys interpretable weights, not success, which falls by a point or two,
+and from cameras by seven: hence it is not the default.
 
 Axis legend: B batch, K components, C condition dim.
 """
@@ -39,7 +39,7 @@ from torch import Tensor
 
 BLENDS = ("softmax", "informed")  # whose weights are positive and sum to one
 MODES = (*BLENDS, "affine", "raw")
-BONUS = 0.1  # what a nat of information is worth, in squared error; 0.01 wakes none (a flag: variants/informed.py)
+BONUS = 0.1  # loss coefficient of `information` (nats); at 0.01 no router routes (variants/informed.py has a flag)
 
 
 class Router(nn.Module):
@@ -75,17 +75,17 @@ def normalize_logits(logits: Tensor, mode: str) -> Tensor:
 
 def with_bonus(errors: Tensor, config, weights: Tensor, task: Tensor):
     """What a policy's `loss` returns for its errors (B,), weights (B, K) and tasks (B,): the errors, and in mode
-    "informed" the bonus, which training adds to their mean: {"information": (coefficient, nats)}. It is negative, so
-    the loss falls as the router tells more."""
+    "informed" the bonus, which training adds to their mean: {"information": (coefficient, nats)}. The
+    coefficient is negative: more information, lower loss."""
     if config.router != "informed":
         return errors
     return errors, {"information": (-BONUS, batch_information(config, weights, task))}
 
 
 def batch_information(config, weights: Tensor, task: Tensor) -> Tensor:
-    """The `information` in nats that a batch earns a bonus for, of weights (B, K) and tasks (B,). 0 if the policy
-    knows several tasks and the batch is of a single one, as where adapt.py learns a new task: it could only reward
-    switching within that task. (Of several processes each is paid for its part of the batch.)"""
+    """Weights (B, K), tasks (B,) -> the `information`, in nats, that the bonus rewards. 0 if the policy knows several
+    tasks but the batch holds only one, as when adapt.py learns a new task: it could then only reward switching within
+    that task. (With several processes, each computes it on its own part of the batch.)"""
     paid = len(config.tasks) == 1 or (task != task[0]).any()
     return paid * information(weights.float())
 
@@ -98,9 +98,9 @@ def errors_and_terms(loss) -> tuple[Tensor, dict]:
 def check_mode(mode: str, target: str, task_conditioning: str) -> None:
     """ValueError for a mode that does not go with what is predicted, or with what the policy is told."""
     if mode == "raw" and target != "noise":
-        # See sampler.py, `to_noise`: such weights compose noise, and nothing else, as the paper means it.
+        # See sampler.py, `to_noise`: with such weights, only noise predictions compose as in the paper.
         raise ValueError("router 'raw' needs target 'noise': its weights do not sum to one")
-    if mode == "informed" and task_conditioning == "none":  # it would never be paid: no batch is known to be of two
+    if mode == "informed" and task_conditioning == "none":  # all task indices are 0: several tasks look like one
         raise ValueError("router 'informed' needs to know tasks apart: task conditioning name, not none")
 
 
@@ -109,7 +109,7 @@ def information(weights: Tensor) -> Tensor:
 
         I = H(mean over the batch of w)  -  mean over the batch of H(w)
 
-    The first term is large if all components are used, the second small if each situation is sure of its own: without
+    The first term is large if all components are used, the second small if each situation's weights are peaked: without
     the first, one component would take everything; without the second, all would stay at 1/K. (As in clustering by
     regularised information maximisation, Krause et al. 2010, NeurIPS 23; Mod-Squad, arXiv 2212.08066, does so between
     experts and tasks.)

@@ -6,8 +6,8 @@ Diffusion in one paragraph. Take a clean action chunk x_0, and mix it with Gauss
 
 where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. A *chunk* is the next H actions:
 here x, with noise e, as in papers on sampling; in fdp.py a, with noise eps. (Those papers count steps from 1 to T; our
-t = 0 is their 1.) A network learns to say which noise is in x_t. Sampling goes backwards: start at pure noise, ask the
-network, take away a little of the noise it sees, ask again. Everything below is arithmetic on that one equation.
+t = 0 is their 1.) A network learns to predict the noise in x_t. Sampling goes backwards: start at pure noise, predict
+the noise in it, remove a little of that, predict again. Everything below is arithmetic on that one equation.
 
 What a chunk is, in time, with H = 8 and 4 actions executed before looking again (o: seen, a: predicted):
 
@@ -87,8 +87,8 @@ def to_noise(target: str, prediction: Tensor, noisy: Tensor, alpha_bar_t: Tensor
 
         sum_k w_k (c x_t + d y_k)  =  c x_t (sum_k w_k) + d sum_k w_k y_k  =  c x_t + d (sum_k w_k y_k)
 
-    What differs is what an equally wrong clean action costs at each t. Target `clean`: the same everywhere. `noise`:
-    ab/(1-ab) times as much, the signal-to-noise ratio (1600 at t = 0, 1 in the middle, 0 at t = T - 1). `velocity`:
+    What differs is how the loss weights an error in the implied clean action at each t. `clean`: by 1 everywhere.
+    `noise`: by the signal-to-noise ratio ab/(1-ab) (1600 at t = 0, 1 in the middle, 0 at t = T - 1). `velocity`: by
     that plus one, so it is as strict near clean data, and still learns where there is much noise. Hence the default.
     """
     check_target(target)
@@ -104,8 +104,8 @@ def sampling_timesteps(T: int, steps: int) -> list[int]:
     """The steps to visit, from T-1 down. `steps` evenly spaced ones; every one of them when steps == T.
 
     T=100, steps=4 -> [99, 74, 49, 24]. It must begin at T-1, the only step at which x_t really is the pure noise
-    that sampling starts from ("trailing" spacing; a common off-by-one begins at 90 for ten steps), and what
-    follows the last entry is not step 0 but clean data, ab = 1: step 0 still holds a little noise.
+    that sampling starts from ("trailing" spacing; the usual "leading" one begins at 90 for ten steps). After
+    the last entry comes not step 0 but clean data, ab = 1: step 0 still holds a little noise.
     """
     check_steps(T, steps)
     return [round(T - i * T / steps) - 1 for i in range(steps)]
@@ -127,7 +127,7 @@ def _walk(alpha_bar: Tensor, steps: int):
 def _predict_clean(predict_noise: PredictNoise, x: Tensor, t: int, ab: float, clip: bool) -> Tensor:
     """Ask the network, solve the mixing equation for x_0 = (x_t - sqrt(1 - ab) e) / sqrt(ab), and clip.
 
-    Early on sqrt(ab) is tiny: an error in a *predicted* e becomes a huge one in x_0 (not so in a predicted velocity:
+    When sampling starts, sqrt(ab) is tiny: an error in a *predicted* e is a huge one in x_0 (not with a velocity v:
     x_0 = sqrt(ab) x_t - sqrt(1 - ab) v). Normalised actions lie in [-1, 1], so anything outside is certainly wrong.
     """
     noise = predict_noise(x, torch.full((len(x),), t, device=x.device))
@@ -176,21 +176,21 @@ def ddim(predict_noise, x, alpha_bar, steps, clip=True, eta=0.0, generator=None)
 def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
     """DPM-Solver++(2M), deterministic. Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
 
-    With ever smaller steps, DDIM follows a differential equation. One of its steps is exact if the predicted clean
-    action stays the same all along (first order), which it does not. So this uses the prediction expected halfway, if
-    it goes on changing as over the previous step (second order), without another network call. Halfway is by the
-    equation's own clock: `lam`, half the log of the signal-to-noise ratio ab / (1 - ab).
+    DDIM is a first-order solver of a differential equation: its step would be exact if the predicted clean action were
+    constant throughout. It is not, so this one extrapolates the prediction linearly, from the previous step and this
+    one, to the step's midpoint (second order), at no extra network call. The midpoint is in terms of `lam`, half the
+    log of the signal-to-noise ratio ab / (1 - ab), which serves as the equation's time.
     """
     previous = None  # (lam, clean) of the step before
     for t, ab, ab_next in _walk(alpha_bar, steps):
         clean = _predict_clean(predict_noise, x, t, ab, clip)
         if ab_next == 1.0:
-            return clean  # lam of clean data is infinite: first-order updates tend to this, second-order ones to none
+            return clean  # lam of clean data is infinite: a first-order step tends to this, a second-order one diverges
         lam, lam_next = (0.5 * math.log(a / (1 - a)) for a in (ab, ab_next))
         h = lam_next - lam
         halfway = clean  # the first step is one of DDIM: nothing to extrapolate from
         if previous is not None:
-            r = (lam - previous[0]) / h  # length of the step before, in steps like this one
+            r = (lam - previous[0]) / h  # length of the previous step relative to this one
             halfway = (1 + 1 / (2 * r)) * clean - 1 / (2 * r) * previous[1]  # clean + (clean - previous) / (2 r)
         x = math.sqrt((1 - ab_next) / (1 - ab)) * x - math.sqrt(ab_next) * math.expm1(-h) * halfway
         previous = (lam, clean)

@@ -1,4 +1,4 @@
-"""A new task as a file: what was learned of it is kept, sent, put onto a policy, and taken off again.
+"""A new task as a file: what was learned for it can be stored, shared, added to a policy, and removed again.
 
     python skills.py --run study/core/mt6 --put door-close.safetensors,window-open.safetensors --out runs/both
     python skills.py --run runs/both --take-off door-close --out runs/less
@@ -11,8 +11,8 @@ adapter of the encoder, and what the new name means. (A policy keeps them as *st
 variants/staged.py, to be read before this.) Skills are learned apart, by different people, and put onto another copy of
 the same base in any order: each task acts as when it was learned, bit for bit, and so do old tasks.
 
-A skill knows by a checksum what it leans on: the base alone, or (`--lean-on all`, from a run that had skills already)
-the base and those skills, in that order. Put onto anything else its numbers would mean nothing, so it is refused.
+A skill stores a checksum of what it depends on: the base alone, or (`--lean-on all`, from a run that had skills
+already) the base and those skills, in that order. On anything else its numbers would mean nothing: it is refused.
 
 `take_apart`, a policy to base and skills, and `put_together`, the reverse, are the whole idea; the rest is files.
 
@@ -58,8 +58,8 @@ def identity(base, skills: tuple | list[Skill] = ()) -> str:
 
 
 def take_apart(policy) -> tuple:
-    """A policy -> (its base, its skills). Of one that was never adapted exactly: itself, and none. BadInput for one
-    that adapt.py cannot have made."""
+    """A policy -> (its base, its skills); (itself, []) if it has no stages (`--retain exact`). BadInput for one that
+    adapt.py cannot have made."""
     if not hasattr(policy.config, "stages"):
         return policy, []
     c, state, stacked = policy.config, policy.state_dict(), stack(policy)
@@ -100,8 +100,8 @@ def stack(policy) -> list[str]:
 
 
 def sizes(base, skill: Skill) -> tuple[int, int]:
-    """How many components a skill adds, and the rank of its adapter. ValueError if its tensors are not what a skill
-    for this base has: somebody else may have written them, and what is made next has their size."""
+    """How many components a skill adds, and the rank of its adapter. ValueError if its tensors' names or shapes do not
+    fit this base: the file may be anybody's, and memory is allocated by these sizes next."""
     state, stacked = base.state_dict(), stack(base)
     n = len(skill.tensors[stacked[0]])
     rank = skill.tensors["residual.A.0"].shape[1] if "residual.A.0" in skill.tensors else 0

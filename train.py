@@ -28,8 +28,8 @@ from plumbing.limits import check_limits, check_memory, count_weights
 from plumbing.log import Log, Usage, loss_by_step, read_log
 from router import errors_and_terms
 
-# Noises for each observation with pictures: encoding those is slow, and several noises for each that is encoded make
-# gradients less random (Mini-Diffuser, arXiv 2505.09430). States are cheap: one noise, and more observations.
+# Noise samples per observation with pictures: encoding pictures is slow, and several noise samples per encoding lower
+# the variance of the gradient (Mini-Diffuser, arXiv 2505.09430). States are cheap to encode: one noise sample each.
 NOISES = 4
 MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
 SIZES = {
@@ -54,7 +54,7 @@ class TrainConfig:
     router: Literal["softmax", "informed", "affine", "raw"] = "softmax"  # logits to weights; router.py has the table
     target: Literal["noise", "clean", "velocity"] = "velocity"  # what is predicted; noise is the paper's objective
     horizon: int = 8  # H, actions predicted at once: 0.1 s of robot time. The paper predicts 16
-    executed: int = 4  # of these, carried out before looking again; 8 is half the work and loses precision (LOG.md)
+    executed: int = 4  # of these, executed before replanning; 8 halves the computation, loses precision (LOG.md)
     demos_per_task: int = 50  # expert episodes; collected once and kept
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations: other seeds, a dataset of their own
     steps: int | None = None  # optimiser steps; default 2000 times the number of tasks, 40,000 at most
@@ -120,8 +120,8 @@ class Windows:
 
 
 def draw_noise(policy, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For actions (B, H, A): a diffusion step each (B,), from 0 to T-1 (randint's upper end is exclusive: both ends of
-    the range that samplers visit), and the noise to add (B, H, A). With pictures n B rows, as `Windows.sample` has."""
+    """For actions (B, H, A): one diffusion step per row, (B,), uniform in 0 .. T-1, the steps that samplers visit
+    (randint's upper end is exclusive), and the noise to add (B, H, A). With pictures n B rows, as `Windows.sample`."""
     step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=actions.device)
     return step, torch.randn(actions.shape, device=actions.device)
 
@@ -146,11 +146,11 @@ def default_steps(tasks: int) -> int:
 
 
 class Learner:
-    """What training changes: weights, the optimiser's memory, and the running average of the weights.
+    """What training changes: weights, the optimiser's state, and the running average (EMA) of the weights.
 
     The average over the last part of training acts better than the last weights, whose noise the cosine schedule only
-    partly removes; it is what is saved, evaluated and reported (elsewhere: "EMA"). It covers all parameters that learn,
-    and floating-point statistics (of a BatchNorm, say), which belong to the weights that they were taken with.
+    partly removes; it is what is saved, evaluated and reported. It covers all trainable parameters, and floating-point
+    buffers (BatchNorm statistics, say), which have to match the weights that they were computed with.
     """
 
     def __init__(self, policy, lr=1e-3, weight_decay=1e-4, grad_clip=1.0, precision="auto"):
@@ -162,7 +162,7 @@ class Learner:
         self.names = [n for n, p in policy.named_parameters() if p.requires_grad] + list(statistics)
         self.tracked = [*self.parameters, *statistics.values()]
         self.average = [x.detach().clone() for x in self.tracked]
-        # On the device, and read when logging: asking after every step would make a GPU wait.
+        # On the device, and read only when logging: reading at every step would synchronise the GPU.
         self.skipped_in_a_row = torch.zeros((), device=policy.device)
 
     def step(self, loss_function, batch: tuple, lr: float, decay: float) -> tuple[dict, torch.Tensor]:
@@ -185,7 +185,7 @@ class Learner:
         bad = ~(total.detach().isfinite() & norm.isfinite())
         losses = parallel.mean(losses | {"skipped": bad.float()})
         bad = losses.pop("skipped") > 0  # bad in one of several processes is bad in all
-        self.optimizer.found_inf = bad.float()  # fused AdamW does nothing where this is 1; no `if`, so no GPU waits
+        self.optimizer.found_inf = bad.float()  # fused AdamW skips its step if this is 1; an `if` would synchronise
         self.optimizer.step()
         with torch.no_grad():  # or the average would carry the graph of every step so far with it
             share = (1 - decay) * ~bad  # average += share * (weights - average); 0 if the step was skipped
@@ -200,7 +200,7 @@ class Learner:
         return state | {name: x for name, x in zip(self.names, self.average, strict=True) if name in state}
 
     def check(self, step: int) -> None:
-        """BadInput if training has come to nothing by this step: asked before anything good is replaced."""
+        """BadInput if training has diverged by this step: called before a good checkpoint is overwritten."""
         if self.skipped_in_a_row >= MOST_SKIPPED:
             raise BadInput(f"no finite loss in {MOST_SKIPPED} steps up to step {step}: lower --lr (now {self.lr})")
         if not all(x.isfinite().all() for x in [*self.tracked, *self.average]):

@@ -64,8 +64,8 @@ class Conv(nn.Module):
 
     A convolution is a sum over kernel taps: output[h] = sum_j input[h + j - half] @ weight[j]. So write the shifted
     inputs side by side, as channels, and the sum becomes one matrix product. With time as the axis *before* the
-    batch, shifting moves whole blocks of memory. (nn.Conv1d has no K axis but by groups=K, and wants time last; the
-    products around it would then have to transpose.)
+    batch, shifting moves whole blocks of memory. (nn.Conv1d gets a K axis only through groups=K, and wants time
+    last: the matrix products around it would need transposes.)
     """
 
     def __init__(self, components: int, inputs: int, outputs: int, kernel: int):
@@ -207,7 +207,7 @@ class UNet(nn.Module):
     def forward(self, noisy_actions: Tensor, step: Tensor, condition: Tensor) -> Tensor:
         """noisy_actions (B, H, A), step (B,), condition (B, C) -> predictions of all components (K, B, H, A).
 
-        With a K axis in front of all three, (K, R, H, A), (K, R), (K, R, C), each component gets rows of its own.
+        With a leading K axis on all three, (K, R, H, A), (K, R), (K, R, C), each component has its own batch of R rows.
         """
         K = len(self.head.weight)
         embedding = sinusoidal_embedding(step, self.step_dim).to(condition.dtype)  # (B, step_dim)

@@ -1,8 +1,8 @@
 """Reading a Minari dataset, which may be somebody else's: its numbers, and nothing else.
 
-Minari's own `load_dataset` builds the environment that a dataset's metadata describes, where the spaces are missing
-there, and so calls whatever function somebody has written into a text file. Here nothing is made from metadata, no
-link is followed, and sizes are looked at before memory is taken. What is read:
+If a dataset's metadata lack the spaces, Minari's own `load_dataset` builds the environment that they describe, and so
+calls whatever function somebody has written into a text file. Here nothing is built from metadata, no link is followed,
+and sizes are checked before memory is allocated. What is read:
 
     <data folder>/<id>/data/metadata.json    how many episodes, and the spaces of observations and actions
                             main_data.hdf5   episode_0/actions, episode_0/observations: an array, or a group of parts

@@ -1,9 +1,9 @@
 """One demonstration made into many: as if the thing and its goal had stood elsewhere on the table.
 
-Policies that saw a task once fail where it begins far from what they saw (study/ml45/nearness.py). But what a hand does
-near a thing depends on where the thing is from the hand, and hardly on where both are. So whole demonstrations are
+Policies that saw a task once fail where it begins far from what they saw (study/ml45/nearness.py). But near a thing,
+what the hand does depends on its position relative to the thing, hardly on where both are. So whole demonstrations are
 made: the hand begins where it began, the thing stands a few centimetres away, its goal too, and the path between them
-bends. Near the thing, and near the goal, the hand does what it did, as seen from there. (Where the thing plays no part,
+bends. Near the thing, and near the goal, the relative motion is that of the original. (Where the thing plays no part,
 as in reach, the goal may be higher or lower, too.) The idea is MimicGen's (Mandlekar et al., arXiv 2310.17596), which
 cuts demonstrations into a part for each object. Unlike there, no simulator checks what was made: a few are impossible
 (through a wall, or off the table), most are not.
@@ -18,7 +18,7 @@ import numpy as np
 from envs.metaworld import PARTS
 from envs.tasks import spaces
 
-FEW, COPIES = 3, 100  # up to so many demonstrations of a task, so many are made of each: adapt.py's default
+FEW, COPIES = 3, 100  # adapt.py's default: COPIES of each demonstration if a task has at most FEW
 MOST = 10_000  # made ones of a task: half a gigabyte
 SPREAD = 0.07  # metres, standard deviation of how far things are moved along either side of the table, and goals up
 LOWEST = 0.05  # metres above the table: lower no hand gets, so a goal is not moved lower either
@@ -34,8 +34,8 @@ def possible(task: str, seen=PARTS) -> bool:
 def multiply(demos: dict[str, list[dict]], copies: int, seed: int) -> dict[str, list[dict]]:
     """task -> its demonstrations, and `copies` made of each. The same ones for the same seed.
 
-    Whether a goal goes with its thing (a lock on a door) or not (a bin) is not known from one demonstration: in half of
-    the copies it does, in half it stands somewhere of its own. Those that cannot be never come up, and do no harm.
+    One demonstration does not tell whether a goal moves with its thing (a lock on a door) or not (a bin): in half of
+    the copies it does, in half it moves on its own. Impossible scenes never come up when acting, and do no harm.
     """
     random, heights, made = np.random.default_rng(seed), np.random.default_rng((seed, 1)), {}
     for task, episodes in demos.items():
@@ -51,11 +51,11 @@ def multiply(demos: dict[str, list[dict]], copies: int, seed: int) -> dict[str, 
 def moved(episode: dict, thing: np.ndarray, goal: np.ndarray, height: float = 0.0) -> dict:
     """The episode as if the thing had stood `thing` (2,) metres away, and its goal `goal` (2,), and `height` higher.
 
-    The hand is as far from its path as the thing when it has reached it (a bit before: it comes from above), and as far
-    as the goal a bit before the end; the thing goes with the hand, or plays no part (`only_goal`). Actions bend with
-    the path. Where one would have to be larger than 1, the direction is right and the speed is not: acting looks again
-    after a few steps anyway. `height` is for goals to which the hand goes with nothing (`only_goal`): things stay on
-    the table, and so do the goals that they are brought to.
+    The hand is displaced as far as the thing by the time it reaches it (a bit before: it comes from above), and as far
+    as the goal a bit before the end; the thing goes with the hand, or plays no part (`only_goal`). Actions change with
+    the path. One that would exceed 1 is clipped, axis by axis, and falls short of it: acting looks again after a few
+    steps anyway. `height` is for goals that the hand goes to empty (`only_goal`): things stay on the table, and so do
+    the goals that they are brought to.
     """
     thing, goal = np.append(thing, 0.0), np.append(goal, 0.0)
     seen, actions, L = episode["observations"], episode["actions"].copy(), len(episode["actions"])

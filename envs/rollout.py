@@ -63,8 +63,8 @@ class Roller:
 
     Args:
         workers: processes; by default one per core, at most 8.
-        slots: episodes in flight at once, half of them in each group, each with a simulator of 40 MB. Which ones does
-            not depend on the number of workers, and neither does the batch that the policy sees: two machines with
+        slots: episodes in flight at once, half of them in each group, each with a simulator of 40 MB. The number of
+            workers changes neither which episodes these are nor the batch that the policy sees: two machines with
             different core counts play the same evaluation.
     """
 

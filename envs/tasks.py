@@ -161,11 +161,11 @@ def check_fit(config, tasks: list[str], who: str) -> None:
 
 
 def own_random(task: str, seed: int, *which: int) -> np.random.Generator:
-    """Random numbers of ours for an episode, which are not those of its environment.
+    """Our own random numbers for an episode, independent of those of its environment.
 
-    Gymnasium's environments draw from default_rng(seed), and numpy takes (seed, 0) for the same seed: without the 1, an
-    action would begin with the numbers by which the scene was laid out. MetaWorld's tasks draw from another source, and
-    stay what they were when results were published.
+    Gymnasium's environments draw from default_rng(seed), and to numpy (seed, 0) is the same seed: without the 1, our
+    noise would repeat the numbers that laid out the scene. MetaWorld's tasks draw from another source, so they need no
+    1, and keep the numbers that published results were made with.
     """
     theirs = task in TASKS or task in pixels.IDS
     return np.random.default_rng((seed, *which) if theirs else (seed, *which, 1))

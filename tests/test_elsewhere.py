@@ -115,7 +115,7 @@ def test_a_goal_in_the_air_may_be_higher_or_lower_but_not_in_the_table(height, d
     assert not risen[0] and np.allclose(risen[-1], rise, atol=1e-6) and (np.diff(risen * np.sign(rise)) > -1e-6).all()
     more = made["actions"] - level["actions"]
     assert not more[:, [0, 1, 3]].any() and np.array_equal(seen["objects"], level["observations"]["objects"])
-    free = np.abs(made["actions"][:, 2]) < 1  # where the direction is right and the speed is not
+    free = np.abs(made["actions"][:, 2]) < 1  # not clipped
     lag, L = elsewhere.LAG, len(more)
     by = np.diff(risen[np.minimum(np.arange(lag, L + lag + 1), L)]) / 0.01
     assert free.any() and np.allclose(more[free, 2], by[free], atol=1e-4)

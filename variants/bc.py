@@ -4,9 +4,9 @@
     python train.py --policy bc --tasks mt6 --components 4 --body unet    # variants/monolithic.py's U-Net, asked once
 
 Behaviour cloning by regression, with everything else as in fdp.py: encoder, task's name, data, averaging. The squared
-error is least at the mean of all actions that were demonstrated in a situation. Where there is one way to do it, that
-is the way. Where demonstrations go left and right around something, the mean may go straight into it; a diffusion
-model draws one of the two (study/README.md has both cases).
+error is minimised by the mean of all actions demonstrated in a situation. If there is one way to do it, the mean is
+that way. If demonstrations pass an obstacle on either side, the mean may run straight into it; a diffusion model
+samples one of the two (study/README.md has both cases).
 """
 
 import math

@@ -7,8 +7,8 @@ same work twice. For each pair the absolute values of the chunk are compared,
 
     penalty = mean over pairs i < j and over the batch of cos(|r_i|, |r_j|)^2          r_k: (H, A), flat
 
-before the router weighs them. Absolute, because signs that differ along the horizon would hide a likeness. Theirs are
-predictions of noise with a router "affine"; here r_k is whatever `--target` says.
+before the router weighs them. Absolute, because opposite signs along the horizon would cancel and hide similarity. In
+the paper r_k predicts noise and the router is "affine"; here r_k is whatever `--target` says.
 """
 
 from dataclasses import dataclass

@@ -3,9 +3,9 @@
     python train.py --policy informed --tasks mt6
     python train.py --policy informed --tasks mt6 --top 2
 
-Left alone, fdp.py's router stays near 1/K: nothing in the loss asks for more (study/README.md). `--router informed`
-pays it for information (router.py); here the bonus is a flag, and few may act. With `top`, the others have weight zero
-in training as in acting: what acts sparsely has to train sparsely.
+By default fdp.py's router stays near 1/K: nothing in the loss asks for more (study/README.md). `--router informed`
+adds a bonus for information (router.py); here its coefficient is a flag, and `--top` limits how many act. The others
+have weight zero in training too: what acts sparsely has to be trained sparsely.
 
 And what has weight zero need not be computed. Weights do not change while a chunk is denoised, so each component gets
 the rows of the batch that chose it, and nothing else is touched (LOG.md has what that costs beside two components).
@@ -27,8 +27,8 @@ from variants.staged import some
 
 
 class Rows(NamedTuple):
-    """Who computes what. Components that nobody chose are left out: K is the number of the others here. A chosen pair
-    is a row of the batch and a component that counts there."""
+    """Which component computes which rows. Components that no row chose are left out: K counts the others here. A
+    chosen pair is a batch row and a component with weight in it."""
 
     components: list[int]  # which ones, of all
     index: Tensor  # (K, R): their rows of the batch; row 0 again and again where a component has fewer than R
@@ -68,12 +68,12 @@ class Policy(FactorizedPolicy):
             raise ValueError(f"--top must be between 0 and the {c.components} components, got {c.top}")
         if c.router not in BLENDS:
             raise ValueError(f"policy informed needs probabilities: router softmax, not {c.router}")
-        if c.task_conditioning == "none" and c.bonus:  # it would never be paid: no batch is known to be of two tasks
+        if c.task_conditioning == "none" and c.bonus:  # all task indices are 0: several tasks look like one
             raise ValueError("policy informed needs to know tasks apart: task conditioning name, not none")
         super().build()
 
     def probabilities(self, condition, step=None):
-        """(B, C) -> (B, K), before any are left out: what a fork with another router overrides, as `loss` asks too."""
+        """(B, C) -> (B, K), before any are left out. A fork with another router overrides this: `loss` calls it too."""
         return self.router(condition)
 
     def weigh(self, condition, step=None):
@@ -83,7 +83,7 @@ class Policy(FactorizedPolicy):
     def sparse(self, p):
         """Probabilities (B, K) -> weights (B, K). Among those that are kept, gradients flow as usual; which are kept is
         decided by the router's probabilities, and those learn from the bonus too."""
-        if self.config.top in (0, self.config.components):  # dividing by a sum that rounding keeps from 1 moves bits
+        if self.config.top in (0, self.config.components):  # renormalising would change bits: sums are 1 up to rounding
             return p
         best, which = p.topk(self.config.top)
         return torch.zeros_like(p).scatter(1, which, best / best.sum(-1, keepdim=True))

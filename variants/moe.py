@@ -6,7 +6,7 @@
 What FDP says it does not need. A component that is not selected gets no gradient, so whoever is ahead at the start
 stays ahead: a load-balancing term has to push the router towards all of them (Shazeer et al. 2017, arXiv 1701.06538, in
 the form of the Switch Transformer, Fedus et al. 2021, arXiv 2101.03961, equation 4). Selection: "straight-through"
-takes the top components and lets the gradient pass as if it had not; "multinomial" draws them from the router's
+takes the top components, and gradients pass as if it had taken all; "multinomial" draws them from the router's
 probabilities while training, so that unlikely ones are tried too (as MoDE does, Reuss et al. 2024, arXiv 2412.12953),
 and takes the top ones when acting. All K components are still computed: this shows what sparsity does to learning.
 """
@@ -49,7 +49,7 @@ class Policy(FactorizedPolicy):
         return torch.zeros_like(probabilities).scatter(1, chosen, 1.0)
 
     def probabilities(self, condition, step=None):
-        """(B, C) -> (B, K), before any are left out: what a fork with another router overrides, as `loss` asks too."""
+        """(B, C) -> (B, K), before any are left out. A fork with another router overrides this: `loss` calls it too."""
         return self.router(condition)
 
     def weigh(self, condition, step=None):

@@ -5,10 +5,10 @@ router of its own, and a low-rank adapter of the encoder (encoder.py, `LoRA`). A
 sees them: it is served by a *view* of the policy, which has its stage's router and adapter and those K_s components
 that its stage knew, in products of the same shapes as then, so that its actions stay what they were, bit for bit. (For
 the same rows in a batch: which rows share a matrix product decides how sums are rounded, here as with any policy, in
-the seventh digit.) The price: whose task it is must be known (its name says so), and what every stage stores.
+the seventh digit.) The price: the task's name must be given, and every stage stores its own router and adapter.
 
-A stage leans on all components before it, or on those of the first policy alone. Then it costs the same however many
-other stages there are, and is a *skill*: skills.py takes it off and puts it onto another copy of the first policy.
+A stage may use all components before it, or only those of the first policy. In the second case its cost does not grow
+with the number of stages, and skills.py can move it, as a *skill*, to any other copy of the first policy.
 """
 
 import functools
@@ -59,7 +59,7 @@ def on_top_of(base: str):
             self.residual = nn.ModuleList([LoRA(self.encoder, rank) for rank in c.ranks])
 
         def at(self, stage: int):
-            """The policy as a stage made it: a view. Nothing is switched, so nothing stays switched."""
+            """The policy as one stage left it: a view on shared tensors, which changes no state of this one."""
             c, mine = self.config, components_of(self.config.stages[stage][0])
             encoder, components, residual = self.encoder, self.components, self.residual[stage]
             modules = {**self._modules, "router": self.router[stage]}
@@ -73,9 +73,9 @@ def on_top_of(base: str):
             return _share(self, module.Policy, _modules=modules, config=replace(c, components=len(mine)))
 
         def made_of(self, name: tuple, parts: tuple[nn.Module, ...], make) -> nn.Module:
-            """make(), or what it gave last time if these parts are as they were then, as they are while acting. A
-            tensor counts changes in place (`_version`), and has another address when it is replaced or moved. Fused
-            optimisers change it without counting: so a call that learns forgets what was kept."""
+            """make(), cached for as long as these parts do not change, as while acting. In-place changes raise a
+            tensor's `_version`; replacing or moving it changes its address. Fused optimisers do not raise `_version`:
+            so a call with gradients enabled clears the cache."""
             if torch.is_grad_enabled():
                 self.__dict__.pop("kept", None)
                 return make()
@@ -184,7 +184,7 @@ def _replaced(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def some(module: nn.Module, mine: list[int], K: int) -> nn.Module:
-    """Some of K components: of every tensor that has the K axis these rows, the first ones as a view."""
+    """Only the components `mine`: of every tensor with a K axis, their rows, as a view if they are the first."""
     which = slice(len(mine)) if mine == list(range(len(mine))) else mine
 
     def cut(tensors: dict) -> dict:

@@ -8,8 +8,8 @@ fast: its last layer learns ten times as fast, so that it can take sides before 
 cooling: its logits are divided by a temperature that falls from 5 to 0.2 while training: all learn first, then choose.
 dropout: in training each component is left out of a sample with probability 0.25: it cannot count on the others.
 narrow: so narrow that all K together are as large as four of the usual width; try `--components 8`.
-falling: `--router informed`, whose pay falls to nothing within `--cooling-steps`: once components do different things,
-    the errors alone may keep the router that made them so, and the steps that are left are for nothing but errors.
+falling: `--router informed`, whose bonus falls to zero over `--cooling-steps`: once components do different things, the
+    denoising loss alone may preserve the routing, and it is all that the remaining steps minimise.
 """
 
 from dataclasses import dataclass
@@ -97,13 +97,13 @@ class Policy(FactorizedPolicy):
 
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's (B,), and what the router is paid."""
-        first = next(self.encoder.parameters())  # a leaf, but where a stage has adapted it, and then not its own
+        first = next(self.encoder.parameters())  # no leaf if a stage's adapter computes it (variants/staged.py)
         if self.training and hasattr(self, "seen") and first.requires_grad and first.is_leaf:
             self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
         condition = self.encode(observation, task)
         weights = own = self.weigh(condition, step)
         if self.training and self.config.how == "dropout":
-            kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # never all of them nothing
+            kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # all dropped: as if none were
             weights = kept / kept.sum(-1, keepdim=True)
         loss = with_bonus(self.errors(condition, weights, actions, step, noise), self.config, own, task)
         if self.config.how != "falling":
