@@ -48,13 +48,13 @@ class TrainConfig:
     policy: str = "fdp"  # fdp, or a file in variants/ such as monolithic
     size: Literal["small", "base"] = "small"  # small for a CPU, base (the authors' U-Net widths) for one GPU
     observation: Literal["state", "pixels"] = "state"  # pixels: cameras and the hand's own position, as in the paper
-    cameras: str = "corner,wrist"  # what it sees, with --observation pixels
-    image_size: Literal[64, 96, 128] = 64  # of a picture, height and width
+    cameras: str = "corner,wrist"  # one or both, with --observation pixels
+    image_size: Literal[64, 96, 128] = 64  # height and width of pictures
     task_conditioning: Literal["name", "none"] = "name"  # none (the paper): read the task from the observation
     router: Literal["softmax", "informed", "affine", "raw"] = "softmax"  # logits to weights; router.py has the table
     target: Literal["noise", "clean", "velocity"] = "velocity"  # what is predicted; noise is the paper's objective
-    horizon: int = 8  # H, actions predicted at once: 0.1 s of robot time. The paper predicts 16
-    executed: int = 4  # of these, executed before replanning; 8 halves the computation, loses precision (LOG.md)
+    horizon: int = 8  # H, actions per chunk; 8 are 0.1 s of robot time. The paper predicts 16
+    executed: int = 4  # actions executed per chunk; 8 halves the computation, loses precision (LOG.md)
     demos_per_task: int = 50  # expert episodes; collected once and kept
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations: other seeds, a dataset of their own
     steps: int | None = None  # optimiser steps; default 2000 times the number of tasks, 40,000 at most
@@ -64,7 +64,7 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest gradient norm; rarely reached after warm-up, saves the run from one bad batch
     seed: int = 0  # the same command with the same seed gives the same weights, bit for bit, on one CPU
     device: str = "auto"  # auto | cpu | cuda
-    precision: Literal["auto", "float32", "bf16"] = "auto"  # of products; auto: bf16 on GPUs, and where else it pays
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # of matrix products; auto: bf16 where it is faster
     compile: bool = False  # torch.compile the loss; minutes of warm-up, pays in long runs on a GPU
     eval_episodes: int = 50  # per task, after training; 0 trains only
     data_dir: str = "data"  # where demonstrations are kept, as Minari datasets

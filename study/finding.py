@@ -34,7 +34,7 @@ RIVALS = {  # what is learned, from how many demonstrations of each task -> file
 }
 LITTLE = 2  # points
 EXECUTED = 4  # actions before looking again: train.py's default
-HEADER = ("what is learned, from how many demonstrations", "success", "expert", "beside it (differences in points)")
+HEADER = ("what is learned, demonstrations of each", "fdp's success", "expert", "alternatives, minus fdp (points)")
 
 
 def finding(study: Path) -> list[str]:
@@ -102,7 +102,7 @@ def beside_one_network(study: Path, what: str, name: str):
     change = (compare_seeds if len(mine) > 1 else compare)(its, mine)
     beside = [f"one network {change}" + f" ({seeds(len(mine))})" * (len(mine) != len(fdp))]
     if name == "mt50/{}":
-        beside += [f"`--executed 2` {compare(*pair)} (other episodes)"] if (pair := sooner(study)) else []
+        beside += [f"fdp, `--executed 2`: {compare(*pair)} (other episodes)"] if (pair := sooner(study)) else []
     return [what, cell(fdp), theirs(fdp), "; ".join(beside)], change
 
 
@@ -124,11 +124,12 @@ def one_demonstration(study: Path):
     if rival := found.get(("monolithic", f"low-rank{made}")):
         change = crossed_difference(rival, best)
         usual = found["monolithic", "low-rank"], found["fdp", "add-exact"]
-        more = f" ({shared(*usual)}, nothing made of the one: {crossed_difference(*usual)})" if made else ""
+        more = f" (without augmentation, {shared(*usual)}: {crossed_difference(*usual)})" if made else ""
         beside.append(f"one network with adapters {change}{more}")
     if rival := found.get(("fdp", f"specialist{made}")):
         beside.append(f"a small policy for it alone {crossed_difference(rival, best)} ({shared(rival, best)})")
-    row = ["one more task upon 45, 1", f"{number(crossed_rate(best).mean)} ({shared(best)})",
+    what = "one task added to 45, 1" + " (augmented)" * bool(made)
+    row = [what, f"{number(crossed_rate(best).mean)} ({shared(best)})",
            theirs(runs, NEW_ML45), "; ".join(beside)]  # fmt: skip
     return row, change
 
@@ -145,10 +146,10 @@ def new_upon_six(study: Path):
     found = ways(study)
     exact, full, own = (new_tasks(found[way]) for way in ("add-exact", "full", "specialist"))
     lost = old_change(found["full"], before(study)).mean
-    beside = [f"fine-tuning everything {difference(full, exact)}, and old tasks {number(lost, 1)}",
+    beside = [f"fine-tuning everything {difference(full, exact)} (old tasks {number(lost, 1)})",
               f"a small policy for it alone {difference(own, exact)}"]  # fmt: skip
     n = len(next(iter(exact.values())))
-    return ["one more task upon six, 25", f"{number(success(exact))} ({seeds(n)})",
+    return ["one task added to six, 25", f"{number(success(exact))} ({seeds(n)})",
             theirs([r for mine in found.values() for r in mine], NEW), "; ".join(beside)], None  # fmt: skip
 
 
@@ -172,7 +173,7 @@ def in_turn_from_nothing(study: Path) -> list[list[str]]:
             beside = f"a small policy each {points(100 * (own - upon))} ({len(both[1])} tasks, the first by name)"
         executed = apart[0].get("executed", EXECUTED)
         looks = f" (`--executed {executed}`)" * (executed != EXECUTED)
-        rows.append(["49 tasks, each alone, upon one, 50", cell(apart) + looks, theirs(apart), beside])
+        rows.append(["49 tasks, added alone to one, 50", cell(apart) + looks, theirs(apart), beside])
     return rows
 
 
@@ -182,13 +183,13 @@ def router(study: Path) -> str:
     knows = [number(r["tells"]["task"]["above"], 2) for r in (woken, usual)]
     swapped = [f"{number(r['success'])} to {number(r['changed'][ANOTHER]['success'])}" for r in (woken, usual)]
     costs = minus(study, "fifty", READ, "softmax")
-    price = f"Success on fifty tasks changes by {costs} points." if costs else ""
+    price = f"The bonus changes success on fifty tasks by {costs} points." if costs else ""
     return (
-        f"**The router hardly routes**: it tells {knows[1]} of {number(usual['tells']['task']['most'], 2)} nats about "
-        "the task. Components rely on its balance, though: "
-        f"{dependence(study)} Paid for telling situations apart (`--router informed`) it tells {knows[0]}, and with "
-        f"another task's weights success falls from {swapped[0]} "
-        f"(unpaid from {swapped[1]}; 1 seed, {sum(e['n'] for e in woken['played'].values())} episodes). {price}"
+        f"**The router hardly routes**: its weights carry {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
+        "nats about the task. Components rely on them, though: "
+        f"{dependence(study)} With an information bonus (`--router informed`) they carry {knows[0]}; swapping in "
+        f"another task's weights lowers success from {swapped[0]} "
+        f"(no bonus: {swapped[1]}; 1 seed, {sum(e['n'] for e in woken['played'].values())} episodes). {price}"
     ).strip()
 
 
@@ -197,7 +198,7 @@ def forgetting(study: Path) -> str:
     exact = ways(study)["add-exact"]
     if not all(r["old_actions_bit_equal"] for r in exact):
         raise NotMeasured("old actions that are the same bits")
-    return "**New tasks are added without forgetting**: old ones keep their actions bit for bit; a new one is a file."
+    return "**New tasks are added without forgetting**: old tasks act the same, bit for bit; a new task is a file."
 
 
 def diffusion(study: Path) -> str:
@@ -213,6 +214,6 @@ def diffusion(study: Path) -> str:
     verdict = ("Diffusion is not shown to pay", "Diffusion pays in one of two cases", "Diffusion pays")[pays]
     (one, here, n), (two, there, _) = said
     return (
-        f"**{verdict}**: beside it, regression by the same network (`--policy bc --body unet`) has {one} points {here} "
+        f"**{verdict}**: trained by regression, one network (`--policy bc --body unet`) changes by {one} points {here} "
         f"and {two} {there} ({seeds(n)})."
     )

@@ -63,10 +63,10 @@ def coverage(study: Path) -> list[str]:
     header = ["standard deviation of seeds", *(f"{what}, {seeds} seeds" for what, each in made["covered"].items()
                                                for seeds in each)]  # fmt: skip
     return [
-        *text("Command: `python study/coverage.py`. Made-up comparisons of two policies that are equally good, "
-              f"{made['repeats']} for each cell: the share of intervals, drawn over seeds and episodes, that have zero "
-              "inside, where it should be 0.95. Seeds of one kind of policy of several tasks, where several were "
-              f"trained here, have a standard deviation of {span(spreads, 1)} points."),
+        *text("Command: `python study/coverage.py`. Simulated comparisons of two equally good policies, "
+              f"{made['repeats']} per cell: the share of intervals, resampled over seeds and episodes, that contain "
+              "zero; it should be 0.95. The multi-task policies trained here with several seeds have a standard "
+              f"deviation of {span(spreads, 1)} points over seeds."),
         *table(header, rows),
     ]  # fmt: skip
 
@@ -111,45 +111,52 @@ how many episodes of which block it has.
 play the same episodes.
 
 **Intervals** are at 95 %. Three seeds on the same episodes are not three times as many independent episodes. So we
-draw whole episodes anew within each task, each with the outcomes of all seeds, and take the middle 95 % of
-{RESAMPLES:,} draws (Efron's bootstrap, by clusters). Where there is one seed, or the same outcome everywhere, we give
-Wilson's interval over the episodes and mark it † (not in tables that draw seeds anew, too). Differences are paired:
-both sides come from the same drawn episodes.
+resample whole episodes within each task, each with the outcomes of all seeds, and take the middle 95 % of
+{RESAMPLES:,} resamples (Efron's bootstrap, by clusters). With one seed, or the same outcome everywhere, we give
+Wilson's interval over the episodes and mark it † (not in tables that also resample seeds). Differences are paired:
+both sides use the same resampled episodes.
 An interval covers the choice of episodes. It does not cover other demonstrations, and hardly other training seeds.
-Where few episodes fail, a drawn interval is too narrow: a row with one failure can seem surer than a row with none.
-There are hundreds of intervals, and none is corrected for that; with two or three seeds some are too narrow
+Where few episodes fail, a bootstrap interval is too narrow: one failure can look more certain than none.
+There are hundreds of intervals, none corrected for multiple testing; with two or three seeds some are too narrow
 ([how much](#what-the-intervals-cover)).
+
+**Words.** *Points* are hundredths of success. *K* is the number of components; *weights 1/K* replace the router's.
+`monolithic`, or *one network*, is a plain diffusion policy of the same size. A *draw* is one choice of demonstrations
+(`--demo-draw`), a *way* one of the settings that a table compares. *Predicted*: written down before it was run. A
+*base* is a policy that new tasks are added to, a *stage* one round of `adapt.py`, a *skill* a stage as a file.
+*Exact*, *replay* and *paper* are the retentions of `adapt.py`, `add-component` its default mode. *Augmented*: copies
+of a demonstration with things moved (`envs/elsewhere.py`).
 """
 
-SECTIONS = {
-    "Policies trained from demonstrations": core,
-    "mt6, task by task: factorized and monolithic": mt6,
-    "One new task at a time": one_task,
-    "Four new tasks in turn": sequences,
-    "Four new tasks together": together,
-    "Fewer demonstrations, fewer steps": budget,
-    "Why the paper's retention forgets": why_paper,
-    "A new task from one demonstration": one_demonstration,
-    "Learning in turn, beginning with nothing": from_nothing,
-    "A stage upon a policy of one task": upon_one_task,
-    "One policy for fifty tasks": fifty,
-    "Seconds to a success": speed_run,
-    "From cameras": cameras,
-    "Forks": fork_table,
-    "What wakes the router": waking,
-    "What routes, on fifty tasks": on_fifty,
-    "A router that routes, as the default": as_default,
-    "What acting sparsely costs": sparse_cost,
-    "A new task by routing alone": by_routing,
-    "The factorized policy beside its rivals": rivals,
-    "How many components": how_many,
-    "Speed, beside a peer": speed,
-    "On a GPU": on_a_gpu,
-    "Network calls per action chunk": samplers,
-    "Actions before looking again": looking,
-    "How long whole commands take": commands,
-    "What the intervals cover": coverage,
-    "Where the files come from": sources,
+SECTIONS = {  # title -> the function that writes it, and what it answers
+    "Policies trained from demonstrations": (core, "How good is a policy, by tasks, demonstrations and target?"),
+    "mt6, task by task: factorized and monolithic": (mt6, "Is it better than one network of the same size?"),
+    "One new task at a time": (one_task, "What does each way learn, and what do the old tasks lose?"),
+    "Four new tasks in turn": (sequences, "What is left of the first after the last?"),
+    "Four new tasks together": (together, "The paper's protocol: all of them in one stage."),
+    "Fewer demonstrations, fewer steps": (budget, "How little is enough?"),
+    "Why the paper's retention forgets": (why_paper, "Old components do not change: what does?"),
+    "A new task from one demonstration": (one_demonstration, "How much does a base of 45 tasks help, and why?"),
+    "Learning in turn, beginning with nothing": (from_nothing, "Ten tasks and fifty, and what they add in bytes."),
+    "A stage on top of a policy of one task": (upon_one_task, "Which settings does a stage need?"),
+    "One policy for fifty tasks": (fifty, "All of MetaWorld: how good, and which tasks are weak?"),
+    "Seconds to a success": (speed_run, "How long until 0.90, and 0.95?"),
+    "From cameras": (cameras, "The paper's setting: both policies, shifts, new tasks, what was tried."),
+    "Forks": (fork_table, "How good are the variants?"),
+    "What makes the router route": (waking, "Does the router tell situations apart, and what makes it?"),
+    "What routes, on fifty tasks": (on_fifty, "Does that hold for many tasks, and what does it cost?"),
+    "A router that routes, as the default": (as_default, "Should it be the default? By a rule set beforehand: no."),
+    "What acting sparsely costs": (sparse_cost, "Two of eight components: how long does a step take?"),
+    "A new task by routing alone": (by_routing, "Can a new task be learned by new weights for old components?"),
+    "The factorized policy beside its rivals": (rivals, "One network, regression, mixtures: who is ahead?"),
+    "How many components": (how_many, "K from 1 to 16: success, time, stability."),
+    "Speed, beside a peer": (speed, "How fast, beside LeRobot's network?"),
+    "On a GPU": (on_a_gpu, "What was measured there."),
+    "Network calls per action chunk": (samplers, "How few are enough?"),
+    "Actions executed per chunk": (looking, "How many of a chunk's actions should be executed?"),
+    "How long whole commands take": (commands, "From the command to its last line."),
+    "What the intervals cover": (coverage, "How often does a 95 % interval hold the truth?"),
+    "Where the files come from": (sources, "Revisions and machines."),
 }
 
 
@@ -163,9 +170,15 @@ def or_not_measured(function, study: Path) -> list[str]:
 
 def page(study: Path = STUDY) -> str:
     """study/README.md."""
-    sections = [line for title, function in SECTIONS.items()
+    contents = [f"- [{title}](#{anchor(title)}): {question}" for title, (_, question) in SECTIONS.items()]
+    sections = [line for title, (function, _) in SECTIONS.items()
                 for line in (f"## {title}", "", *or_not_measured(function, study))]  # fmt: skip
-    return "\n".join([HEAD, *sections]).rstrip("\n") + "\n"
+    return "\n".join([HEAD, *contents, "", *sections]).rstrip("\n") + "\n"
+
+
+def anchor(title: str) -> str:
+    """What GitHub calls a heading in a link."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 # ------------------------------------------------------------------------------------- blocks for the top-level README

@@ -302,7 +302,7 @@ def test_factorized_minus_monolithic_against_the_exact_distribution(demos, low, 
 
 @pytest.mark.parametrize("title", report.SECTIONS)
 def test_a_section_without_its_files_says_so_in_one_line(title, tmp_path):
-    lines = report.or_not_measured(report.SECTIONS[title], tmp_path)
+    lines = report.or_not_measured(report.SECTIONS[title][0], tmp_path)
     assert len(lines) == 2 and re.fullmatch(r"Not measured yet: `study/.*\.json`\.", lines[0]) and lines[1] == ""
 
 
@@ -505,12 +505,12 @@ def test_the_finding_of_the_committed_files():
     told = (
         f"a small policy each {intervals.points(100 * (own - same))} ({len([*alone.glob('*.json')])} tasks, the first"
     )
-    assert told in rows["49 tasks, each alone, upon one, 50"]
+    assert told in rows["49 tasks, added alone to one, 50"]
     learned = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/full-*-s?.json")]
     full = np.mean([r["tasks"][r["task"]]["success"] for r in learned])
     exact = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/add-exact-*-s?.json")]
     gain = full - np.mean([r["tasks"][r["task"]]["success"] for r in exact])
-    assert f"| fine-tuning everything {intervals.points(100 * gain)} [" in rows["one more task upon six, 25"]
+    assert f"| fine-tuning everything {intervals.points(100 * gain)} [" in rows["one task added to six, 25"]
 
 
 def test_the_share_of_intervals_that_hold_is_that_of_the_file():
@@ -546,9 +546,7 @@ def test_what_1_k_costs_in_all_runs_of_todays_router(tmp_path):
                          "router/baselines/mt6-25-informed-s0": []}.items():  # fmt: skip
         written(tmp_path / name, *failed)
         written(tmp_path / f"{name}-even", 1, 2, 3)
-    assert router.dependence(tmp_path) == (
-        "1/K in the place of its weights changes success by -30.0 to -10.0 points (3 runs)."
-    )
+    assert router.dependence(tmp_path) == ("setting them to 1/K changes success by -30.0 to -10.0 points (3 runs).")
 
 
 def written(folder: Path, *failed: int, loss: float = 0.5, weights=(0.9, 0.1)) -> None:
@@ -617,7 +615,7 @@ def test_a_way_is_the_default_if_fifty_tasks_allow_it_and_it_loses_nowhere(tmp_p
         path = tmp_path / f"router/fifty/{name}-s0-router.json"
         path.write_text(json.dumps(idle if name == "idle" else looked))
     assert router.decided(tmp_path, "a", []).endswith("be the default by the rule; nothing above speaks against it.")
-    assert router.decided(tmp_path, "a", ["x", "y"]).endswith("it loses in x and y, and is none.")
+    assert router.decided(tmp_path, "a", ["x", "y"]).endswith("it loses in x and y, so is not.")
     written(tmp_path / "router/fifty/new-s0", 3)
     assert router.decided(tmp_path, "new", []).endswith("on fifty tasks; whether it routes there was not measured.")
     for name in ("worse", "idle"):
@@ -682,8 +680,13 @@ def test_how_many_components(tmp_path):
         ["each as large as ever", "1", "1"], ["each as large as ever", "4", "2"],
         ["all together as large as four", "4", "2"], ["all together as large as four", "8", "1"]]  # fmt: skip
     assert rows[1][1:] == rows[2][1:]
-    assert rows[1][6:] == ["4.0", "1.5", "0.5000 to 0.6000", "3.0", "0.100"]
+    assert rows[1][6:] == ["-", "-", "0.5000 to 0.6000", "3.0", "0.100"]
     assert [row[4].partition(" ")[0] for row in rows[:-1]] == ["-10.0", "", "", "0.0"]
+    ratios = [{f"K = {K}, {how}": K * x for K in (1, 4, 8) for how in ("each", "together")} for x in (0.25, 0.5)]
+    (tmp_path / "router/components/cost.json").write_text(json.dumps(
+        {"rows": [{"ratio": ratio} for ratio in ratios], "hardware": "a clock", "threads": 2}))  # fmt: skip
+    assert [row[6:8] for row in cells(router.how_many(tmp_path))[:-1]] == [
+        ["0.25", "0.50"], ["1.00", "2.00"], ["1.00", "2.00"], ["2.00", "4.00"]]  # fmt: skip
 
 
 def test_rows_upon_another_training_of_a_base_are_named(tmp_path):
@@ -842,13 +845,15 @@ def whole_page() -> str:
 
 def test_the_page_is_readable_and_its_links_lead_somewhere():
     page = whole_page()
-    assert not [line for line in page.splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert not [line for line in page.splitlines() if len(line) > 120 and not line.startswith(("|", "- ["))]
     for target in re.findall(r"\]\(([^)#]+)\)", page):
         assert target.startswith("http") or (markdown.STUDY / target).exists(), target
+    headings = {re.sub("[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in report.SECTIONS}
+    assert set(re.findall(r"\]\(#([^)]+)\)", page)) == headings
     for script in re.findall(r"python (\S+\.py)", page):
         assert (ROOT / script).exists(), script
     for title, section in zip(report.SECTIONS, page.split("\n## ")[1:], strict=True):
-        nothing_played = report.SECTIONS[title] in (report.sources, report.sparse_cost, report.coverage)
+        nothing_played = report.SECTIONS[title][0] in (report.sources, report.sparse_cost, report.coverage)
         if not nothing_played and "Not measured yet" not in section:
             assert "| scripted expert |" in section or re.search(r"expert[^|\n]* \||the expert \d", section), title
 

@@ -143,7 +143,7 @@ def one_task(study: Path) -> list[str]:
     successes, n = expert(runs, NEW)
     per_task = ["/".join(map(str, expert(runs, [task]))) for task in NEW]
     rows.append(["scripted expert", "", *per_task, number(successes / n)])
-    header = ["way", "seeds", *NEW, "new tasks, 95 % interval", "old tasks, points, 95 % interval", "worst run",
+    header = ["way", "seeds", *NEW, "new tasks, 95 % interval", "old tasks, change in points", "worst change",
               "trained parameters", "seconds"]  # fmt: skip
     return [
         *text("Commands: `study/adapt/table.py`, or for one cell `python study/adapt/one_task.py --ways add-exact "
@@ -185,10 +185,10 @@ def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict], acting: d
         "table one at a time. In turn, and together, follow below.",
         "`exact` with `--encoder-rank 0` and `paper` train alike and differ in what they keep. So with the same seed "
         "they agree on the new task by construction.",
-        f"Acting (one chunk, B = 1, {acting['threads']} thread{'s' * (acting['threads'] > 1)}): a task that was added "
-        f"takes {number(acting['ratio']['a component more'], 2)} x as long as one before it, for the component and its "
-        f"view of the others, and {number(acting['ratio']['the correction of the encoder'], 2)} x that with the "
-        f"adapter of the encoder (`python study/adapt/acting.py`). Old tasks take as long as before.",
+        f"Time per chunk (B = 1, {acting['threads']} thread{'s' * (acting['threads'] > 1)}): an added task takes "
+        f"{number(acting['ratio']['a component more'], 2)} x as long as an old one (one more component, acting by a "
+        f"view), times {number(acting['ratio']['the correction of the encoder'], 2)} with the encoder's "
+        f"adapter (`python study/adapt/acting.py`). Old tasks take as long as before.",
         f"`replay` keeps a few observations of every old task. The old tasks change by {replay} points. The new "
         f"component's mean weight on an old task is {span(weights)}.",
         f"`paper` changes the old tasks by {paper} points, and `full` fine-tuning by {full}.",
@@ -254,8 +254,8 @@ def sequences(study: Path) -> list[str]:
         *table(header, continual_rows(found, row, expert_row)),
         *text(DAGGER_RATES),
         "![Success of every task after every stage, for each retention](adapt/sequences.png)", "",
-        *text(f"Just before it learns a task, the policy knows its name only. It has {words(told)}. Forward transfer "
-              "is this difference. Untrained networks differ from each other."),
+        *text(f"Just before it learns a task, the policy is given its name only. Success is {words(told)}. Forward "
+              "transfer is the difference. Untrained networks differ from each other."),
     ]  # fmt: skip
 
 
@@ -321,9 +321,9 @@ def budget(study: Path) -> list[str]:
     share = {way: usual[way][0]["stage"]["trained_parameters"] for way in SHORT}
     return [
         *text("Commands: `study/adapt/table.py`, such as `python study/adapt/one_task.py --demos 5 --new-only --out "
-              "study/adapt/budget`.", played_on(shown), "None are made of few demonstrations (`--copies 0`). Success "
-              "is over new tasks, each learned alone. Episodes are "
-              "those of all seeds: three where they are the most, one elsewhere."),
+              "study/adapt/budget`.", played_on(shown), "No augmentation (`--copies 0`). Success "
+              "is over new tasks, each learned alone. Counts pool "
+              "all seeds: three in the largest cells, one elsewhere."),
         *tables,
         *text(DAGGER),
         "![Success on new tasks over demonstrations, and over training steps](adapt/budget.png)", "",
@@ -344,10 +344,10 @@ def why_paper(study: Path) -> list[str]:
     first = result["rows"][0]["before"]
     rows = [["before", *first.values(), sum(first.values())]]
     for row in result["rows"]:
-        for key, name in (("paper", "as it is"), ("given_back", "its weight given back")):
+        for key, name in (("paper", "as adapted"), ("given_back", "new component off")):
             rows.append([f"{row['new_task']}, {name}", *row[key].values(), sum(row[key].values())])
         weight = row["weight_of_the_new_component"]
-        rows.append([f"{row['new_task']}, its weight", *(number(weight[task], 2) for task in first)])
+        rows.append([f"{row['new_task']}, weight", *(number(weight[task], 2) for task in first)])
     experts = [was[task]["expert"]["successes"] for task in first]
     rows.append(["scripted expert", *experts, sum(experts)])
     total = {key: sum(sum(row[key].values()) for row in result["rows"]) for key in ("before", "paper", "given_back")}
@@ -356,10 +356,10 @@ def why_paper(study: Path) -> list[str]:
     return [
         *text(f"Command: {typed(result['command'])}, on the runs of the row `add-component, paper`. Training seed "
               f"{result['seed']}.", played_on([{"tasks": was}]),
-              "Successes on each old task, after a new one was learned. \"It\" is the new component."),
+              "Successes on each old task after a new one was learned; weight of the new component."),
         *table(["new task learned", *first, "sum"], rows),
-        *text("A new component begins as a copy, with half of its original's weight, on old tasks too. It then "
-              f"becomes another function, and keeps {span(weights)} of the weight. The old tasks fall from "
-              f"{total['before']} to {total['paper']} of {n}. With that weight given back to the component that was "
-              f"copied, they have {total['given_back']}. The rest is weight that the router shifted among old ones."),
+        *text("A new component begins as a copy, with half of its original's weight, on old tasks too. Training "
+              f"changes it, but it keeps {span(weights)} of the weight: old tasks fall from "
+              f"{total['before']} to {total['paper']} of {n}. With it off (its weight given back to the original), "
+              f"they have {total['given_back']}. The rest is lost as the router shifted weight among old ones."),
     ]  # fmt: skip

@@ -167,7 +167,7 @@ def looking(study: Path) -> list[str]:
     verdict = (f"By the rule of that file, the largest number within one point of the best on the 50 tasks, it is "
                f"{max(within)}." if 8 in fifty else "The rule of that file needs eight actions on fifty tasks, "
                "too.")  # fmt: skip
-    header = ["tasks", "actions before looking again", "success, 95 % interval", "minus four, points",
+    header = ["tasks", "actions executed per chunk", "success, 95 % interval", "minus four, points",
               "expert, same episodes", "policy, ms per episode"]  # fmt: skip
     return [
         *text("Commands: `study/core/executed.py`. The policies that come with the code, trained once: `evaluate.py "

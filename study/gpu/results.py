@@ -47,7 +47,7 @@ def from_nothing(study: Path) -> list[str]:
                      number(r["final"]["mean_success"]), number(successes / n)])  # fmt: skip
     if not rows:
         return []
-    header = ["from nothing", "steps", "after so many seconds", "first checkpoint on block 400 with",
+    header = ["from scratch", "steps", "seconds", "first checkpoint on block 400 to reach",
               "last checkpoint, block 6", "mean", "expert"]  # fmt: skip
     return [
         *table(header, rows),

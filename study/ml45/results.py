@@ -10,15 +10,15 @@ from study.markdown import NotMeasured, bullets, expert, played_on, read, span, 
 NEW_ML45 = ("bin-picking", "box-close", "door-lock", "door-unlock", "hand-insert")  # MetaWorld's ml45-test
 ONE = {  # (base, way) -> how a new task was learned from one demonstration
     ("fdp", "add-exact"): "fdp base: add-component, exact",
-    ("fdp", "add-elsewhere"): "the same, with demonstrations made of it: adapt.py's default",
+    ("fdp", "add-elsewhere"): "the same, augmented (100 copies, objects moved): the default",
     ("fdp", "small"): "fdp base: router, exact: no new component",
     ("fdp", "router"): "fdp base: router, exact, `--encoder-rank 0`",
     ("fdp", "full"): "fdp base: full",
     ("monolithic", "low-rank"): "monolithic base: low-rank adapters on every layer",
-    ("monolithic", "low-rank-elsewhere"): "the same, with demonstrations made of it",
+    ("monolithic", "low-rank-elsewhere"): "the same, augmented",
     ("monolithic", "full"): "monolithic base: full",
     ("fdp", "specialist"): "no base: specialist, a policy of a stage's size",
-    ("fdp", "specialist-elsewhere"): "the same, with demonstrations made of it",
+    ("fdp", "specialist-elsewhere"): "the same, augmented",
     ("fdp", "scratch"): "no base: scratch, a policy of the base's size",
 }
 
@@ -73,7 +73,7 @@ def ways_table(study: Path, found: dict[tuple[str, str], dict[str, np.ndarray]],
 def alone(key: tuple[str, str]) -> str:
     """A way's title where the row above may be another's."""
     usual = key[0], {"add-elsewhere": "add-exact"}.get(key[1], key[1].removesuffix("-elsewhere"))
-    return f"{ONE[usual]}, with demonstrations made of them" if usual != key else ONE[key]
+    return f"{ONE[usual]}, augmented" if usual != key else ONE[key]
 
 
 def one_demonstration(study: Path) -> list[str]:
@@ -86,7 +86,7 @@ def one_demonstration(study: Path) -> list[str]:
               f"24,000 steps; success on them {words(bases)} (each seed). New: the five of ml45-test, one at a time, "
               "from ONE demonstration, 2000 steps.", played_on(runs)),
         *ways_table(study, found, 1),
-        *text("Which demonstration it is (a draw), which base, and which episode are all drawn anew for the intervals; "
+        *text("A draw is the choice of the demonstration. Intervals resample draws, bases and episodes; "
               "differences are on the bases and draws that both have. With one base and one draw (1 x 1) an interval "
               "is over episodes alone, and too narrow. Seconds are of training, the median run."),
         *trained_anew(study, found),
@@ -129,9 +129,8 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]],
         ("add-exact", ("monolithic", "low-rank"), "one network of the same size with adapters"),
         ("add-exact", ("fdp", "specialist"), "a specialist"),
         ("add-exact", ("fdp", "scratch"), "scratch"),
-        ("add-elsewhere", ("monolithic", "low-rank-elsewhere"), "one network with adapters, both with demonstrations "
-         "made of the one"),
-        ("add-elsewhere", ("fdp", "specialist-elsewhere"), "a specialist, both with demonstrations made of the one"),
+        ("add-elsewhere", ("monolithic", "low-rank-elsewhere"), "one network with adapters, both augmented"),
+        ("add-elsewhere", ("fdp", "specialist-elsewhere"), "a specialist, both augmented"),
     ):  # fmt: skip
         if ("fdp", mine) in found and other in found:
             change = crossed_difference(found["fdp", mine], found[other])
@@ -144,8 +143,8 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]],
     told = {base: words(map(number, x.mean(0))) for base, x in pairs.items()}
     worse = [(x[:, 0] > x[:, 1]).sum() for x in pairs.values()]
     notes.append(
-        "What begins near the demonstration succeeds more often than what begins far: nearer and farther "
-        f"half of the episodes have {told['fdp']}, with adapters {told['monolithic']}. The nearer half is "
+        "Episodes that start near the demonstration succeed more often: the nearer and the farther "
+        f"half have {told['fdp']} (adapters on one network: {told['monolithic']}). The nearer half is "
         f"better in {words(worse)} of {len(pairs['fdp'])} pairs of task and draw (`python "
         "study/ml45/nearness.py`: the distance of first object and goal from the demonstration's)."
     )

@@ -26,8 +26,8 @@ CAMERAS = {  # files of study/pixels -> what it is; what it is compared with, an
     "monolithic-25": ("monolithic: one network of the same size", "fdp-25", "fdp"),
     "uniform-25": ("weights fixed at 1/K", "fdp-25", "fdp"),
     "moe-top2-25": ("mixture of experts, top 2", "fdp-25", "fdp"),
-    "usual-fdp": ("fdp, pictures moved by up to 4 pixels in training, not one", "fdp-25", "fdp"),
-    "usual-monolithic": ("monolithic, pictures moved as far", "usual-fdp", "fdp, moved as far"),
+    "usual-fdp": ("fdp, random shifts up to 4 pixels in training, not 1", "fdp-25", "fdp"),
+    "usual-monolithic": ("monolithic, same shifts", "usual-fdp", "fdp, same shifts"),
 }
 
 
@@ -57,7 +57,7 @@ def cameras(study: Path) -> list[str]:
     rows.append(["scripted expert", "", *each, number(successes / n)])
     names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
     demos = flag(first[0]["training"]["command"], "--demos-per-task", 25)
-    header = ["policy", "seeds", *names, "all, 95 % interval", "minus what is named, points", "weights 1/K: points",
+    header = ["policy", "seeds", *names, "all, 95 % interval", "minus (in brackets), points", "with 1/K, points",
               "minutes"]  # fmt: skip
     moved = ["policy", "`--shift`", "seeds", "all, 95 % interval", "minus as it was, points"]
     return [
@@ -143,7 +143,7 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "shift-0-6000-camera": "the same weights, the corner camera moved in evaluation",
     "lit-6000": "by up to 1 pixel, and brightness multiplied by 0.6 to 1.4 (`--policy lit`); half the steps",
     "lit-6000-light": "the same weights, half of the light in evaluation (`--shift light`)",
-    "fine-6000": "half the steps, eyes of 15 x 15 places, not 6 x 6, that see less around each (code not kept: LOG.md)",
+    "fine-6000": "half the steps, 15 x 15 feature maps, not 6 x 6, smaller receptive fields (code not kept: LOG.md)",
 }
 
 

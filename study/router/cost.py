@@ -1,6 +1,7 @@
 """What acting sparsely costs: eight components of which two act, beside two, one network as large as two, and eight.
 
     python study/router/cost.py                     # 5 minutes on an idle machine
+    python study/router/cost.py --number --out study/router/components/cost.json      # K from 1 to 16 instead
 
 A training step (batch 64) and an action chunk for 24 robots, both sizes, fresh weights, in turn in one process. Every
 row of the batch has two components, and all components as many rows as each other, by hand: what a router that uses
@@ -18,9 +19,10 @@ from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, w
 from plumbing.runs import choose_device  # noqa: E402
 from study.speed.candidates import action_chunk, make_policy, training_step  # noqa: E402
 from study.speed.timing import take_turns, timer  # noqa: E402
-from variants import informed, monolithic  # noqa: E402
+from variants import informed, monolithic, waking  # noqa: E402
 
 BATCH, ROBOTS, K, TOP = 64, 24, 8, 2
+NUMBERS = (1, 2, 4, 8, 16)  # of components
 
 
 class Even(informed.Policy):
@@ -38,6 +40,7 @@ class CostConfig:
 
     device: str = "auto"  # auto | cpu | cuda
     turns: int = 7  # how often each candidate is measured
+    number: bool = False  # time K = 1 to 16 instead, as study/router/components.py trains them
     out: str = "study/router/cost.json"
 
 
@@ -54,25 +57,43 @@ def policies(size: str, device: torch.device) -> dict[str, torch.nn.Module]:
     }
 
 
+def by_number(device: torch.device) -> dict[str, torch.nn.Module]:
+    """K from 1 to 16, as study/router/components.py trains them."""
+    made = {f"K = {count}, each": make_policy(count, "small", device) for count in NUMBERS}
+    settings = asdict(made["K = 4, each"].config)
+    for count in NUMBERS:
+        config = waking.PolicyConfig(**settings | {"components": count}, how="narrow")
+        made[f"K = {count}, together"] = waking.Policy(config).to(device)
+    return made
+
+
+def timed(made: dict[str, torch.nn.Module], size: str, robots: int, beside: str, turns: int) -> list[dict]:
+    """Rows for the result: a training step and an action chunk of each policy, and in times of one of them."""
+    rows, device, calls = [], made[beside].device, {"small": 20, "base": 3}[size]
+    jobs = {
+        f"a training step, batch {BATCH}": {name: training_step(p, BATCH) for name, p in made.items()},
+        f"an action chunk, B = {robots}": {name: action_chunk(p, robots) for name, p in made.items()},
+    }
+    for what, candidates in jobs.items():
+        for policy in made.values():
+            policy.train(what.startswith("a training"))
+        seconds = take_turns({name: timer(f, calls, device) for name, f in candidates.items()}, turns)
+        rows.append({"what": what, "size": size, "milliseconds": {name: 1000 * s for name, s in seconds.items()},
+                     "ratio": {name: s / seconds[beside] for name, s in seconds.items()}})  # fmt: skip
+    return rows
+
+
 def main(config: CostConfig) -> dict:
     """Returns what the command's last line says: the path written and the ratios."""
     if config.turns < 1:
         raise BadInput("--turns must be at least 1")
-    device, path, rows = choose_device(config.device), ROOT / config.out, []
+    device, path = choose_device(config.device), ROOT / config.out
     check_output(path, "threads")
-    for size in ("small", "base"):
-        made = policies(size, device)
-        calls = {"small": 20, "base": 3}[size]
-        jobs = {
-            f"a training step, batch {BATCH}": {name: training_step(p, BATCH) for name, p in made.items()},
-            f"an action chunk, B = {ROBOTS}": {name: action_chunk(p, ROBOTS) for name, p in made.items()},
-        }
-        for what, candidates in jobs.items():
-            for policy in made.values():
-                policy.train(what.startswith("a training"))
-            seconds = take_turns({name: timer(f, calls, device) for name, f in candidates.items()}, config.turns)
-            rows.append({"what": what, "size": size, "milliseconds": {name: 1000 * s for name, s in seconds.items()},
-                         "ratio": {name: s / seconds["K = 2"] for name, s in seconds.items()}})  # fmt: skip
+    if config.number:
+        rows = timed(by_number(device), "small", 1, "K = 4, each", config.turns)
+    else:
+        rows = [row for size in ("small", "base")
+                for row in timed(policies(size, device), size, ROBOTS, "K = 2", config.turns)]  # fmt: skip
     result = {"threads": torch.get_num_threads(), "rows": rows} | provenance(0, str(device))
     write_json(path, result)
     return {"ratios": {f"{row['what']}, {row['size']}": row["ratio"] for row in rows}, "wrote": str(path)}

@@ -76,8 +76,8 @@ def waking(study: Path) -> list[str]:
     one = found[names[0]]
     successes, n = (sum(e[key] for e in one["expert"].values()) for key in ("successes", "n"))
     header = ["way", "flags", "K", "parameters", "success, 95 % interval", "weights 1/K", "another task's",
-              "the task's mean", "their mean over tasks", "top two", "nats about the task", "about flags", "about time",
-              "untrained, about the task", "contrast", "effective rank", "routes",
+              "the task's mean", "mean over tasks", "top two only", "nats: task", "nats: events", "nats: time",
+              "nats: task, untrained", "contrast", "effective rank", "routes",
               "predicted: does it route?"]  # fmt: skip
     most = one["tells"]["task"]["most"]
     return [
@@ -87,13 +87,13 @@ def waking(study: Path) -> list[str]:
               "Flags are train.py's; the head of `variants/waking.py` says what its ways are. Rows of a GPU machine "
               "(study/gpu/README.md) were trained on its CPU."),
         *table(header, rows), *text(DAGGER),
-        *text("In brackets: points more or less than as it is, with their interval. Nats: what a component, drawn by "
-              f"the weights, tells about the task (ln K and ln 6 are the most: {number(most, 2)} with K = 4) above "
-              "shuffled labels; about what the environment reports (near the object, grasped) above the same of "
-              "another episode of the task; and about the time in the episode. Another task's weights are those of a "
-              "random moment: what is lost with them is lost for the moment's sake, too, and the task's own mean, "
-              "which has the right task and no moment, stands beside it. Untrained: the most that five routers "
-              "tell which have learned nothing and weigh in the same way. Contrast: success lost without a component, "
+        *text("Five columns replace the weights: success, and in brackets the change in points. "
+              "Nats: mutual information of a component, drawn by the weights, with the task (at most ln K and ln 6: "
+              f"{number(most, 2)} with K = 4), less that of shuffled labels; with events in the episode "
+              "(near the object, grasped), less that of another episode of the task; and with the time in the "
+              "episode. Another task's weights are those of a random moment, which costs success by itself; the "
+              "task's own mean has the right task and no moment, for comparison. Untrained: the most that five "
+              "untrained routers of the same kind reach. Contrast: success lost without a component, "
               "the task that loses most minus the median task, in points, mean over components. Effective rank of the "
               "components' predictions: 1 (all alike) to K. *Routes*, by a rule "
               f"written down beforehand: {ROUTES[0]} nats about the task, with an interval above the untrained; and "
@@ -160,7 +160,7 @@ def dependence(study: Path) -> str:
     if not changes:
         raise NotMeasured(f"`study/{REPLACED[0]}`")
     return (
-        f"1/K in the place of its weights changes success by {points(min(changes))} to {points(max(changes))} points "
+        f"setting them to 1/K changes success by {points(min(changes))} to {points(max(changes))} points "
         f"({len(changes)} runs)."
     )
 
@@ -202,17 +202,17 @@ def on_fifty(study: Path) -> list[str]:
     results = [r for mine in found.values() for r in mine]
     successes, n = expert(results)
     rows.append(["scripted expert", "", number(successes / n)])
-    header = ["way", "success, each seed", "all seeds, 95 % interval", "minus softmax", "minus the same total size",
-              "minus the same active size", "weights 1/K", "nats about the task", "routes",
+    header = ["way", "success, each seed", "all seeds, 95 % interval", "minus softmax", "minus one network",
+              "minus one network of two components' size", "weights 1/K", "nats about the task", "routes",
               "minutes of training"]  # fmt: skip
     return [
-        *text("Commands: `study/router/fifty.py`. The ways of the table above that route on mt6, at most three, one "
-              "that was thought of later, and today's `softmax`, on 50 tasks with 25 demonstrations of each and 10,000 "
-              "steps; three seeds of each are planned, and what is there is shown.", played_on(results)),
+        *text("Commands: `study/router/fifty.py`. Up to three ways of the table above that route on mt6, one added "
+              "later (`falling-0.1`), and the default, `softmax`, on 50 tasks with 25 demonstrations of each and "
+              "10,000 steps; three seeds of each are planned, finished ones shown.", played_on(results)),
         *table(header, rows), *daggers(rows),
-        *text("Differences are in points, of the seeds that both have. Intervals draw seeds and episodes anew; with "
+        *text("Differences are in points, of the seeds that both have. Intervals resample seeds and episodes; with "
               "one seed they are over episodes alone, and too narrow: see how far the seeds of one way are from each "
-              "other. Weights of 1/K: of as many seeds as are named there, of one where none is. Nats and the rule: as "
+              "other. Weights 1/K: over the seeds listed in the cell, else one seed. Nats and the rule: as "
               "above, for the first seed, 4 episodes of each task on block 400. Minutes are of one core beside other "
               "work."),
     ]  # fmt: skip
@@ -251,7 +251,7 @@ def as_default(study: Path) -> list[str]:
     return [
         *text("Commands: `study/router/default.py`. Ways that route, beside today's default where people would meet "
               "them, one seed, block 400. In brackets: points more or less, on the same episodes. (softmax from "
-              "cameras is the best of four shifts, chosen on these episodes: part of the difference there is luck.)"),
+              "cameras has the best of four random shifts, chosen on these episodes, which favours it.)"),
         *table(["what", "softmax, 95 % interval", *(f"`{name}`" for name in NAMES[1:]), "expert"], rows),
         *text(DAGGER), *text(*(decided(study, name, what) for name, what in loses.items())),
     ]  # fmt: skip
@@ -268,7 +268,7 @@ def decided(study: Path, name: str, loses: list[str]) -> str:
         return f"`{name}` has {change} points on fifty tasks; whether it routes there was not measured."
     if not routes(json.loads(looked.read_text())) or change.high < 0:
         return f"`{name}` is no default by the rule: fifty tasks, {change} points."
-    ends = f"it loses in {words(loses)}, and is none" if loses else "nothing above speaks against it"
+    ends = f"it loses in {words(loses)}, so is not" if loses else "nothing above speaks against it"
     return f"Fifty tasks ({change} points) would let `{name}` be the default by the rule; {ends}."
 
 
@@ -281,9 +281,9 @@ def sparse_cost(study: Path) -> list[str]:
     most = max(row["ratio"]["two of K = 8"] for row in found["rows"])
     threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
     return [
-        *text(f"Command: `python study/router/cost.py`. {found['hardware']}, {threads}. Of K = 8 components every row "
-              "of a batch has two, and all have as many rows, by hand; only those rows are computed. Times that of "
-              "K = 2, in one run."),
+        *text(f"Command: `python study/router/cost.py`. {found['hardware']}, {threads}. Each row of a batch uses two "
+              "of K = 8 components, spread evenly by hand; only those are computed. Columns without ms are times "
+              "relative to K = 2."),
         *table(["what", f"{names[0]}, ms", *names[1:]], rows),
         *text(f"The goal, at most 1.3, is {'met' if most <= 1.3 else 'missed'}. The multiplications are as many as "
               "those of K = 2, but in eight products of a quarter of the rows, with four times the weights to read "
@@ -292,7 +292,7 @@ def sparse_cost(study: Path) -> list[str]:
 
 
 BASES = {"fdp": "today's", "informed": "one that routes: `--policy informed --bonus 0.1`"}
-LEARNS = {"router-elsewhere": "a hundred demonstrations made of it", "router": "the one demonstration"}
+LEARNS = {"router-elsewhere": "one demonstration, augmented", "router": "the one demonstration"}
 
 
 def by_routing(study: Path) -> list[str]:
@@ -322,8 +322,8 @@ def by_routing(study: Path) -> list[str]:
     header = ["base", "learned from", "draws", *tasks, "all, 95 % interval", "minus today's, points", "trained "
               "parameters"]  # fmt: skip
     return [
-        *text("Commands: `study/router/adapting.py`. On a base of 45 tasks only the router and the new task's name are "
-              "learned: what the policy can do then is choose among components that it has.", played_on(every)),
+        *text("Commands: `study/router/adapting.py`. On a base of 45 tasks only the router and the new task's "
+              "embedding are learned: the policy can only reweight its components.", played_on(every)),
         *table(header, rows),
         *text("One base each. Intervals draw demonstrations and episodes; with one draw they are over episodes alone."),
     ]  # fmt: skip
@@ -394,6 +394,8 @@ def regression_by_task(found: dict[str, list[dict]]) -> list[str]:
 def how_many(study: Path) -> list[str]:
     found, rows = by_name(study, "router/components/*-s[0-9].json"), []
     found["together-4"] = found.get("each-4", [])  # the same
+    cost = study / "router/components/cost.json"
+    timed = json.loads(cost.read_text()) if cost.exists() else None
     for how, title in (("each", "each as large as ever"), ("together", "all together as large as four")):
         for K in (1, 2, 4, 8, 16):
             if not (results := found.get(name := f"{how}-{K}", [])):
@@ -405,22 +407,25 @@ def how_many(study: Path) -> list[str]:
             norms = [[row["grad_norm"] for row in log] for log in logs]
             spikes = max(max(norm) / np.median(norm) for norm in norms)
             least = min(min(np.mean([e["router_weights"]["mean"] for e in r["tasks"].values()], 0)) for r in results)
-            latency = np.median([r["latency_ms_batch_1"] for r in results])
             rows.append([title, K, len(results), rate(by_task(results)),
                          minus(study, "components", file, "each-4") if K != 4 else "",
                          evenly(study, f"router/components/{file}-s[0-9]-even.json"),
-                         number(float(latency), 1), minutes(results), span(losses, 4), number(spikes, 1),
-                         number(float(least), 3)])  # fmt: skip
+                         *([number(row["ratio"][f"K = {K}, {how}"], 2) for row in timed["rows"]] if timed else "--"),
+                         span(losses, 4), number(spikes, 1), number(float(least), 3)])  # fmt: skip
     results = [r for mine in found.values() for r in mine]
     rows.append(["scripted expert", "", "", expert_cell(results)])
-    header = ["components", "K", "seeds", "success, 95 % interval", "minus K = 4", "weights 1/K", "ms for a chunk",
-              "minutes of training", "last loss, over seeds", "largest gradient over the median",
+    header = ["components", "K", "seeds", "success, 95 % interval", "minus K = 4", "weights 1/K", "time of a training "
+              "step, K = 4: 1", "of a chunk", "last loss, over seeds", "largest gradient over the median",
               "least used"]  # fmt: skip
+    times = "" if timed is None else (
+        f"Times: `python study/router/cost.py --number`, {timed['hardware']}, {timed['threads']} threads; a chunk is "
+        "for one robot."
+    )  # fmt: skip
     return [
         *text("Commands: `study/router/components.py`. mt6, 25 demonstrations, 6,000 steps.", played_on(results)),
         *table(header, rows), *text(DAGGER),
-        *text("Differences are in points; with several seeds these are drawn anew, too. The last loss is the mean of "
+        *text("Differences are in points; with several seeds these are resampled, too. The last loss is the mean of "
               "the last 200 steps. The gradient's norm is that of every 200th step; its largest, beside its median, is "
               "of the worst seed. Least used: the smallest mean weight of a component over all tasks, in any seed; 0 "
-              "would be dead."),
+              "would be dead.", times),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What wakes the router: every way that was tried on mt6, one seed each, on the block for choices. 90 minutes, 2 cores.
+"""What makes the router route: every way that was tried on mt6, one seed each, on block 400. 90 minutes on two cores.
 
     python study/grid.py study/router/table.py && python study/report.py
 

@@ -11,11 +11,11 @@ from study.sequences.apart import OTHERS
 
 LIMIT = 200  # steps, in published tables of these sequences
 IN_TURN = {  # way of study/sequences/table.py -> what it is
-    "exact": "exact, a stage leans on all before it",
+    "exact": "exact, a stage uses all before it",
     "base": "exact, `--lean-on base`",
     "wide": "exact, `--lean-on base --encoder-rank 64`",
     "replay": "replay",
-    "weights": "replay as it was: the router's weights held as numbers",  # LOG.md, 2026-11-30
+    "weights": "older replay: router weights held, not predictions",  # LOG.md, 2026-11-30
     "full": "full fine-tuning",
 }
 GROUPS = {"cw10": "Continual World's ten", "mt50": "all fifty"}
@@ -90,8 +90,8 @@ def learned_apart(study: Path) -> list[str]:
     played, (successes, n) = by_task(results), expert(results)
     weakest = sorted(played, key=lambda task: np.nanmean(played[task]))[:5]
     return text(
-        "Fifty tasks, learned apart (`study/sequences/apart.py`): one policy of the first alone, 49 skills that lean "
-        "on it, each learned for itself in 2000 steps, and put together afterwards; it looks again after two actions. "
+        "Fifty tasks, learned apart (`study/sequences/apart.py`): a base policy of the first task, 49 skills on top, "
+        "each learned separately in 2000 steps, then put together; two actions are executed per chunk. "
         f"Success {rate(played).share} (the expert {number(successes / n)}; {played_on(results)[:-1]}). Weakest: "
         + words(f"{task} ({count({task: played[task]})})" for task in weakest) + ".",
         *on_their_own(study),
@@ -108,16 +108,16 @@ def on_their_own(study: Path) -> list[str]:
     most = [task for task in sorted(gained, key=lambda task: -abs(gained[task]))[:5] if gained[task]]
     each = words(f"{task} {gained[task]:+d}" for task in most) if most else "none"
     return [
-        f"The honest rival, for each task a policy of its own that leans on nothing (`study/sequences/alone.py`: the "
+        f"The fair baseline, for each task a policy of its own without a base (`study/sequences/alone.py`: the "
         f"same demonstrations, steps and episodes; {len(own)} of {len(OTHERS)} tasks): {rate(own).share}, where "
-        f"learned apart upon the first has {number(success(apart))}: {change} points for leaning, {change.verdict}. "
+        f"learned apart upon the first has {number(success(apart))}: {change} points from the base, {change.verdict}. "
         f"Largest differences, in episodes of {next(iter(own.values())).shape[1]}: {each}."
     ]
 
 
 NARROW = {  # file of study/sequences/choice -> the stage, its steps, and actions before looking again
-    "both-rank-16-1000": ("a stage as ever", 1000, 4),
-    "box-close-rank-16-2000": ("a stage as ever", 2000, 4),
+    "both-rank-16-1000": ("default rank: 16", 1000, 4),
+    "box-close-rank-16-2000": ("default rank: 16", 2000, 4),
     "box-close-rank-64-1000": ("`--encoder-rank 64`", 1000, 4),
     "basketball-rank-64-1000": ("`--encoder-rank 64`", 1000, 4),
     "mt50-wide-executed-4": ("`--encoder-rank 64`", 1000, 4),
@@ -135,10 +135,10 @@ def upon_one_task(study: Path) -> list[str]:
             for name, (how, steps, looks) in NARROW.items() if name in found
             for task, entry in found[name]["tasks"].items() if task != "assembly"]  # fmt: skip
     return [
-        *text("A stage upon a policy of a single task (assembly, 1000 steps: the first stage of all fifty in turn, "
-              "`runs/base` in some commands), 50 demonstrations, block 400: what was looked at before and after all "
-              "fifty were learned in turn. Commands: `study/sequences/choice/*.json`."),
-        *table(["stage", "steps", "actions before looking again", "task", "success", "expert"], rows),
+        *text("A stage on top of a one-task policy (assembly, 1000 steps: the first stage of all fifty in turn, "
+              "`runs/base` in some commands), 50 demonstrations, block 400: experiments before and after the "
+              "fifty-task sequence. Commands: `study/sequences/choice/*.json`."),
+        *table(["stage", "steps", "actions executed per chunk", "task", "success", "expert"], rows),
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def speed(study: Path) -> list[str]:
         theirs = ratio[f"LeRobot{end}"]
         times = (theirs, theirs / ratio[f"ours, as deep as LeRobot's{end}"], ratio["one by one"])
         rows.append([what, ours, *(f"{number(x, 1)} x" for x in times)])
-    header = ["what", "ours", "LeRobot's takes", "at equal depth and sampler", "our components one by one take"]
+    header = ["what", "ours", "LeRobot's time", "LeRobot, equal depth, sampler", "our components one by one"]
     return [
         *text(f"Command: {typed(result['command'])} (`study/speed/lerobot_peer.py` says how to make the peer). "
               f"{result['hardware']}, no GPU, float32. One run measures everything in turn."),
@@ -84,7 +84,7 @@ def samplers(study: Path) -> list[str]:
               f"episodes each, block {blocks}, the one for choices."),
         *table(["sampler", "calls", "successes, each run", "all"],
                [*rows, ["scripted expert", "", *cells(one, "expert_successes")]]),
-        *text(f"From 3 calls on, all settings have {span(many, 0)} successes, below {span(few, 0)}. The default is 5, "
+        *text(f"From 3 calls on, all settings have {span(many, 0)} successes; fewer: {span(few, 0)}. The default is 5, "
               "because fewer narrow the distribution of actions (LOG.md). The file holds counts, not single episodes, "
               "so no intervals are given."),
         "![Success over network calls per chunk, for three samplers](speed/samplers.png)", "",
