@@ -1,6 +1,6 @@
 """What there is to know first, flattering or not: the block of README.md between its <!-- finding --> marks.
 
-A table of what was learned, how well, and what stands beside it; then what follows from it, in four sentences. The
+A table of what was learned, how well, and what stands beside it; then what follows from it, in five sentences. The
 details of each number are in study/README.md.
 """
 
@@ -21,7 +21,7 @@ from study.intervals import (
     points,
     success,
 )
-from study.markdown import NotMeasured, bullets, expert, paired, read, table, words
+from study.markdown import NotMeasured, bullets, expert, paired, read, span, table, words
 from study.ml45.results import NEW_ML45, crossed_runs, runs_of
 from study.router.results import ANOTHER, READ, dependence, minus
 from study.sequences.results import alone, in_turn
@@ -51,7 +51,7 @@ def finding(study: Path) -> list[str]:
         *table(HEADER, rows),
         *bullets(
             verdict(rows, differences),
-            *(said for function in (router, forgetting, diffusion) if (said := told(function, study))),
+            *(said for function in (router, forgetting, diffusion, fast) if (said := told(function, study))),
         )[:-1],
     ]  # fmt: skip
 
@@ -216,4 +216,21 @@ def diffusion(study: Path) -> str:
     return (
         f"**{verdict}**: trained by regression, one network (`--policy bc --body unet`) changes by {one} points {here} "
         f"and {two} {there} ({seeds(n)})."
+    )
+
+
+def fast(study: Path) -> str:
+    """How fast it is beside the same K networks made of LeRobot's."""
+    times, deep = {"training": [], "one action chunk": []}, {"training": [], "one action chunk": []}
+    for row in read(study, "speed/cpu.json")["cpu"]["rows"]:
+        what = row["what"].partition(",")[0]
+        if what in times and "ours" in (ratio := row["ratio"]):
+            end = ", DDIM 10" if what != "training" else ""
+            theirs = ratio[f"LeRobot{end}"]
+            times[what].append(theirs)
+            deep[what].append(theirs / ratio[f"ours, as deep as LeRobot's{end}"])
+    (train, act), (train_deep, act_deep) = ([span(x, 1) for x in each.values()] for each in (times, deep))
+    return (
+        f"**It is fast**: K of LeRobot's U-Nets, one by one on a CPU, take {train} times as long to train "
+        f"({train_deep} at equal depth), and {act} times to act ({act_deep} with the same sampler, too)."
     )
