@@ -144,6 +144,7 @@ ANOTHER = "another task's"  # weights
 REPLACED = (  # evaluations of today's router with 1/K in the place of its weights
     *(f"router/baselines/{setting}-fdp-s[0-9]-even.json" for setting in DATA),
     "router/fifty/softmax-s[0-9]-even.json",
+    "router/components/each-4-s[0-9]-even.json",
     "mt50/fdp-s[0-9]-even.json",
     "pixels/fdp-25-s[0-9]-even.json",
     "pixels/usual-fdp-s[0-9]-even.json",
