@@ -57,6 +57,17 @@ def test_two_of_eight_components_get_as_many_rows_as_each_other():
     assert size["one network as large as two"] == pytest.approx(size["K = 2"], rel=0.05)
 
 
+def test_components_are_timed_as_they_are_trained():
+    """As large as ever each, or together as large as four; study/router/results.py reads them by these names."""
+    made = cost.by_number(torch.device("cpu"))
+    size = {name: sum(p.numel() for p in policy.components.parameters()) for name, policy in made.items()}
+    for K in (1, 2, 4, 8, 16):
+        assert size[f"K = {K}, each"] == K * size["K = 1, each"]
+        assert size[f"K = {K}, together"] == pytest.approx(size["K = 4, each"], rel=0.01)
+        assert made[f"K = {K}, together"].config.components == made[f"K = {K}, each"].config.components == K
+    assert len(size) == 10
+
+
 def test_rows_are_those_of_the_stored_result():
     """study/speed/results.py reads rows by what they say, and candidates by their names."""
     stored = {row["what"]: row for row in json.loads((ROOT / "study" / "speed" / "cpu.json").read_text())["rows"]}
