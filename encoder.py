@@ -56,14 +56,18 @@ def check_rows(observation: dict, parts: dict, tasks: list[str]) -> None:
 
 
 def as_tensors(observation: dict, parts: dict, tasks: list[str], device: torch.device) -> Observation:
-    """What the environments gave, arrays {part: (B, *shape)}, as float32 on the device. ValueError as `check_rows`."""
+    """What the environments gave, arrays {part: (B, *shape)}, as float32 on the device. ValueError as `check_rows`, and
+    for a number that is not finite: it would come out as an action, and go to a robot."""
     check_rows(observation, parts, tasks)
-    return {name: torch.as_tensor(np.asarray(observation[name]), dtype=torch.float32, device=device) for name in parts}
+    arrays = {name: np.asarray(observation[name]) for name in parts}
+    for name, x in arrays.items():
+        if x.dtype != np.uint8 and not np.isfinite(x).all():
+            raise ValueError(f"observation '{name}' has numbers that are not finite")
+    return {name: torch.as_tensor(x, dtype=torch.float32, device=device) for name, x in arrays.items()}
 
 
 def make_encoder(parts: dict, condition_dim: int, differences: tuple[Difference, ...], eye: str) -> nn.Module:
     """The encoder for these parts, name -> shape: one with eyes if there are pictures."""
-    parts = {name: tuple(shape) for name, shape in parts.items()}
     if any(len(shape) == 3 for shape in parts.values()):
         return PixelsEncoder(parts, condition_dim, eye, differences)
     return StateEncoder(parts, condition_dim, differences)

@@ -92,7 +92,7 @@ class Policy(nn.Module):
     def build(self) -> None:
         """Make `components`, (B, H, A), (B,), (B, C) -> (K, B, H, A), with K first in every tensor, and a `router`."""
         c = self.config
-        self.components = UNet(c.components, c.action_dim, c.condition_dim, c.horizon, tuple(c.channels), c.kernel)
+        self.components = UNet(c.components, c.action_dim, c.condition_dim, c.horizon, c.channels, c.kernel)
         self.router = Router(c.condition_dim, c.components, c.router)
 
     # ------------------------------------------------------------------------------------------ the idea

@@ -240,7 +240,6 @@ def main(config: SkillsConfig) -> dict:
     if config.out:
         if folders.taken(wanted):
             raise BadInput(f"{wanted} exists: choose another --out")
-        folders.check_free(wanted)
         folders.claim(wanted)
     folder = wanted if config.out else folders.claim_free(wanted)
     about = provenance(source["train"].get("seed", 0), "cpu") | {

@@ -59,7 +59,7 @@ class TrainConfig:
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations: other seeds, a dataset of their own
     steps: int | None = None  # optimiser steps; default 2000 times the number of tasks, 40,000 at most
     batch_size: int = 64  # windows per step; small, because many small steps beat fewer large ones here (LOG.md)
-    lr: float = 1e-3  # peak learning rate: linear warm-up over 100 steps, then a cosine to zero
+    lr: float = 1e-3  # peak learning rate: linear warm-up over at most 100 steps, then a cosine to zero
     weight_decay: float = 1e-4  # hardly any; no other value was tried
     grad_clip: float = 1.0  # largest gradient norm; rarely reached after warm-up, saves the run from one bad batch
     seed: int = 0  # the same command with the same seed gives the same weights, bit for bit, on one CPU

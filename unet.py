@@ -32,6 +32,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+STEP_DIM = 64  # size of the diffusion-step embedding
+
 
 class Linear(nn.Module):
     """K independent linear layers as one batched matrix product: (K, N, in) -> (K, N, out).
@@ -152,20 +154,12 @@ class UNet(nn.Module):
         horizon: H, divisible by 2 ** (len(channels) - 1), because every level below the first halves it.
         channels: width of every level, from full resolution down.
         kernel: odd, so that "same" padding is symmetric and a feature stays aligned with its action.
-        step_dim: size of the diffusion-step embedding.
 
     Raises ValueError with the offending numbers when the shapes cannot work.
     """
 
     def __init__(
-        self,
-        components: int,
-        action_dim: int,
-        condition_dim: int,
-        horizon: int,
-        channels: tuple[int, ...] = (32, 64),
-        kernel: int = 3,
-        step_dim: int = 64,
+        self, components: int, action_dim: int, condition_dim: int, horizon: int, channels=(32, 64), kernel: int = 3
     ):
         super().__init__()
         factor = 2 ** (len(channels) - 1)
@@ -178,7 +172,6 @@ class UNet(nn.Module):
             )
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, got {kernel}")
-        self.step_dim = step_dim
         K = components
 
         # Down: one block per level, then halve. Middle: two blocks at the lowest level. Up: mirror of down.
@@ -197,7 +190,7 @@ class UNet(nn.Module):
         # One two-layer network turns (step, observation) into the FiLM terms of *all* blocks at once: one large
         # matrix product instead of one small one per block.
         self.film_sizes = [2 * block.channels for block in self.blocks()]
-        self.film_in = Linear(K, step_dim + condition_dim, condition_dim)
+        self.film_in = Linear(K, STEP_DIM + condition_dim, condition_dim)
         self.film_out = Linear(K, condition_dim, sum(self.film_sizes))
 
     def blocks(self) -> list[ResidualBlock]:
@@ -210,7 +203,7 @@ class UNet(nn.Module):
         With a leading K axis on all three, (K, R, H, A), (K, R), (K, R, C), each component has its own batch of R rows.
         """
         K = len(self.head.weight)
-        embedding = sinusoidal_embedding(step, self.step_dim).to(condition.dtype)  # (B, step_dim)
+        embedding = sinusoidal_embedding(step, STEP_DIM).to(condition.dtype)  # (B, STEP_DIM)
         film = self.film_out(F.silu(self.film_in(torch.cat([embedding, condition], dim=-1))))  # (K, B, sum of blocks)
         film = iter(film.unsqueeze(1).split(self.film_sizes, dim=-1))  # one (K, 1, B, 2 * channels) per block
 

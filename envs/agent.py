@@ -11,9 +11,8 @@ class Agent:
     It keeps each environment's action chunk and asks the policy for a new one where it has run out.
     """
 
-    def __init__(self, policy, tasks: list[str], sampler=None, steps=None):
+    def __init__(self, policy, tasks: list[str]):
         self.policy, self.tasks = policy, tasks
-        self.sampler, self.steps = policy.choose_sampler(sampler, steps)
         self.queues: list[list[np.ndarray]] = [[] for _ in tasks]
 
     def reset(self, env_mask: np.ndarray) -> None:
@@ -26,6 +25,6 @@ class Agent:
         empty = [i for i, queue in enumerate(self.queues) if not queue]
         if empty:
             seen, names = split_state(observations[empty]), [self.tasks[i] for i in empty]
-            for i, chunk in zip(empty, self.policy.act(seen, names, self.sampler, self.steps)[0], strict=True):
+            for i, chunk in zip(empty, self.policy.act(seen, names)[0], strict=True):
                 self.queues[i] = list(chunk[: self.policy.config.executed])
         return np.stack([queue.pop(0) for queue in self.queues])

@@ -57,7 +57,7 @@ def resolve_tasks(text: str) -> list[str]:
             hint = (
                 f"closest: {', '.join(close)}" if close else f"groups: {', '.join(GROUPS)}; tasks: {', '.join(TASKS)}"
             )
-            raise BadInput(f"unknown task '{word}'; {hint}")
+            raise BadInput(f"unknown task '{word}'; {hint}; an environment of your own is module:{word}")
     if not names:
         raise BadInput(f"no task given; name tasks ({', '.join(TASKS[:3])}, ...) or a group ({', '.join(GROUPS)})")
     return list(dict.fromkeys(names))
@@ -122,7 +122,10 @@ def spaces(task: str) -> Spaces:
     if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
         raise BadInput(f"environment '{task}' must have a bounded Box of numbers as actions, not {action}")
     low, high = (tuple(float(x) for x in end) for end in (action.low, action.high))
-    env.reset(seed=0)
+    first, again = (name_parts(task, env.reset(seed=0)[0]) for _ in range(2))
+    if not all(np.array_equal(first[name], again[name], equal_nan=True) for name in first):
+        say_once(f"environment '{task}' begins otherwise when it is reset with the same seed again: no two policies "
+                 "play the same episodes, and no result comes again")  # fmt: skip
     if "success" not in env.step(action.sample())[-1]:
         raise BadInput(f"environment '{task}' must say in info['success'], at every step, whether the task is done")
     if env.spec is None or env.spec.max_episode_steps is None:

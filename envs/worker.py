@@ -11,6 +11,7 @@ end when the main process closes its end of the pipe.
 """
 
 import contextlib
+import copy
 import os
 import sys
 import time
@@ -109,9 +110,13 @@ class Worker:
                     observation, finished = reset(*self.running[index]), False
                 else:
                     observation, finished = self.advance(*self.running[index], actions)
+                seen = name_parts(episode.task, observation)
+                for name, x in seen.items():
+                    if not np.isfinite(x).all():
+                        raise ValueError(f"observation '{name}' has numbers that are not finite")
                 if finished:
                     self.give_back(*self.running.pop(index))
-                reply.append((index, name_parts(episode.task, observation), episode if finished else None))
+                reply.append((index, seen, episode if finished else None))
             except Exception as error:
                 self.running.pop(index, None)
                 reply.append((index, None, self.lose(episode, error)))
@@ -151,7 +156,7 @@ class Worker:
         half_range = (space.high - space.low) / 2
         disturbed = list(getattr(policy, "disturbed", range(len(space.low))))  # which actions may be shaken
         random, noise = own_random(episode.task, episode.seed), np.zeros(len(space.low), np.float32)
-        episode.observations.append(reset(episode, env))
+        episode.observations.append(copy.deepcopy(reset(episode, env)))  # some give the same array at every step
         remaining = episode.steps_after_success
         while True:
             self.alive()
@@ -159,7 +164,7 @@ class Worker:
             noise[disturbed] = random.standard_normal(len(disturbed))
             executed = (action + episode.action_noise * noise * half_range).clip(space.low, space.high)
             observation, over = step(episode, env, executed)
-            episode.observations.append(observation)
+            episode.observations.append(copy.deepcopy(observation))
             episode.actions.append(action)
             episode.executed.append(executed)
             if over or (episode.success and remaining == 0):

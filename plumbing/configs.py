@@ -98,7 +98,6 @@ def _fields(config: dict) -> None:
             config.get(name) is None or fits(config[name]),
             f"'{name}' is not what it should be: {config.get(name)!s:.80}",
         )
-    return config
 
 
 def large(policy: dict) -> bool:

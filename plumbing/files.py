@@ -10,9 +10,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 
 class BadInput(ValueError):
@@ -54,19 +52,19 @@ def regular_file(path: Path, most: int = FILE_LIMIT) -> Path:
     return path
 
 
-def read_text(path: Path, most: int = TEXT_LIMIT) -> str:
+def read_text(path: Path) -> str:
     """A text file. BadInput if it cannot be read, is too large, or is no text."""
     try:
-        return regular_file(path, most).read_bytes().decode()
+        return regular_file(path, TEXT_LIMIT).read_bytes().decode()
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is damaged: no text at byte {error.start}") from error
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_json(path: Path, most: int = TEXT_LIMIT):
+def read_json(path: Path):
     """A JSON file's content. BadInput if it is none, also where it is nested deeper than Python can follow."""
-    text = read_text(path, most)
+    text = read_text(path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -88,7 +86,7 @@ def inside(folder: Path, name: str, what: str) -> Path:
     return folder / name
 
 
-def write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+def write(path: Path, content: bytes | memoryview) -> None:
     """Write a file as a whole or not at all; once it has returned, the content is on the disk and not in a cache.
 
     The temporary name is a new one each time: a fixed one could be a link that somebody put there. An OSError (a full
@@ -97,7 +95,7 @@ def write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
-            content(file) if callable(content) else file.write(content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())  # mkstemp lets nobody else read

@@ -10,11 +10,10 @@ Flags that came later are added to a run's record with what they would have been
 import re
 from pathlib import Path
 
-import safetensors
 import torch
 
 from envs.metaworld import PARTS, STATE_DIM, split_state
-from plumbing import files
+from plumbing import tensors
 from plumbing.cli import BadInput
 
 FORMAT = 2
@@ -77,12 +76,8 @@ def _action_range(weights: Path, action_dim: int) -> tuple[torch.Tensor, torch.T
         raise ValueError(f"'action_dim' must be a whole number from 1 to 1000, got {action_dim!s:.80}")
     if not weights.exists():  # no checkpoint yet: nothing was learned in any range
         return torch.zeros(action_dim), torch.ones(action_dim)
-    files.regular_file(weights)
-    try:
-        with safetensors.safe_open(weights, "pt") as file:
-            ends = [file.get_tensor(f"normalizer.action_{name}") for name in ("center", "scale")]
+    with tensors.opened(weights) as file:
+        ends = [file.get_tensor(f"normalizer.action_{name}") for name in ("center", "scale")]
         if any(x.shape != (action_dim,) for x in ends):
             raise ValueError(f"its action range is not of {action_dim} numbers")
-        return ends[0], ends[1]
-    except Exception as error:
-        raise BadInput(f"{weights} is damaged: {error}") from error
+    return ends[0], ends[1]

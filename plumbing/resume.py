@@ -205,7 +205,12 @@ def try_once(policy, windows, config) -> Callable:
             with runs.autocast(device, config.precision):
                 loss = loss_function(observation, task, actions, step, torch.randn_like(actions))
                 errors, terms = errors_and_terms(loss)
+                if errors.shape != task.shape:
+                    raise BadInput(f"the policy's loss must return an error for each sample, {tuple(task.shape)}, not "
+                                   f"{tuple(errors.shape)}")  # fmt: skip
                 sum((c * term for c, term in terms.values()), errors.mean()).backward()
+        except BadInput:
+            raise
         except Exception as error:
             # A GPU has an error of its own for this; a CPU says it in words.
             if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error):

@@ -41,7 +41,7 @@ def load_variant(name: str) -> ModuleType:
         return importlib.import_module("fdp")
     available = sorted(p.stem for p in (ROOT / "variants").glob("*.py") if p.stem != "__init__")
     if name not in available:
-        raise BadInput(f"no policy '{name}': choose fdp or a file in variants/ ({', '.join(available)})")
+        raise BadInput(f"no policy '{name}': choose fdp or a file in variants/, without .py ({', '.join(available)})")
     module = importlib.import_module(f"variants.{name}")
     for needed in ("Policy", "PolicyConfig"):
         if not hasattr(module, needed):
@@ -193,7 +193,6 @@ def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict
     # Evaluations of the old weights may have any name.
     results = [path.name for path in folder.glob("*.json") if path.is_file() and b'"mean_success"' in path.read_bytes()]
     folders.set_aside(folder, [*FILES, *results])
-    (folder / "figures").mkdir(exist_ok=True)
     write_json(path, content)
 
 

@@ -133,6 +133,27 @@ def check_source(config, tasks: list[str], device) -> None:
     if config.start_from not in ("most-used", "random"):
         if len(numbers(config.start_from, K, "--start-from, if not most-used or random,")) != new:
             raise BadInput(f"--start-from must name {new}, one for each new component, got '{config.start_from}'")
+    if config.retain == "exact":
+        check_forgetful(policy)
+
+
+def check_forgetful(policy) -> None:
+    """BadInput if a policy acts otherwise the second time, as a fork may that remembers what it saw: then old tasks
+    cannot be kept exactly, and a single comparison of actions would not tell."""
+    names = policy.config.tasks[:1] * 2
+    one, other = (made_up(policy, names, np.random.default_rng(seed)) for seed in (0, 1))
+    noise = torch.zeros(len(names), policy.config.horizon, policy.config.action_dim)
+    first, _, again = (policy.act(seen, names, noise=noise)[0] for seen in (one, other, one))
+    if not np.array_equal(first, again):
+        raise BadInput("this policy acts otherwise when it sees the same again: it remembers, or draws at random, and "
+                       "exact retention cannot hold that; use --retain replay or paper")  # fmt: skip
+
+
+def made_up(policy, names: list[str], random: np.random.Generator) -> dict[str, np.ndarray]:
+    """An observation for each of these tasks that no environment gave."""
+    return {part: random.integers(256, size=(len(names), *shape)) if len(shape) == 3 else  # a picture
+            random.standard_normal((len(names), *shape)) * 0.2
+            for part, shape in policy.config.observation.items()}  # fmt: skip
 
 
 def try_out(policy) -> None:
@@ -423,15 +444,12 @@ def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: 
 
 
 def unchanged(old, new) -> list[str]:
-    """The tasks that two policies do to the same bits: 20 made-up observations of each, and the same noise."""
+    """The tasks of the old policy, all known to the new one, that both do to the same bits: 20 made-up observations of
+    each, and the same noise."""
     random, names = np.random.default_rng(0), [task for task in old.config.tasks for _ in range(20)]
-    observation = {part: random.integers(256, size=(len(names), *shape)) if len(shape) == 3 else  # a picture
-                   random.standard_normal((len(names), *shape)) * 0.2
-                   for part, shape in old.config.observation.items()}  # fmt: skip
+    observation = made_up(old, names, random)
     shape = (len(names), old.config.horizon, old.config.action_dim)
     noise = torch.tensor(random.standard_normal(shape), dtype=torch.float32)
-    if not set(names) <= set(new.config.tasks):
-        return []
     theirs, mine = old.act(observation, names, noise=noise)[0], new.act(observation, names, noise=noise)[0]
     same = (theirs == mine).reshape(len(old.config.tasks), -1).all(1)
     return [task for task, whole in zip(old.config.tasks, same, strict=True) if whole]
@@ -476,7 +494,6 @@ def evaluated(
         result["tasks"] = {task: found[task] for task in policy.config.tasks}
         result["mean_success"] = evaluate.mean_success(result)
     result.update(provenance(seed, str(device)), training=how["training"])
-    path.parent.mkdir(parents=True, exist_ok=True)
     evaluate.write_evaluation(path, policy, result, traces, video=False)
     return result
 

@@ -6,6 +6,7 @@ that acts almost as before. safetensors checks that a file is complete, not that
 
 import hashlib
 import json
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -27,18 +28,25 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = 
     files.write(path, content)
 
 
+@contextmanager
+def opened(path: Path):
+    """A safetensors file, whose tensors are read when they are asked for. BadInput for anything else."""
+    files.regular_file(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            yield file
+    except Exception as error:  # whatever a damaged file makes the library raise
+        raise BadInput(f"{path} is damaged: {error!s:.200}") from error
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """-> (tensors, about). BadInput if the file is none, is damaged, or holds a number that is not finite.
 
     A file that was saved elsewhere, and has no checksum, is read with one line of warning.
     """
-    files.regular_file(path)
-    try:
-        with safetensors.safe_open(path, "pt") as file:  # opened once: a training may put a newer file in its place
-            about = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # whatever a damaged file makes the library raise
-        raise BadInput(f"{path} is damaged: {error!s:.200}") from error
+    with opened(path) as file:  # opened once: a training may put a newer file in its place
+        about = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     written = about.pop("sha256", None)
     if written is None:
         say_once(f"{path} has no checksum: it was not saved here, and damage to its numbers would not be noticed")
@@ -51,23 +59,15 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def header(path: Path) -> dict[str, str]:
-    """What stands beside the tensors. BadInput for anything but a safetensors file."""
-    files.regular_file(path)
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except Exception as error:
-        raise BadInput(f"{path} is damaged: {error!s:.200}") from error
+    """What stands beside the tensors."""
+    with opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of what is in a safetensors file, without reading it. BadInput as above."""
-    files.regular_file(path)
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise BadInput(f"{path} is damaged: {error!s:.200}") from error
+    """Name -> shape of what is in a safetensors file, without reading it."""
+    with opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def checksum(content) -> str:

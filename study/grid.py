@@ -19,6 +19,7 @@ import fcntl
 import itertools
 import runpy
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,8 @@ from plumbing import interrupt  # noqa: E402
 from plumbing.cli import ROOT, BadInput, parse, run, say  # noqa: E402
 from plumbing.files import exists  # noqa: E402
 from study.jobs import Job, RayJob, Row  # noqa: E402
+
+STOPPED = (128 + signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes
 
 
 @dataclass
@@ -122,6 +125,8 @@ def run_steps(table: list[list[Row]], start: Callable, at_once: int) -> dict:
     total, before = sum(map(len, table)), sum(row.done() for step in table for row in step)
     done, failed, begun = before, [], time.monotonic()
     say(f"{before} of {total} rows are done already")
+    for row in (row for step in table for row in step if row.done() and row.changed()):
+        say(f"{row.result} is there, made by other commands: see {row.log}; delete it to make it anew")
 
     def ended(row: Row, code: int) -> None:
         nonlocal done
@@ -130,6 +135,7 @@ def run_steps(table: list[list[Row]], start: Callable, at_once: int) -> dict:
         now = done + len(failed)
         left = (time.monotonic() - begun) / (now - before) * (total - now) / 60
         how = f"FAILED with exit code {code}, see {row.log}" if code else "done"
+        how = "stopped" if code in STOPPED else how
         say(f"[{now} of {total}] {row.result}: {how}; about {left:.0f} minutes left")
 
     for step in table:

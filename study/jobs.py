@@ -24,6 +24,16 @@ class Row(NamedTuple):
     def done(self) -> bool:
         return files.exists(ROOT / self.result)
 
+    def changed(self) -> bool:
+        """Whether a log is there that says that all went well, and with other commands."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return False
+        ran = [line.replace("--resume", "--overwrite") for line in lines if line.startswith("$ ")]
+        wanted = [f"$ {shlex.join(words)}".replace("--resume", "--overwrite") for words in self.commands]
+        return lines[-1:] == [DONE] and ran != wanted
+
     def said(self) -> str:
         """The last words of its commands."""
         try:

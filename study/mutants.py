@@ -174,6 +174,11 @@ MUTANTS = {
     "the weights of two plays are one": ("evaluate.py", "if chunk == 0:  # also", "if (episode.task, episode.seed) not in weights:  # also", "test_single_lines.py -k played_again"),
     "learning moves what old tasks act with": ("adapt.py", "    stages.check_still(config, grown, windows)\n", "", "test_forks.py -k counter_that_moves"),
     "replay of what it cannot hold": ("plumbing/memory.py", "        self.check(policy, noise, condition)\n", "", "test_forks.py -k composition_is_another"),
+    "a policy that remembers is exact": ("plumbing/stages.py", "        check_forgetful(policy)\n", "        pass\n", "test_forks.py -k remembers"),
+    "an episode is its end, again and again": ("envs/worker.py", "copy.deepcopy(observation)", "observation", "test_environments.py -k same_arrays"),
+    "a number that is none becomes an action": ("encoder.py", "x.dtype != np.uint8 and not np.isfinite(x).all()", "False", "test_encoder.py"),
+    "one blind robot ends an evaluation": ("envs/worker.py", "if not np.isfinite(x).all():", "if False:", "test_rollout_failures.py -k no_number"),
+    "actions in other units are learned": ("envs/demos.py", "if beyond > MOST_BEYOND * count:", "if False:", "test_environments.py -k other_units"),
     "what is saved is not told": ("plumbing/interrupt.py", "raise Interrupted(number, _done)", "raise Interrupted(number)", "test_interruptions.py -k all_is_learned"),
 }  # fmt: skip
 

@@ -140,5 +140,7 @@ def test_a_row_for_each_task(rows, tasks):
         as_tensors({"pont": point}, {"point": (2,)}, ["reach"], torch.device("cpu"))
     with pytest.raises(ValueError, match="^observation 'point' must have the shape .*, a row for each of a list of"):
         as_tensors({"point": point}, {"point": (2,)}, tasks, torch.device("cpu"))
+    with pytest.raises(ValueError, match="observation 'point' has numbers that are not finite"):
+        as_tensors({"point": np.array([[0.0, np.nan]])}, {"point": (2,)}, ["reach"], torch.device("cpu"))
     found = as_tensors({"point": np.ones((2, 2)), "more": 0}, {"point": (2,)}, ["reach", "push"], torch.device("cpu"))
     assert list(found) == ["point"] and found["point"].dtype == torch.float32 and found["point"].shape == (2, 2)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from toy import Point
 import adapt
 import evaluate
 import train
+from envs import demos
 from envs.demos import demonstrations, make_windows
 from envs.tasks import spaces
 from plumbing import figures, runs, stages
@@ -91,6 +93,56 @@ def test_its_demonstrations_are_what_happened(trained, data_dir):
             noise += (executed - wanted)[free].tolist()
             observation = env.step(executed)[0]
     assert len(noise) > 50 and np.std(noise) == pytest.approx(0.1 * 0.05, rel=0.25)
+
+
+def test_what_gives_the_same_arrays_at_every_step_is_recorded_as_it_was(data_dir):
+    """A reference to them would be the end of the episode, again and again."""
+    (same,), (usual,) = (demonstrations([f"toy:{name}-v0"], 1, data_dir)[f"toy:{name}-v0"]
+                         for name in ("SameArrays", "Point"))  # fmt: skip
+    for part, x in usual["observations"].items():
+        assert np.array_equal(same["observations"][part], x), part
+
+
+def test_demonstrations_of_ones_own_environment_say_from_when_they_are(data_dir, capsys):
+    demonstrations(["toy:OtherPoint-v0", "toy:ThirdPoint-v0"], 1, data_dir)
+    capsys.readouterr()
+    demonstrations(["toy:OtherPoint-v0"], 1, data_dir)
+    said = capsys.readouterr().err
+    assert re.search(r"demonstrations of toy:OtherPoint-v0: those of 20\d\d-\d\d-\d\d \d\d:\d\d; if the env", said)
+    assert str(data_dir / "fdp" / "toy-OtherPoint-v0" / "expert-v0") in said and "ThirdPoint" not in said
+
+
+def test_an_environment_that_is_not_what_it_says_is_not_recorded(data_dir):
+    with pytest.raises(BadInput, match=r"'toy:Misshapen-v0', its expert's first episode: .*'point' have shape"):
+        demonstrations(["toy:Misshapen-v0"], 1, data_dir)
+    assert not (data_dir / "fdp" / "toy-Misshapen-v0").exists()
+
+
+def test_an_environment_whose_seed_decides_nothing_is_warned_of(capsys):
+    spaces("toy:Unseeded-v0")
+    assert "'toy:Unseeded-v0' begins otherwise when it is reset with the same seed again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("times", "said"), [
+    (10, "refused: 40 of 40 actions lie beyond what 'toy:Alone-v0' takes, up to 10 times as far"),
+    (1.5, "refused: 40 of 40"), (0.1, "actions use 10 % of the range that 'toy:Alone-v0' takes"), (0.5, ""),
+])  # fmt: skip
+def test_actions_in_other_units_are_noticed(times, said, tmp_path, capsys):
+    ends = 0.05 * times * np.ones((40, 2), np.float32) * np.array([1, -1], np.float32)
+    seen, no = {part: np.zeros((41, 2)) for part in ("point", "goal")}, [False] * 40
+    buffer = EpisodeBuffer(
+        observations=seen, actions=ends, rewards=[0.0] * 40, terminations=no, truncations=no, infos={}
+    )
+    env = Point()
+    demos.store(tmp_path / "data", "mine/a/v0", (env.observation_space, Box(-9, 9, (2,), np.float32)), [buffer],
+                {"description": "a line"})  # fmt: skip
+    try:
+        demos.load("toy:Alone-v0", "mine/a/v0", 1, tmp_path / "data")
+        found = capsys.readouterr().err
+    except BadInput as error:
+        found = f"refused: {str(error).partition('data: ')[2]}"
+    assert found.partition("data: ")[2].startswith(said) or found.startswith(said)
+    assert bool(found) == bool(said)
 
 
 def test_one_vector_or_named_parts_is_the_same_policy(data_dir, tmp_path):
@@ -289,7 +341,7 @@ def test_adapting_to_another_shape_is_refused(trained, data_dir, tmp_path):
 def test_the_documented_training_without_a_simulator_learns():
     """Half of the way to the origin, at positions that it has not seen."""
     page = (ROOT / "docs" / "environments.md").read_text()
-    _, example = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    *_, example = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     done = {}
     exec(example, done)
     assert done["chunk"].shape == (5, 8, 2) and done["weights"].shape == (5, 4)
@@ -302,7 +354,7 @@ def test_the_documented_training_without_a_simulator_learns():
 def test_the_documented_example_runs_from_the_folder_that_it_lies_in(tmp_path):
     """Its module is neither beside train.py nor on Python's path: the commands and their simulators must find it."""
     page = (ROOT / "docs" / "environments.md").read_text()
-    example, _ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    example, *_ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "my_envs.py").write_text(example)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     flags = ["--eval-episodes", 2, "--data-dir", "data", "--out", "run"]
@@ -311,3 +363,18 @@ def test_the_documented_example_runs_from_the_folder_that_it_lies_in(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == "run" and (tmp_path / "run" / "evaluation.json").exists()
     assert (tmp_path / "data" / "fdp" / "my_envs-Point-v0" / "expert-v0").exists()
+
+
+def test_the_documented_robot_learns_from_arrays_and_acts(tmp_path):
+    """Its three pieces of code and its command, one after the other, in an empty folder."""
+    page = (ROOT / "docs" / "environments.md").read_text()
+    _, robot, put, loop, _ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (command,) = re.findall(r"^python (train.py --tasks my_robot.*)", page, re.MULTILINE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for name, text in {"my_robot.py": robot, "put.py": put, "loop.py": loop}.items():
+        (tmp_path / name).write_text(text)
+    train_it = [str(ROOT / "train.py"), *shlex.split(command)[1:], "--steps", "5", "--device", "cpu"]
+    for words in (["put.py"], train_it, ["loop.py"]):
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[") == 12  # three chunks, of which four actions are executed

@@ -387,7 +387,7 @@ def test_fields_of_a_config_of_ones_own(my_forks, monkeypatch, capsys):
         runs.parse_with_own_fields(train.TrainConfig, [*words, "--help"])
     told = " ".join(re.sub(r"[─╭╮╰╯│]", " ", capsys.readouterr().out).split())
     assert "one for each component (default: noise clean)" in told
-    assert "H, actions predicted at once" in told and "(default: 16)" in told  # train.py's words, and the fork's number
+    assert "H, actions per chunk" in told and "(default: 16)" in told  # train.py's words, and the fork's number
     # One that does not build on fdp.py's: nothing is a default there.
     whole = forked(object, **{name: (kind, dataclasses.MISSING) for name, (kind, _) in OWN.items()})
     monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, whole))
@@ -1019,6 +1019,44 @@ def test_a_counter_that_moves_old_tasks_is_refused_where_they_are_promised(data_
         command(adapt, *flags, "--out", tmp_path / "exact")
     assert not folders.taken(tmp_path / "exact")
     command(adapt, *flags, "--out", tmp_path / "paper", "--retain", "paper")
+
+
+class Remembering(NormPolicy):
+    """Its weights depend on those before, which are kept where nobody looks for them."""
+
+    last = None
+
+    def weigh(self, condition, step=None):
+        now = super().weigh(condition, step)
+        if self.last is not None and len(self.last) == len(now) and not torch.is_grad_enabled():
+            now = 0.7 * self.last + 0.3 * now
+        self.last = now.detach()
+        return now
+
+
+def test_a_policy_that_remembers_is_refused_where_old_tasks_are_promised(data_dir, tmp_path, my_forks, monkeypatch):
+    monkeypatch.setitem(my_forks, "norm", with_policy(Remembering))
+    monkeypatch.setattr(variants.staged, "on_top_of", variants.staged.on_top_of.__wrapped__)
+    command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+            tmp_path / "old")  # fmt: skip
+    flags = ["--run", tmp_path / "old", "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--steps", 2,
+             "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0]  # fmt: skip
+    with pytest.raises(BadInput, match="this policy acts otherwise when it sees the same again: it remembers"):
+        command(adapt, *flags, "--out", tmp_path / "exact")
+    assert not folders.taken(tmp_path / "exact")
+    command(adapt, *flags, "--out", tmp_path / "paper", "--retain", "paper")
+
+
+def test_a_loss_without_an_error_for_each_sample_is_refused_before_training(data_dir, tmp_path, my_forks, monkeypatch):
+    class Averaged(NormPolicy):
+        def loss(self, *batch):
+            return super().loss(*batch).mean()
+
+    monkeypatch.setitem(my_forks, "norm", with_policy(Averaged))
+    with pytest.raises(BadInput, match=r"loss must return an error for each sample, \(8,\), not \(\)"):
+        command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+                tmp_path / "run")  # fmt: skip
+    assert not folders.taken(tmp_path / "run")
 
 
 def test_a_fork_is_told_how_far_training_is(data_dir, tmp_path, my_forks, monkeypatch):

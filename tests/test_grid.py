@@ -109,13 +109,19 @@ def test_a_row_whose_log_cannot_be_written_fails_alone(table, tmp_path, capsys):
     assert "b: nothing in" in capsys.readouterr().err
 
 
-def test_what_is_done_is_left_out_and_a_step_waits_for_the_one_before(table, tmp_path):
+def test_what_is_done_is_left_out_and_a_step_waits_for_the_one_before(table, tmp_path, capsys):
     note = code(tmp_path, "print(sys.argv[1], file=open('order', 'a')); pathlib.Path(sys.argv[1]).touch()")
     (tmp_path / "b").touch()
     steps = [[("a", f"{note} half", f"{note} a"), ("b", f"{note} b")], [("c", f"{note} c")], [("d", f"{note} d")]]
     assert grid.main(grid.GridConfig(table(*steps))) == {"done_before": 1, "done_now": 3}
     assert (tmp_path / "order").read_text().split() == ["half", "a", "c", "d"]
+    capsys.readouterr()
     assert grid.main(grid.GridConfig(table(*steps))) == {"done_before": 4, "done_now": 0}
+    assert "other commands" not in capsys.readouterr().err
+    changed = [[("a", f"{note} whole", f"{note} a"), *steps[0][1:]], *steps[1:]]
+    assert grid.main(grid.GridConfig(table(*changed))) == {"done_before": 4, "done_now": 0}
+    said = [line for line in capsys.readouterr().err.splitlines() if "other commands" in line]
+    assert len(said) == 1 and said[0].startswith("a is there, made by other commands: see ")
 
 
 def test_a_row_that_fails_stops_no_other_and_its_output_is_kept(table, tmp_path, capsys):

@@ -334,7 +334,7 @@ def test_actions_beyond_the_range_are_clipped_and_counted(tmp_path, capsys):
     assert np.array_equal(episodes[1]["actions"], np.clip(actions, -1, 1)) and (episodes[0]["actions"] == 0.5).all()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and "no checksums" in said[0]
-    assert "2 of 10 actions lie beyond what 'push' takes, and are clipped" in said[1]
+    assert "2 of 10 actions lie beyond what 'push' takes, up to" in said[1]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])

@@ -35,5 +35,4 @@ class Policy(FactorizedPolicy):
         c = self.config
         if not any(len(shape) == 3 for shape in c.observation.values()):
             raise ValueError("policy lit learns from pictures: --observation pixels")
-        parts = {name: tuple(shape) for name, shape in c.observation.items()}
-        return LitEncoder(parts, c.condition_dim, c.eye, c.differences)
+        return LitEncoder(c.observation, c.condition_dim, c.eye, c.differences)

@@ -16,4 +16,4 @@ class Policy(FactorizedPolicy):
         c = self.config
         if "proprioception" not in c.observation:
             raise ValueError(f"these tasks give {', '.join(c.observation)}, and no part named 'proprioception'")
-        return StateEncoder({"proprioception": tuple(c.observation["proprioception"])}, c.condition_dim)
+        return StateEncoder({"proprioception": c.observation["proprioception"]}, c.condition_dim)
