@@ -122,4 +122,4 @@ def test_numbers_that_are_typed_by_hand_are_those_of_the_files():
     least, *most = (f"{share:.2f}" for share in sorted(r["success"] for r in played))
     assert f"three runs, from different demonstrations, reach {least}, {most[0]} and {most[1]}." in README
     cameras = json.loads((ROOT / "study/pixels/fdp-25-s0.json").read_text())["mean_success"]
-    assert f"to {cameras:.2f}. Not a framework" in README
+    assert f"to {cameras:.2f}. It is not a framework" in README
