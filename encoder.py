@@ -25,7 +25,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from plumbing.cli import say_once
+from plumbing.cli import BadInput, say_once
 
 Observation = dict[str, Tensor]  # part -> (B, *shape)
 
@@ -57,13 +57,13 @@ def check_rows(observation: dict, parts: dict, tasks: list[str]) -> None:
 
 def as_tensors(observation: dict, parts: dict, tasks: list[str], device: torch.device) -> Observation:
     """What the environments gave, arrays {part: (B, *shape)}, as float32 on the device. ValueError as `check_rows`, and
-    for a number that is not finite: it would come out as an action, and go to a robot."""
+    BadInput for a number that is not finite: it would come out as an action, and go to a robot."""
     check_rows(observation, parts, tasks)
-    arrays = {name: np.asarray(observation[name]) for name in parts}
-    for name, x in arrays.items():
-        if x.dtype != np.uint8 and not np.isfinite(x).all():
-            raise ValueError(f"observation '{name}' has numbers that are not finite")
-    return {name: torch.as_tensor(x, dtype=torch.float32, device=device) for name, x in arrays.items()}
+    tensors = {name: torch.as_tensor(np.asarray(observation[name]), dtype=torch.float32) for name in parts}
+    for name, x in tensors.items():
+        if not x.isfinite().all():
+            raise BadInput(f"observation '{name}' has numbers that are not finite, at {tasks[0]} or a row beside it")
+    return {name: x.to(device) for name, x in tensors.items()}
 
 
 def make_encoder(parts: dict, condition_dim: int, differences: tuple[Difference, ...], eye: str) -> nn.Module:

@@ -38,7 +38,7 @@ class EvaluateConfig:
     episodes: int = 50  # per task. The 95 % interval is about +-14 points wide at 50, +-7 at 200 (worst case)
     sampler: str = ""  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M); default: the policy's own, dpm
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
-    executed: int | None = None  # actions carried out before looking again, 1 to H; default: the policy's own, often 4
+    executed: int | None = None  # actions executed per chunk, 1 to H; default: the policy's own, often 4
     seed: int = 0  # which block of 10,000 evaluation episodes
     even: bool = False  # replace the router's weights by 1/K: how much does success depend on them?
     shift: str = ""  # with cameras, what to change: camera | light | table | object | corner-off | wrist-off

@@ -9,7 +9,7 @@ here x, with noise e, as in papers on sampling; in fdp.py a, with noise eps. (Th
 t = 0 is their 1.) A network learns to predict the noise in x_t. Sampling goes backwards: start at pure noise, predict
 the noise in it, remove a little of that, predict again. Everything below is arithmetic on that one equation.
 
-What a chunk is, in time, with H = 8 and 4 actions executed before looking again (o: seen, a: predicted):
+What a chunk is, in time, with H = 8 and 4 actions executed per chunk (o: seen, a: predicted):
 
     step        -1   0   1   2   3   4   5   6   7
     seen         o   o

@@ -46,7 +46,6 @@ DRAWS = FIRST_EVALUATION_SEED // DRAW_SEEDS
 ACTION_NOISE = 0.1  # of half the action range; larger makes experts fail, smaller leaves drift uncovered
 STEPS_AFTER_SUCCESS = 10  # so that staying at the goal is in the data too
 TRIES = 3  # with a seed whose environment raises an exception, or whose process dies
-MOST_BEYOND = 0.9  # of actions that may lie beyond what the environment takes: a policy of corners alone is no policy
 LITTLE_USED = 0.2  # of the action range: a policy that acts within less is worth a line
 COLLECTING = ".collecting-"  # how the names of temporary folders begin
 AUTHOR = "fdp envs/demos.py"  # marks datasets that we made, and may therefore remake
@@ -74,6 +73,8 @@ def demonstrations(
     Returns task -> episodes, each {"observations": {part: (L+1, *shape)}, "actions": (L, A)} in float32.
     Raises BadInput for a dataset that cannot be used. Only the default dataset ids are ever (re)made.
     """
+    if count < 1:
+        raise BadInput(f"demonstrations per task must be at least 1, got {count}")
     if not isinstance(dataset_id, str) or "{task}" not in dataset_id:
         got = f"{dataset_id!r:.80}"
         raise BadInput(f"--dataset-id must contain {{task}}, which stands for the task's name, got {got}")
@@ -102,13 +103,15 @@ def demonstrations(
         if wanting:
             tempfile.TemporaryFile(dir=data_dir).close()  # whether it can be written, before minutes of work
             collect(wanting, count, data_dir, draw)
-        for task in sorted(set(tasks) - {*wanting, *TASKS, *pixels.IDS}) if ours else []:  # ours know their recipe
-            folder = data_dir / dataset_name(task, drawn(draw))
-            when = datetime.fromtimestamp(folder.stat().st_mtime)
-            say(f"demonstrations of {task}: those of {when:%Y-%m-%d %H:%M}; if the environment or its expert has "
-                f"changed since, delete {folder}")  # fmt: skip
     except OSError as error:
         raise BadInput(f"cannot write demonstrations to {data_dir}: {error.strerror or error}") from error
+    for task in sorted(set(tasks) - {*wanting, *TASKS}) if ours else []:
+        if task.startswith("fdp/"):  # of this project, whose recipe is known
+            continue
+        folder = data_dir / dataset_name(task, dataset_id)
+        when = datetime.fromtimestamp(folder.stat().st_mtime)
+        say(f"demonstrations of {task}: those of {when:%Y-%m-%d %H:%M}; if the environment or its expert has changed "
+            f"since, delete {folder}")  # fmt: skip
     return {task: load(task, dataset_name(task, dataset_id), count, data_dir, parts) for task in tasks}
 
 
@@ -157,9 +160,11 @@ def collect(tasks: list[str], count: int, data_dir: Path, draw: int = 0) -> None
                 seeds = range(DRAW_SEEDS * draw + attempts, DRAW_SEEDS * draw + attempts + missing)
                 assert seeds.stop <= min(DRAW_SEEDS * (draw + 1), FIRST_EVALUATION_SEED)
                 attempts += missing
-                kept += [e for e in _play(roller, task, seeds, lambda e: bar.update(e.success)) if e.success]
-            seen, actions = name_parts(task, _stack(kept[0].observations)), np.asarray(kept[0].actions)
-            _check(task, f"environment '{task}', its expert's first episode", None, seen, actions)
+                played = [e for e in _play(roller, task, seeds, lambda e: bar.update(e.success)) if e.success]
+                for e in played:  # or it would be stored, and refused whenever it is read
+                    seen, actions = name_parts(task, _stack(e.observations)), np.asarray(e.actions)
+                    _check(task, f"environment '{task}', its expert's episode of seed {e.seed}", None, seen, actions)
+                kept += played
             _store(task, kept, attempts, data_dir, draw)
 
 
@@ -326,20 +331,17 @@ def load(task: str, name: str, count: int, data_dir: Path, parts=None) -> list[d
         if parts is not None:  # what nobody asked for may be a camera, and large
             episode["observations"] = {part: episode["observations"][part] for part in parts}
     low, high = (np.float32(end) for end in (spaces(task).action_low, spaces(task).action_high))
-    beyond = sum(((e["actions"] < low) | (e["actions"] > high)).any(1).sum() for e in episodes)
-    count = sum(len(e["actions"]) for e in episodes)
-    most = max(float(np.abs((2 * e["actions"] - low - high) / (high - low)).max()) for e in episodes)  # 1: at an end
-    if beyond > MOST_BEYOND * count:
-        raise BadInput(f"{dataset.where}: {beyond} of {count} actions lie beyond what '{task}' takes, up to {most:.3g} "
-                       "times as far as its ends: other units, or another task's actions?")  # fmt: skip
+    actions, wide = np.concatenate([e["actions"] for e in episodes]), high > low
+    far = np.abs(2 * actions - low - high)[:, wide] / (high - low)[wide]  # 1: at an end of the range
+    beyond, most = (far > 1 + 1e-3).any(1).sum(), far.max(initial=0)
     if most < LITTLE_USED:
         say(f"{dataset.where}: actions use {100 * most:.2g} % of the range that '{task}' takes. A policy learns in "
             "parts of that range, so to few digits: make the action space as narrow as what is done")  # fmt: skip
     if beyond:
-        say(f"{dataset.where}: {beyond} of {count} actions lie beyond what '{task}' takes, up to {most:.3g} times as "
-            "far as its ends, and are clipped")  # fmt: skip
-        for episode in episodes:
-            episode["actions"] = episode["actions"].clip(low, high)
+        say(f"{dataset.where}: {beyond} of {len(actions)} actions lie beyond what '{task}' takes, up to {most:.3g} "
+            "times as far as its ends, and are clipped; are they in its units?")  # fmt: skip
+    for episode in episodes:
+        episode["actions"] = episode["actions"].clip(low, high)
     return episodes
 
 

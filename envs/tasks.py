@@ -8,6 +8,7 @@ An environment of one's own needs a Box, or a Dict of Boxes, as observations, a 
 without one, demonstrations come from a dataset. docs/environments.md has an example.
 """
 
+import copy
 import difflib
 import functools
 import importlib
@@ -122,10 +123,10 @@ def spaces(task: str) -> Spaces:
     if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
         raise BadInput(f"environment '{task}' must have a bounded Box of numbers as actions, not {action}")
     low, high = (tuple(float(x) for x in end) for end in (action.low, action.high))
-    first, again = (name_parts(task, env.reset(seed=0)[0]) for _ in range(2))
-    if not all(np.array_equal(first[name], again[name], equal_nan=True) for name in first):
-        say_once(f"environment '{task}' begins otherwise when it is reset with the same seed again: no two policies "
-                 "play the same episodes, and no result comes again")  # fmt: skip
+    first, again = (copy.deepcopy(name_parts(task, env.reset(seed=0)[0])) for _ in range(2))
+    if others := [name for name in first if not np.array_equal(first[name], again[name], equal_nan=True)]:
+        say_once(f"environment '{task}' begins with another '{others[0]}' when it is reset with the same seed again: "
+                 "no two policies play the same episodes, and no result comes again")  # fmt: skip
     if "success" not in env.step(action.sample())[-1]:
         raise BadInput(f"environment '{task}' must say in info['success'], at every step, whether the task is done")
     if env.spec is None or env.spec.max_episode_steps is None:

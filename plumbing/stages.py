@@ -143,7 +143,11 @@ def check_forgetful(policy) -> None:
     names = policy.config.tasks[:1] * 2
     one, other = (made_up(policy, names, np.random.default_rng(seed)) for seed in (0, 1))
     noise = torch.zeros(len(names), policy.config.horizon, policy.config.action_dim)
-    first, _, again = (policy.act(seen, names, noise=noise)[0] for seen in (one, other, one))
+    training = policy.training
+    policy.eval()  # a fresh one is not: it would move pictures at random
+    with torch.random.fork_rng(devices=[]):  # what a fork draws here decides on nothing else
+        first, _, again = (policy.act(seen, names, noise=noise)[0] for seen in (one, other, one))
+    policy.train(training)
     if not np.array_equal(first, again):
         raise BadInput("this policy acts otherwise when it sees the same again: it remembers, or draws at random, and "
                        "exact retention cannot hold that; use --retain replay or paper")  # fmt: skip

@@ -34,7 +34,8 @@ from plumbing.cli import ROOT, BadInput, parse, run, say  # noqa: E402
 from plumbing.files import exists  # noqa: E402
 from study.jobs import Job, RayJob, Row  # noqa: E402
 
-STOPPED = (128 + signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+STOPPED = {128 + number for number in SIGNALS} | {-number for number in SIGNALS}  # exit codes; -n: without a handler
 
 
 @dataclass
@@ -126,7 +127,7 @@ def run_steps(table: list[list[Row]], start: Callable, at_once: int) -> dict:
     done, failed, begun = before, [], time.monotonic()
     say(f"{before} of {total} rows are done already")
     for row in (row for step in table for row in step if row.done() and row.changed()):
-        say(f"{row.result} is there, made by other commands: see {row.log}; delete it to make it anew")
+        say(f"{row.result} is there, made by other commands (see {row.log}): to make it anew, delete {row.result}")
 
     def ended(row: Row, code: int) -> None:
         nonlocal done

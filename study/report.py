@@ -79,6 +79,7 @@ def sources(study: Path) -> list[str]:
                     "mt50/*-s[0-9].json", "mt50/executed-*.json", "sequences/*-s[0-9].json",
                     "router/wake/*.json", "router/fifty/*-s[0-9].json", "router/baselines/*-s[0-9].json",
                     "router/components/*-s[0-9].json", "router/adapting/*/*.json", "router/cost.json",
+                    "router/components/cost.json",
                     "router/default/*.json", "router/default/*/*.json",
                     "speed/[cl]*.json", "gpu/*.json", "coverage.json"):  # fmt: skip
         if rows and not any(study.glob(pattern)):

@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 
 from encoder import StateEncoder, as_tensors, join, make_encoder, rows
+from plumbing.cli import BadInput
 
 
 def test_statistics_round_trip_with_constant_and_hardly_moving_dimensions():
@@ -140,7 +141,11 @@ def test_a_row_for_each_task(rows, tasks):
         as_tensors({"pont": point}, {"point": (2,)}, ["reach"], torch.device("cpu"))
     with pytest.raises(ValueError, match="^observation 'point' must have the shape .*, a row for each of a list of"):
         as_tensors({"point": point}, {"point": (2,)}, tasks, torch.device("cpu"))
-    with pytest.raises(ValueError, match="observation 'point' has numbers that are not finite"):
-        as_tensors({"point": np.array([[0.0, np.nan]])}, {"point": (2,)}, ["reach"], torch.device("cpu"))
     found = as_tensors({"point": np.ones((2, 2)), "more": 0}, {"point": (2,)}, ["reach", "push"], torch.device("cpu"))
     assert list(found) == ["point"] and found["point"].dtype == torch.float32 and found["point"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("strange", [np.nan, -np.inf, 1e300])
+def test_what_is_no_number_never_comes_out_as_an_action(strange):
+    with pytest.raises(BadInput, match="observation 'point' has numbers that are not finite, at reach or a row beside"):
+        as_tensors({"point": np.array([[0.0, strange]])}, {"point": (2,)}, ["reach"], torch.device("cpu"))

@@ -1047,6 +1047,21 @@ def test_a_policy_that_remembers_is_refused_where_old_tasks_are_promised(data_di
     command(adapt, *flags, "--out", tmp_path / "paper", "--retain", "paper")
 
 
+def test_a_policy_that_is_random_in_training_alone_does_not_remember():
+    """As a fresh one is, which a sequence without --run begins with: dropout here, pictures moved elsewhere."""
+
+    class Dropping(fdp.Policy):
+        def weigh(self, condition, step=None):
+            return super().weigh(nn.functional.dropout(condition, 0.5, self.training))
+
+    policy = Dropping(
+        fdp.PolicyConfig(observation={"point": (2,)}, action_low=(-1.0,), action_high=(1.0,), tasks=["a"])
+    )
+    before = torch.get_rng_state()
+    plumbing.stages.check_forgetful(policy.train())
+    assert policy.training and policy.router.training and torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_loss_without_an_error_for_each_sample_is_refused_before_training(data_dir, tmp_path, my_forks, monkeypatch):
     class Averaged(NormPolicy):
         def loss(self, *batch):

@@ -121,7 +121,7 @@ def test_what_is_done_is_left_out_and_a_step_waits_for_the_one_before(table, tmp
     changed = [[("a", f"{note} whole", f"{note} a"), *steps[0][1:]], *steps[1:]]
     assert grid.main(grid.GridConfig(table(*changed))) == {"done_before": 4, "done_now": 0}
     said = [line for line in capsys.readouterr().err.splitlines() if "other commands" in line]
-    assert len(said) == 1 and said[0].startswith("a is there, made by other commands: see ")
+    assert len(said) == 1 and said[0].startswith("a is there, made by other commands (see ")
 
 
 def test_a_row_that_fails_stops_no_other_and_its_output_is_kept(table, tmp_path, capsys):
@@ -140,6 +140,14 @@ def test_a_row_that_fails_stops_no_other_and_its_output_is_kept(table, tmp_path,
     assert said.count("FAILED with exit code") == 3 and "127" in said and "minutes left" in said
     (tmp_path / "b").touch(), (tmp_path / "c").touch(), (tmp_path / "script-0.py").write_text("")
     assert grid.main(grid.GridConfig(table(*steps))) == {"done_before": 3, "done_now": 2}
+
+
+def test_a_row_that_was_stopped_has_not_failed(table, tmp_path, capsys):
+    killed = code(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    with pytest.raises(SystemExit):
+        grid.main(grid.GridConfig(table([("a", killed), ("b", code(tmp_path, "sys.exit(143)")), ("c", "false")])))
+    said = capsys.readouterr().err
+    assert "a: stopped;" in said and "b: stopped;" in said and "c: FAILED with exit code 1" in said
 
 
 # Begins a process of its own, then has grid.py stopped. "saves" ends when it is asked to, "stays" does not.

@@ -105,16 +105,6 @@ def test_a_seed_that_cannot_be_demonstrated_is_one_line(name, why, tmp_path, mon
     assert not list((tmp_path / "data").rglob("*.hdf5"))
 
 
-def test_an_episode_whose_observation_is_no_number_is_lost_alone(capfd):
-    """It would come out of the policy as an action, and end the whole evaluation."""
-    policy = Policy(PolicyConfig(observation={"goal": (2,), "point": (2,)}, action_low=(-0.05,) * 2, components=2,
-                                 action_high=(0.05,) * 2, tasks=[task("Blind")], channels=(8, 16))).eval()  # fmt: skip
-    result, _ = evaluate.evaluate(policy, [task("Blind")], 5, 0, workers=1)
-    lost = result["tasks"][task("Blind")]["lost"]
-    assert list(lost) == ["1000003"] and "observation 'point' has numbers that are not finite" in lost["1000003"]
-    assert result["tasks"][task("Blind")]["n"] == 4
-
-
 def test_deaths_are_forgiven_where_episodes_are_played_in_between(monkeypatch):
     """Ten thousand episodes may meet the out-of-memory killer more than five times."""
     monkeypatch.setattr(Roller, "MOST_DEATHS", 4)

@@ -172,7 +172,7 @@ def looking(study: Path) -> list[str]:
     return [
         *text("Commands: `study/core/executed.py`. The policies that come with the code, trained once: `evaluate.py "
               "--executed` decides it at run time. A chunk has eight actions, of which train.py's default carries out "
-              "four.", played_on(list(found.values())), "It is the block for choices.", verdict),
+              "four.", played_on(list(found.values())), "Block 400 is for choices.", verdict),
         *table(header, rows), *text(DAGGER),
     ]  # fmt: skip
 

@@ -133,7 +133,7 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "plain-6000": "the same on another machine",
     "fdp-12000": "one step and noise, all of train.py's steps",
     "fdp-12000-again": "the same, trained again",
-    "fdp-12000-executed-2": "its weights, two actions before looking again",
+    "fdp-12000-executed-2": "its weights, two actions executed per chunk",
     "draws-4-6000": "four steps and noises, as train.py has it since; half of train.py's steps",
     "draws-4-12000": "the same, all of train.py's steps: the run of block 16 with pictures moved by 4 pixels",
     "shift-2-6000": "pictures moved by up to 2 of 64 pixels in training, not 4; half the steps",

@@ -1,7 +1,7 @@
 """What acting sparsely costs: eight components of which two act, beside two, one network as large as two, and eight.
 
     python study/router/cost.py                     # 5 minutes on an idle machine
-    python study/router/cost.py --number --out study/router/components/cost.json      # K from 1 to 16 instead
+    python study/router/cost.py --number            # K from 1 to 16 instead
 
 A training step (batch 64) and an action chunk for 24 robots, both sizes, fresh weights, in turn in one process. Every
 row of the batch has two components, and all components as many rows as each other, by hand: what a router that uses
@@ -41,7 +41,7 @@ class CostConfig:
     device: str = "auto"  # auto | cpu | cuda
     turns: int = 7  # how often each candidate is measured
     number: bool = False  # time K = 1 to 16 instead, as study/router/components.py trains them
-    out: str = "study/router/cost.json"
+    out: str = ""  # default: study/router/cost.json, or study/router/components/cost.json
 
 
 def policies(size: str, device: torch.device) -> dict[str, torch.nn.Module]:
@@ -87,7 +87,8 @@ def main(config: CostConfig) -> dict:
     """Returns what the command's last line says: the path written and the ratios."""
     if config.turns < 1:
         raise BadInput("--turns must be at least 1")
-    device, path = choose_device(config.device), ROOT / config.out
+    usual = "study/router/components/cost.json" if config.number else "study/router/cost.json"
+    device, path = choose_device(config.device), ROOT / (config.out or usual)
     check_output(path, "threads")
     if config.number:
         rows = timed(by_number(device), "small", 1, "K = 4, each", config.turns)
