@@ -115,7 +115,7 @@ def adapted(study: Path) -> list[str]:
         scratch = found.get((demos, "scratch"), {})
         minus = str(difference(played, scratch)) if way != "scratch" and len(scratch) == len(played) else ""
         rows.append([demos, WAYS[way], *(count({t: played[t]}) if t in played else "" for t in tasks),
-                     rate(played).share, minus])  # fmt: skip
+                     rate(played).share if len(played) == len(tasks) else "", minus])  # fmt: skip
     successes, n = expert(runs)
     rows.append(["", "scripted expert", *("/".join(map(str, expert(runs, [t]))) for t in tasks), number(successes / n)])
     names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
