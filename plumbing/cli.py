@@ -14,7 +14,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,12 +144,7 @@ def check_output(path: Path, key: str) -> None:
         same = False
     if not same:
         raise BadInput(f"--out {path} exists and is not such a result: choose another name")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise BadInput(f"cannot write --out {path}: {error.strerror or error}") from error
+    files.check_writable(path.parent)
 
 
 def provenance(seed: int, device: str) -> dict:

@@ -106,6 +106,16 @@ def write(path: Path, content: bytes | memoryview) -> None:
     _sync_folder(path.parent)
 
 
+def check_writable(folder: Path) -> None:
+    """BadInput if nothing can be written into --out's folder, now and not after minutes of work. It is not made yet."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        why = "no folder" if there.is_file() else "read-only" if error.errno == errno.EROFS else error.strerror
+        raise BadInput(f"cannot write to --out {folder}: {there} is {why}") from error
+
+
 def disk_full(error: OSError) -> bool:
     """Whether writing failed because there is no room: no space, a quota, or a limit on the size of files."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -8,7 +8,6 @@ The claim is a lock on the folder itself. It ends with the process, so a killed 
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import math
@@ -90,12 +89,7 @@ def check_free(folder: Path, overwrite: bool = False) -> None:
         raise BadInput(f"--overwrite replaces runs, and {folder} is none: no config.json of one is there")
     if _busy(folder):
         raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    try:
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError as error:
-        why = "no folder" if there.is_file() else "read-only" if error.errno == errno.EROFS else error.strerror
-        raise BadInput(f"cannot write to --out {folder}: {there} is {why}") from error
+    files.check_writable(folder)
 
 
 def claim_free(wanted: Path) -> Path:
@@ -199,18 +193,10 @@ def _busy(folder: Path) -> bool:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
         return False
-    if _key(handle) in _held:
-        os.close(handle)
-        return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # some network drives know no locks
-        return False
+        return _key(handle) not in _held and not _locked(handle)
     finally:
-        os.close(handle)
-    return False
+        os.close(handle)  # and with it the lock
 
 
 def _lock(handle: int) -> bool:
@@ -218,17 +204,21 @@ def _lock(handle: int) -> bool:
         os.close(handle)
         return True
     for _ in range(5):  # somebody may only be asking
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
-            continue
-        except OSError:
-            pass
-        _held[_key(handle)] = handle
-        return True
+        if _locked(handle):
+            _held[_key(handle)] = handle
+            return True
+        time.sleep(0.05)
     os.close(handle)
     return False
+
+
+def _locked(handle: int) -> bool:
+    """Lock it, and say whether that went well; some network drives know no locks, and then it did."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
 
 
 def _key(handle: int) -> tuple[int, int]:

@@ -535,7 +535,7 @@ def test_default_run_folders_are_numbered(tmp_path):
     (["--seed", -100], "--seed must be between 0 and 2147483647, got -100"),
     (["--seed", 10**20], "--seed must be between 0 and"),
     (["--episodes", 0], "episodes must be between 1 and 10000"),
-    (["--out", "/proc/nowhere/e.json"], "cannot write --out"),
+    (["--out", "/proc/nowhere/e.json"], "cannot write to --out"),
     (["--out", "/tmp"], "must name a file that ends in .json"),
     (["--out", "pyproject.toml"], "must name a file that ends in .json"),
 ])  # fmt: skip
