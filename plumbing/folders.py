@@ -23,7 +23,7 @@ from plumbing.cli import BadInput, say
 CHECKPOINTS = ("model.safetensors", "resume.pt")  # of which a run that is worth keeping has at least one
 REPLACED = "replaced"  # where --overwrite keeps the old run until the new one has something to show
 OURS = (".json", ".jsonl", ".pt", ".safetensors")  # how files of a run end
-INNER = (REPLACED, "before", "figures", "videos", "tensorboard")  # folders of a run, into which results are written
+INNER = (REPLACED, "before", "figures", "videos")  # folders of a run, into which results are written
 _held: dict[tuple[int, int], int] = {}  # (device, inode) of a folder -> its lock, for as long as this process lives
 
 
@@ -47,7 +47,7 @@ def _only_begun(folder: Path) -> bool:
     """Whether it holds a run of ours that never reached a checkpoint, and nothing else. One whose weights somebody has
     removed has figures, or a log that goes on past the first checkpoint."""
     names = {path.name for path in folder.iterdir() if not _half_written(path, folder)}
-    if not names <= {"config.json", "log.jsonl", "figures", "tensorboard"} or not _is_run(folder):
+    if not names <= {"config.json", "log.jsonl", "figures"} or not _is_run(folder):
         return False
     first = files.read_json(folder / "config.json")["train"].get("save_every", 1000)
     early = isinstance(first, int) and _logged(folder / "log.jsonl") <= first

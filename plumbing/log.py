@@ -1,4 +1,4 @@
-"""What a run says while it trains: log.jsonl, TensorBoard where that is installed, and how the router is used."""
+"""What a run says while it trains: log.jsonl, and how the router is used."""
 
 import json
 import math
@@ -27,12 +27,12 @@ class Log:
     """
 
     def __init__(self, folder: Path | None, device: torch.device, start=0, seconds=0.0, sums=None, count=0):
-        self.file = self.board = None
+        self.file = None
         if folder:
             path = folder / "log.jsonl"
             kept = [line for line in read_log(path) if line["step"] <= start] if path.exists() else []
             files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-            self.file, self.board = path.open("a"), _tensorboard(folder)
+            self.file = path.open("a")
         self.device, self.before, self.begin = device, seconds, time.perf_counter()
         self.start, self.count = start, count
         # On the device: reading a number would make the GPU wait at every step.
@@ -62,18 +62,12 @@ class Log:
         if self.file:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
-        if self.board:
-            for name, value in line.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(name, value, step)
         self.sums, self.count = {}, 0
         return line
 
     def close(self) -> None:
         if self.file:
             self.file.close()
-        if self.board:
-            self.board.close()
 
 
 class Usage:
@@ -170,12 +164,3 @@ def _router_shape(line: dict) -> dict[str, int] | None:
         if not of_task["usage"]:
             raise ValueError("no component")
     return {task: len(of_task["usage"]) for task, of_task in line["router"].items()}
-
-
-def _tensorboard(folder: Path):
-    """A TensorBoard writer in the run folder if the tensorboard package is installed; it is not required."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))

@@ -32,7 +32,7 @@ from plumbing import configs, files, folders, formats, tensors
 from plumbing.cli import ROOT, BadInput, other_versions, parse, say_once, write_json
 
 FILES = ("config.json", "model.safetensors", "resume.pt", "replay.safetensors", "skill.safetensors",
-         "adaptation.json", "before", "log.jsonl", "figures", "videos", "tensorboard")  # fmt: skip
+         "adaptation.json", "before", "log.jsonl", "figures", "videos")  # fmt: skip
 
 
 def load_variant(name: str) -> ModuleType:

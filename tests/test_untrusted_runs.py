@@ -174,7 +174,7 @@ def test_a_link_in_a_run_is_never_written_through(run, tiny, tmp_path, monkeypat
                 path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["figures", "videos", "tensorboard", "replaced"])
+@pytest.mark.parametrize("name", ["figures", "videos", "replaced"])
 @pytest.mark.parametrize("what", ["link", "file"])
 def test_a_folder_of_results_is_a_folder(run, tiny, tmp_path, monkeypatch, name, what):
     (tmp_path / "precious").mkdir()
