@@ -156,8 +156,8 @@ def ddpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tenso
     return x
 
 
-def ddim(predict_noise, x, alpha_bar, steps, clip=True, eta=0.0, generator=None) -> Tensor:
-    """Deterministic for eta = 0, DDPM's noise level for eta = 1. Song et al. 2021 (arXiv 2010.02502), equation 12.
+def ddim(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
+    """Deterministic. Song et al. 2021 (arXiv 2010.02502), equation 12 with sigma = 0.
 
     The trick that permits few steps: x_0 and e together determine x at *every* noise level (DDPM equation 4), so one
     may jump to any earlier step and not only to the neighbouring one.
@@ -166,10 +166,7 @@ def ddim(predict_noise, x, alpha_bar, steps, clip=True, eta=0.0, generator=None)
         clean = _predict_clean(predict_noise, x, t, ab, clip)
         # The noise is recomputed from the *clipped* action: otherwise the two no longer add up to x_t.
         noise = (x - math.sqrt(ab) * clean) / math.sqrt(1 - ab)
-        sigma = eta * math.sqrt((1 - ab_next) / (1 - ab) * (1 - ab / ab_next))  # equation 16; 0 on the last step
-        x = math.sqrt(ab_next) * clean + math.sqrt(max(1 - ab_next - sigma**2, 0.0)) * noise
-        if sigma > 0:
-            x = x + sigma * torch.randn(x.shape, generator=generator, device=x.device)
+        x = math.sqrt(ab_next) * clean + math.sqrt(1 - ab_next) * noise
     return x
 
 
