@@ -22,7 +22,7 @@ from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.pixels import seen_as, seen_by
 from envs.tasks import common_spaces, resolve_tasks
-from plumbing import figures, folders, parallel, resume, runs, torchrun
+from plumbing import figures, folders, parallel, resume, runs
 from plumbing.cli import BadInput, progress, provenance, run, say
 from plumbing.limits import check_limits, check_memory, count_weights
 from plumbing.log import Log, Usage, loss_by_step, read_log
@@ -316,4 +316,4 @@ def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    run(lambda: torchrun.together(lambda: main(runs.parse_with_own_fields(TrainConfig))))
+    run(lambda: parallel.together(lambda: main(runs.parse_with_own_fields(TrainConfig))))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from envs.tasks import resolve_tasks, slug
-from plumbing import folders, parallel, runs, tensors, torchrun
+from plumbing import folders, parallel, runs, tensors
 from plumbing.cli import BadInput, provenance
 from plumbing.limits import check_log
 from plumbing.log import read_log
@@ -72,7 +72,7 @@ def _started_again(folder: Path) -> bool:
     """Whether this torchrun has worked on the run in the folder before, and a process of it died."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (folder / "config.json").exists():
         return False
-    config, mine = runs.read_config(folder), torchrun.about()["torchrun"]
+    config, mine = runs.read_config(folder), parallel.about()["torchrun"]
     return mine in [command.get("torchrun") for command in (config, *config.get("resumed", []))]
 
 
@@ -82,7 +82,7 @@ def begin(folder: Path, config, policy) -> Path:
         folders.claim(folder, config.overwrite)
     else:
         folder = folders.claim_free(folder)
-    source = provenance(config.seed, str(policy.device)) | torchrun.about()
+    source = provenance(config.seed, str(policy.device)) | parallel.about()
     runs.begin_run(folder, asdict(config), asdict(policy.config), source)
     return folder
 
@@ -90,7 +90,7 @@ def begin(folder: Path, config, policy) -> Path:
 def command(folder: Path) -> str:
     """What to type to go on with an interrupted command: the same, with the folder named. (adapt.py finds the folder of
     the same command again, and this one may be a stage in it.)"""
-    processes = os.environ.get("LOCAL_WORLD_SIZE") if torchrun.about() else None
+    processes = os.environ.get("LOCAL_WORLD_SIZE") if parallel.about() else None
     words = ["torchrun", "--nproc-per-node", processes] if processes else ["python"]
     words += sys.argv
     script = os.path.basename(sys.argv[0])
@@ -158,7 +158,7 @@ def restore(folder: Path, learner, seed: int, data: list) -> dict:
         read_log(log)  # raises for what is no file, before anything is written
     if not same:
         raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
-    source = provenance(seed, str(device)) | torchrun.about()
+    source = provenance(seed, str(device)) | parallel.about()
     parallel.first(lambda: runs.note_resuming(folder, found["start"], source))
     return found
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import train
-from plumbing import cli, figures, interrupt, parallel, resume, runs, torchrun
+from plumbing import cli, figures, interrupt, parallel, resume, runs
 from plumbing.cli import BadInput
 
 fork = multiprocessing.get_context("fork")
@@ -35,9 +35,9 @@ def launch(work, processes: int = 2, restarts: int = 0) -> int:
         torch.set_num_threads(1)
         interrupt._asked = 0
         try:
-            cli.run(lambda: torchrun.together(work))
+            cli.run(lambda: parallel.together(work))
         except SystemExit as left:
-            held.append(left)  # and with it all that the work made: see torchrun.leave
+            held.append(left)  # and with it all that the work made: see parallel.leave
             raise
 
     def leave(code):  # the agent of processes that are forked wants to hear that they are done
@@ -47,7 +47,6 @@ def launch(work, processes: int = 2, restarts: int = 0) -> int:
 
     process = fork.Process(target=agent)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchrun, "leave", leave)
         patch.setattr(parallel, "leave", leave)
         process.start()
     process.join(60)
@@ -239,7 +238,7 @@ def test_a_dead_process_ends_all_with_a_line(tiny, tmp_path, monkeypatch, capfd)
         assert launch(lambda: command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0)) == 1
     said = capfd.readouterr().err
     # Whichever comes first: that the other one is gone, or torchrun's signal because of it.
-    assert said.count(f"error: {torchrun.LOST}\n") == 1 or "\ninterrupted\n" in said
+    assert said.count(f"error: {parallel.LOST}\n") == 1 or "\ninterrupted\n" in said
     assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 10
 
 
@@ -274,7 +273,7 @@ def test_bad_input_is_said_once(tiny, tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(resume, "try_once", try_once)
     lines = refuse([])  # one that is not the first
-    assert lines[0] == "error: --batch-size 16 does not fit" and lines[1:] in ([], [f"error: {torchrun.LOST}"])
+    assert lines[0] == "error: --batch-size 16 does not fit" and lines[1:] in ([], [f"error: {parallel.LOST}"])
 
 
 def test_several_machines_cannot_start_again_with_the_store_of_dead_processes(monkeypatch):
