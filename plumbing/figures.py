@@ -249,29 +249,6 @@ def success_matrix(results: dict[str, dict], path: Path) -> Path:
     return save(figure, path)
 
 
-def speed(rows: list[dict], path: Path) -> Path:
-    """The benchmark's rows in which something else than ours was timed: how many times as long it takes."""
-    bars = [
-        (row["what"], name, value) for row in rows for name, value in row["ratio"].items() if "ours" in row["ratio"]
-    ]
-    names = list(dict.fromkeys(name for _, name, _ in bars))
-    figure, axis = pyplot().subplots(figsize=(7.5, 0.24 * len(bars) + 1))
-    labels, before = [], None
-    for i, (what, name, value) in enumerate(bars):
-        axis.barh(i, value, color=COLORS[names.index(name) % 10], alpha=0.8)
-        axis.text(value, i, f" {value:.2f} x", va="center", fontsize=7)
-        labels.append(f"{what}:  {name}" if what != before else name)
-        before = what
-    axis.set_yticks(range(len(bars)), labels, fontsize=7)
-    axis.invert_yaxis()
-    axis.axvline(1, color="black", linewidth=0.8)
-    axis.set_xscale("log")
-    axis.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
-    axis.set_xlabel("time, in times of ours (logarithmic)")
-    axis.margins(x=0.12)
-    return save(figure, path)
-
-
 def find_opengl() -> bool:
     """Whether videos can be made; a word where not."""
     found = opengl.find()

@@ -119,7 +119,7 @@ def test_pictures_of_speed_and_of_a_sequence(tmp_path, drawn_in_full):
     many = {**result, "success": [dict.fromkeys(names[:29], 1.0), dict.fromkeys(names, 0.5)], "expert": {},
             "stages": [{"tasks": ["task-0"]}, {"tasks": ["task-29"], "same_bits": names[:29]}]}  # fmt: skip
     for path in (
-        figures.speed(rows, tmp_path / "speed.png"),
+        benchmark.picture(rows, tmp_path / "speed.png"),
         figures.success_matrix({"": json.loads(json.dumps(result))}, tmp_path / "figures" / "matrix.png"),
         figures.success_matrix({"exact": result, "full": result}, tmp_path / "both.png"),
         figures.success_matrix({"exact": many}, tmp_path / "many.png"),
