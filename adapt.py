@@ -274,7 +274,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
-    going_on, found = (folder / "resume.pt").exists(), {"copied": copied}  # an interrupted stage has this behind it
+    going_on, found = (folder / resume.FILE).exists(), {"copied": copied}  # an interrupted stage has this behind it
     if config.sequence and config.eval_episodes and not going_on:
         named = grow(policy.variant, policy, tasks, 0, [], newest_rank(policy))
         found |= stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed, roller)

@@ -20,7 +20,7 @@ from pathlib import Path
 from plumbing import files
 from plumbing.cli import BadInput, say
 
-CHECKPOINTS = ("model.safetensors", "resume.pt")  # of which a run that is worth keeping has at least one
+CHECKPOINTS = ("model.safetensors", "resume.safetensors")  # of which a run that is worth keeping has at least one
 REPLACED = "replaced"  # where --overwrite keeps the old run until the new one has something to show
 OURS = (".json", ".jsonl", ".pt", ".safetensors")  # how files of a run end
 INNER = (REPLACED, "before", "figures", "videos")  # folders of a run, into which results are written

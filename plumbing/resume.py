@@ -1,6 +1,6 @@
 """Going on with a run bit for bit, and finding out early that one cannot run."""
 
-import math
+import json
 import os
 import shlex
 import sys
@@ -17,34 +17,30 @@ from plumbing.limits import check_log
 from plumbing.log import read_log
 from router import errors_and_terms
 
+FILE = "resume.safetensors"
 FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")  # may change on resuming
 
 
 def check_same_run(folder: Path, config) -> None:
     """Resuming with other flags would make a run that no command describes."""
-    runs.read_config(folder)  # raises where there is no run
-    if not (folder / "resume.pt").exists():
+    begun = runs.read_config(folder).get("command")  # raises where there is no run
+    if not (folder / FILE).exists():
         instead = "give --overwrite instead of" if (folder / folders.REPLACED).exists() else "leave out"
         raise BadInput(f"--resume: the run in {folder} has no checkpoint yet; {instead} --resume to begin it again")
     if other := runs.difference(folder, asdict(config), FREE):
-        begun = runs.read_config(folder).get("command")
-        how = f"; it was begun with: {begun}" if isinstance(begun, str) else ""
+        how = f"; it was begun with: {begun}" if begun else ""
         raise BadInput(f"--resume: the run in {folder} has {other}{how}")
 
 
 def behind(folder: Path, step: int) -> bool:
-    """Whether the weights of a run are missing, or of an earlier step than its resume.pt."""
+    """Whether the weights of a run are missing, or of an earlier step than what going on needs."""
     path = folder / "model.safetensors"
     return not path.exists() or int(tensors.header(path).get("step", -1)) < step
 
 
-def fingerprint(windows, *more: dict[str, torch.Tensor]) -> list:
-    """What training data are recognised by: their number, a sum, which is all that older runs have, and a checksum; of
-    the windows of train.py, and of what else is learned from."""
-    data = [windows.observations, windows.actions, *more]
-    numbers = [*windows.observations.values(), windows.actions]
-    total = float(sum(x.sum(dtype=torch.float64) for x in numbers))
-    return [len(windows.actions), total, tensors.checksum(data)]
+def fingerprint(windows, *more: dict[str, torch.Tensor]) -> str:
+    """What training data are recognised by: a checksum of the windows of train.py, and of what else is learned from."""
+    return tensors.checksum([windows.observations, windows.actions, *more])
 
 
 def run_folder(config) -> tuple[Path, bool]:
@@ -55,7 +51,7 @@ def run_folder(config) -> tuple[Path, bool]:
         raise BadInput("torchrun --max-restarts needs --out: a training that is started again goes on there")
     out = Path(config.out)
     if _started_again(out):
-        config.resume = (out / "resume.pt").exists()
+        config.resume = (out / FILE).exists()
         config.overwrite = not config.resume  # a process died before the first checkpoint
     if config.resume:
         check_same_run(out, config)
@@ -100,9 +96,9 @@ def command(folder: Path) -> str:
     return shlex.join(words if named or script == "adapt.py" else [*words, "--out", str(folder)])
 
 
-def save(folder: Path, learner, log, data: list, step: int, weights: bool = True, interrupted: bool = False) -> str:
-    """model.safetensors gets the averaged weights, resume.pt everything that going on bit for bit needs. Returns how to
-    go on. BadInput, and the last files stay, if the weights are not finite.
+def save(folder: Path, learner, log, data: str, step: int, weights: bool = True, interrupted: bool = False) -> str:
+    """model.safetensors gets the averaged weights, FILE everything that going on bit for bit needs. Returns how to go
+    on. BadInput, and the last files stay, if the weights are not finite.
 
     weights=False leaves out the first, where a folder with weights is one that is finished. The run that this one
     replaces goes, unless training was interrupted: perhaps before it was any good. Of several processes the first one
@@ -111,16 +107,19 @@ def save(folder: Path, learner, log, data: list, step: int, weights: bool = True
     return parallel.first(lambda: _save(folder, learner, log, data, step, weights, interrupted))
 
 
-def _save(folder: Path, learner, log, data: list, step: int, weights: bool, interrupted: bool) -> str:
+def _save(folder: Path, learner, log, data: str, step: int, weights: bool, interrupted: bool) -> str:
     learner.check(step)
-    state = {
-        "step": step, "seconds": log.seconds, "data": data, "sums": log.sums, "count": log.count,
-        "policy": learner.policy.state_dict(), "average": learner.average, "optimizer": learner.optimizer.state_dict(),
-        "skipped_in_a_row": learner.skipped_in_a_row, "rng": torch.get_rng_state(),
-    }  # fmt: skip
+    state = {f"policy.{name}": x for name, x in learner.policy.state_dict().items()}
+    state |= {f"average.{name}": x for name, x in zip(learner.names, learner.average, strict=True)}
+    for i, of_weight in learner.optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{i}.{name}": x for name, x in of_weight.items()}
+    state |= {f"sums.{name}": x for name, x in log.sums.items()}
+    state |= {"skipped_in_a_row": learner.skipped_in_a_row, "rng": torch.get_rng_state()}
     if learner.policy.device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(learner.policy.device)
-    runs.save_resume(folder, state)  # first: weights alone, where the disk is full for more, could not be gone on with
+    about = {"step": step, "seconds": log.seconds, "count": log.count, "data": data}
+    # First: weights alone, where the disk is full for more, could not be gone on with.
+    tensors.save(folder / FILE, state, {name: json.dumps(x) for name, x in about.items()})
     if weights:
         runs.save_weights(folder, learner.averaged_state(), step, log.seconds)
     if not interrupted:
@@ -128,32 +127,31 @@ def _save(folder: Path, learner, log, data: list, step: int, weights: bool, inte
     return f"saved after step {step}; go on with: {command(folder)}"
 
 
-def restore(folder: Path, learner, seed: int, data: list) -> dict:
+def restore(folder: Path, learner, seed: int, data: str) -> dict:
     """Put weights, optimiser and random state back where the run in the folder stopped. -> what the log goes on with.
 
     BadInput for a file that does not fit, or other demonstrations.
     """
     device = learner.policy.device
-    saved = parallel.first(lambda: runs.load_resume(folder, torch.device("cpu")))  # other machines may not see the file
+    saved, header = parallel.first(lambda: tensors.load(folder / FILE))  # other machines may not see the file
     try:
-        learner.policy.load_state_dict(saved["policy"])
-        learner.optimizer.load_state_dict(_memory(saved["optimizer"], learner))
-        for mine, old in zip(learner.average, saved["average"], strict=True):
-            mine.copy_(_like(old, mine.shape))
-        learner.skipped_in_a_row = _like(saved.get("skipped_in_a_row", learner.skipped_in_a_row), ()).to(device)
-        old = saved["data"]
-        same = old[0] == data[0] and math.isclose(old[1], data[1], rel_tol=1e-9) and old[2:] in ([], data[2:])
-        torch.set_rng_state(saved["rng"].cpu())
+        about = {name: json.loads(text) for name, text in header.items()}
+        learner.policy.load_state_dict(_under("policy.", saved))
+        learner.optimizer.load_state_dict(_memory(_under("optimizer.", saved), learner))
+        for name, mine in zip(learner.names, learner.average, strict=True):
+            mine.copy_(_like(saved[f"average.{name}"], mine.shape))
+        learner.skipped_in_a_row = _like(saved["skipped_in_a_row"], ()).to(device)
+        torch.set_rng_state(saved["rng"])
         if device.type == "cuda" and "cuda_rng" in saved:  # begun on a CPU it has none
-            torch.cuda.set_rng_state(saved["cuda_rng"].cpu(), device)
-        found = {"start": saved["step"], "seconds": saved["seconds"], "count": saved["count"]}
-        found["sums"] = {name: _like(value, ()).to(device) for name, value in saved["sums"].items()}
-        counters = [found["start"], found["count"], found["seconds"]]
-        fit = all(type(x) is kind for x, kind in zip(counters, (int, int, float), strict=True))
-        if not (fit and math.isfinite(sum(counters)) and min(counters) >= 0):
-            raise ValueError(f"step, count and seconds are {counters!r:.80}")
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
-        raise BadInput(f"{folder / 'resume.pt'} does not fit this run: {error}") from error
+            torch.cuda.set_rng_state(saved["cuda_rng"], device)
+        found = {"start": about["step"], "seconds": about["seconds"], "count": about["count"]}
+        found["sums"] = {name: _like(x, ()).to(device) for name, x in _under("sums.", saved).items()}
+        for name, kind in {"start": int, "count": int, "seconds": float}.items():
+            if not (type(found[name]) is kind and 0 <= found[name] <= 1e9):
+                raise ValueError(f"'{name}' is {found[name]!r:.80}")
+        same = about["data"] == data
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise BadInput(f"{folder / FILE} does not fit this run: {error!s:.200}") from error
     if (log := folder / "log.jsonl").exists():
         read_log(log)  # raises for what is no file, before anything is written
     if not same:
@@ -168,18 +166,21 @@ def _memory(saved: dict, learner) -> dict:
     PyTorch does not look at shapes there, and a fused optimiser writes beyond the end of what is too short. The
     settings are those of the flags, as ever."""
     memory = {}
-    for i, of_weight in saved["state"].items():
-        weight = learner.parameters[i] if i in range(len(learner.parameters)) else None
-        if weight is None or set(of_weight) != {"step", "exp_avg", "exp_avg_sq"}:
-            raise ValueError(f"the optimiser remembers what this one does not, of weight {i!s:.20}")
-        if not _like(of_weight["step"], ()).isfinite() or of_weight["step"] < 0:
-            raise ValueError("the optimiser has made no such number of steps")
-        # Copies, laid out as the weight is: strides, and where a tensor begins in its file, are the file's word, too.
-        memory[i] = {"step": of_weight["step"].clone()} | {
-            name: torch.empty_like(weight, device="cpu").copy_(_like(of_weight[name], weight.shape))
-            for name in ("exp_avg", "exp_avg_sq")
-        }
+    for i, weight in enumerate(learner.parameters):
+        if f"{i}.step" in saved:  # else it never had a gradient
+            if _like(step := saved[f"{i}.step"], ()) < 0:
+                raise ValueError("the optimiser has made no such number of steps")
+            # Copies, laid out as the weight is: where a tensor begins in its file is the file's word, too.
+            memory[i] = {"step": step.clone()} | {
+                name: torch.empty_like(weight, device="cpu").copy_(_like(saved[f"{i}.{name}"], weight.shape))
+                for name in ("exp_avg", "exp_avg_sq")
+            }
     return {"state": memory, "param_groups": learner.optimizer.state_dict()["param_groups"]}
+
+
+def _under(prefix: str, saved: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of the tensors in a file those whose names begin so, without it."""
+    return {name.removeprefix(prefix): x for name, x in saved.items() if name.startswith(prefix)}
 
 
 def _like(found: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

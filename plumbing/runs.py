@@ -3,24 +3,22 @@
     runs/NAME/
         config.json         the training flags, the policy's file and configuration, where it came from
         model.safetensors   EMA weights and normaliser statistics: all that acting needs
-        resume.pt           raw weights, optimiser, random state: what going on with training needs
+        resume.safetensors  raw weights, optimiser, random state: what going on with training needs
         log.jsonl           one line per logged step
         evaluation.json     figures/  videos/
 
-Loading somebody else's run executes nothing: weights are safetensors, config.json is checked as data (configs.py), and
-resume.pt is read with weights_only=True. Which folder a run may have: folders.py.
+Loading somebody else's run executes nothing: tensors are in safetensors files, config.json is checked as data
+(configs.py), and nothing is unpickled. Which folder a run may have: folders.py.
 """
 
 import dataclasses
 import hashlib
 import importlib
 import inspect
-import io
 import json
 import re
 import sys
 import traceback
-import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -31,7 +29,7 @@ import tyro
 from plumbing import configs, files, folders, formats, tensors
 from plumbing.cli import ROOT, BadInput, other_versions, parse, say_once, write_json
 
-FILES = ("config.json", "model.safetensors", "resume.pt", "replay.safetensors", "skill.safetensors",
+FILES = ("config.json", "model.safetensors", "resume.safetensors", "replay.safetensors", "skill.safetensors",
          "adaptation.json", "before", "log.jsonl", "figures", "videos")  # fmt: skip
 
 
@@ -125,35 +123,6 @@ def build_policy(variant: str, settings: dict):
 def save_weights(folder: Path, state: dict[str, torch.Tensor], step: int, seconds: float) -> None:
     """Write model.safetensors; after how many steps and seconds of training these weights are stands in its header."""
     tensors.save(folder / "model.safetensors", state, {"step": str(step), "seconds": f"{seconds:.1f}"})
-
-
-def save_resume(folder: Path, state: dict) -> None:
-    """Write resume.pt: tensors, numbers and dictionaries only, so that it can be read with weights_only=True."""
-    content = io.BytesIO()  # not straight into the file: torch.save tells of a full disk in riddles
-    torch.save(state | {"sha256": tensors.checksum(state)}, content)
-    files.write(folder / "resume.pt", content.getbuffer())
-
-
-def load_resume(folder: Path, device: torch.device) -> dict:
-    """Read resume.pt onto the device. BadInput if it is missing, damaged, or holds anything that would be executed."""
-    path = folder / "resume.pt"
-    if not path.exists():
-        raise BadInput(f"nothing to resume: {path} does not exist")
-    files.regular_file(path)
-    try:
-        with zipfile.ZipFile(path) as packed:  # torch never compresses; who does may pack gigabytes into a page
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
-                raise ValueError("it is compressed")
-            if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:
-                raise ValueError("its parts overlap")
-        state = torch.load(path, map_location=device, weights_only=True)
-        written = state.pop("sha256")
-        same = written == tensors.checksum(state)
-    except Exception as error:  # a truncated file raises anything from EOFError to RuntimeError
-        raise BadInput(f"{path} is damaged: {error!s:.200}") from error
-    if not same:
-        raise BadInput(f"{path} is damaged: its numbers are not those that were written (checksum)")
-    return state
 
 
 def read_config(folder: Path) -> dict:

@@ -217,7 +217,7 @@ def train_first(config, task: str, folder: Path) -> None:
         return
     if config.copies:
         say(f"{task}, the first task, is learned from its demonstrations alone: copies are made of later tasks' only")
-    flags.resume = (folder / "resume.pt").exists()
+    flags.resume = (folder / resume.FILE).exists()
     flags.overwrite = not flags.resume and folders.taken(folder)  # killed before its first checkpoint
     train.main(flags)
 
@@ -279,7 +279,7 @@ def begin(
         say(f"{name:<16}{total:>12,}{learns:>12,}")
     folders.claim(folder, overwrite=True)  # one where the same command was interrupted, or a free one
     # While this command collected demonstrations another one may have begun, and ended, in the same folder.
-    if not unfinished(config, origin, folder) or going_on != (folder / "resume.pt").exists():
+    if not unfinished(config, origin, folder) or going_on != (folder / resume.FILE).exists():
         raise BadInput(f"another command has been at work in {folder} meanwhile: type this one again")
     if going_on:
         return runs.read_config(folder)
@@ -312,7 +312,7 @@ def finish(folder: Path, about: dict, policy, steps: int, seconds: float) -> Non
                            "base": base.config.tasks, "revision": about["revision"]}  # fmt: skip
         skills.write(folder / skills.FILE, found[-1])
     runs.save_weights(folder, policy.state_dict(), steps, seconds)
-    (folder / "resume.pt").unlink(missing_ok=True)
+    (folder / resume.FILE).unlink(missing_ok=True)
 
 
 def note_success(folder: Path, tasks: list[str]) -> None:

@@ -44,7 +44,7 @@ def train(config: CurveConfig, home: Path) -> None:
              "--out": (home / "run").relative_to(ROOT),  # it is recorded, and others have another root
              "--save-every": config.save_every, "--data-dir": config.data_dir, "--eval-episodes": 0}  # fmt: skip
     flags |= {"--steps": config.steps} if config.steps else {}
-    how = "--resume" if (home / "run" / "resume.pt").exists() else "--overwrite"
+    how = "--resume" if (home / "run" / "resume.safetensors").exists() else "--overwrite"
     words = [sys.executable, "train.py", *(word for flag in flags.items() for word in flag), how]
     shutil.rmtree(home / "step.tmp", ignore_errors=True)  # a copy that was interrupted
     # A session of its own: Ctrl-C reaches this process alone, which asks for a save; a second signal would not wait.

@@ -71,7 +71,7 @@ class Job:
     def begin(self, words: list[str]) -> int | None:
         """None, or the exit code where there is no such command."""
         if self.again and "--overwrite" in words and "--out" in words[:-1]:
-            if (ROOT / words[words.index("--out") + 1] / "resume.pt").exists():
+            if (ROOT / words[words.index("--out") + 1] / "resume.safetensors").exists():
                 words = ["--resume" if word == "--overwrite" else word for word in words]
         self.say(f"$ {shlex.join(words)}")
         words = [sys.executable, *words[1:]] if words[0] == "python" else words

@@ -188,7 +188,7 @@ def test_a_signal_lets_commands_save_and_leaves_no_process_behind(table, tmp_pat
 
 def test_a_training_that_was_stopped_goes_on_and_one_that_is_wanted_again_begins_anew(table, tmp_path):
     """What a command leaves when it ends without its result, by a signal or a lost machine, is the same to us."""
-    train = code(tmp_path, "pathlib.Path('run').mkdir(exist_ok=True); pathlib.Path('run/resume.pt').touch()\n"
+    train = code(tmp_path, "pathlib.Path('run').mkdir(exist_ok=True); pathlib.Path('run/resume.safetensors').touch()\n"
                  "print(*sys.argv[1:], file=open('calls', 'a')); sys.exit(not os.path.exists('may-end'))")  # fmt: skip
     config = grid.GridConfig(table([("a", f"{train} --overwrite --out run", "touch a")]))
     for _ in range(2):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import adapt
 import evaluate
 import train
-from plumbing import cli, figures, files, interrupt, resume, runs
+from plumbing import cli, figures, files, interrupt, resume, runs, tensors
 from plumbing.cli import BadInput
 
 
@@ -83,7 +83,7 @@ def test_adapting_one_task_goes_on_where_it_was_interrupted(tiny, tiny_run, tmp_
     with pytest.raises(BadInput, match="has steps = 12, not 13"):
         command(adapt, *flags, "--out", tmp_path / "run", "--steps", 13)
     command(adapt, *flags, "--out", tmp_path / "run")
-    assert same_weights(tmp_path / "run", tmp_path / "whole") and not (tmp_path / "run" / "resume.pt").exists()
+    assert same_weights(tmp_path / "run", tmp_path / "whole") and not (tmp_path / "run" / resume.FILE).exists()
     read = [runs.read_config(tmp_path / name)["adapted"][0] for name in ("run", "whole")]
     assert [stage.pop("seconds") > 0 for stage in read] and read[0] == read[1]
 
@@ -113,7 +113,7 @@ def test_a_second_signal_does_not_wait(tiny, tmp_path, monkeypatch, signals):
     send_in_call(monkeypatch, signal.SIGINT, 1 + 12, times=2)
     with pytest.raises(interrupt.Interrupted, match="^$"):
         command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0)
-    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 10
+    assert tensors.header(tmp_path / "run" / resume.FILE)["step"] == "10"
 
 
 def test_outside_of_steps_a_signal_tidies_up_and_is_one_line(signals, capsys):
@@ -202,7 +202,7 @@ def test_a_command_killed_in_any_of_its_writes_goes_on_to_the_same_weights(data_
     usual = ["--steps", 6, "--demos-per-task", 2, "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0]
     if way == "train":
         usual += ["--tasks", "reach", "--batch-size", 8, "--save-every", 3]
-        module, last, more = train, ".", lambda folder: ["--resume"] * (folder / "resume.pt").exists()
+        module, last, more = train, ".", lambda folder: ["--resume"] * (folder / resume.FILE).exists()
     else:
         usual += ["--sequence", "reach,drawer-open"]
         module, last, more = adapt, "2-drawer-open", lambda _: []
@@ -311,13 +311,11 @@ def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path, flags):
     run = tmp_path / "run"
     try:
         command(train, *tiny, "--out", run, "--eval-episodes", 0, *flags)
-        assert (run / "model.safetensors").exists() and (run / "resume.pt").exists()
+        assert (run / "model.safetensors").exists() and (run / resume.FILE).exists()
     except BadInput as error:
         assert "lower --lr" in str(error)
-    for file in run.glob("model.safetensors"):
+    for file in run.glob("*.safetensors"):
         assert all(x.isfinite().all() for x in load_file(file).values())
-    for file in run.glob("resume.pt"):
-        assert all(x.isfinite().all() for x in torch.load(file, weights_only=True)["policy"].values())
 
 
 # ------------------------------------------------------------------------------------------------ a full disk
@@ -343,7 +341,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(tiny, tiny_run, t
     interrupt._begun = False
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert left.value.code == 2 and last.startswith("error: the disk is full") and "still there" in last
-    assert runs.load_resume(run, torch.device("cpu"))["step"] == 10 and runs.training_record(run)["steps"] == 10
+    assert tensors.header(run / resume.FILE)["step"] == "10" and runs.training_record(run)["steps"] == 10
     assert not [path for path in run.rglob("*") if path.name.startswith(".writing-") or path.suffix == ".tmp"]
     command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
     assert same_weights(run, tiny_run)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import train
-from plumbing import cli, figures, interrupt, parallel, resume, runs
+from plumbing import cli, figures, interrupt, parallel, resume, runs, tensors
 from plumbing.cli import BadInput
 
 fork = multiprocessing.get_context("fork")
@@ -182,7 +182,7 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(tiny, tiny_run, tm
     said = capfd.readouterr()
     assert said.err.count("saved after step 17; go on with: torchrun --nproc-per-node 2 train.py") == 1
     assert "exitcode  : 143" in said.err and said.err.count("interrupted: finishing") <= 1 and said.out == ""
-    assert torch.load(run / "resume.pt", weights_only=True)["step"] == 17
+    assert tensors.header(run / resume.FILE)["step"] == "17"
     assert runs.read_config(run)["processes"] == 2
 
     command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)  # one process
@@ -194,7 +194,7 @@ def test_three_go_on_where_one_stopped_and_only_the_first_writes(tiny, tiny_run,
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train.Learner, "step", _stopping(real, 14))
         command(train, *tiny, "--out", run, "--eval-episodes", 0)
-    assert torch.load(run / "resume.pt", weights_only=True)["step"] == 10
+    assert tensors.header(run / resume.FILE)["step"] == "10"
     capfd.readouterr()
     drawing = figures.training
     monkeypatch.setattr(figures, "training", lambda *a: print("drawn", file=sys.stderr) or drawing(*a))
@@ -239,7 +239,7 @@ def test_a_dead_process_ends_all_with_a_line(tiny, tmp_path, monkeypatch, capfd)
     said = capfd.readouterr().err
     # Whichever comes first: that the other one is gone, or torchrun's signal because of it.
     assert said.count(f"error: {parallel.LOST}\n") == 1 or "\ninterrupted\n" in said
-    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"] == 10
+    assert tensors.header(tmp_path / "run" / resume.FILE)["step"] == "10"
 
 
 @pytest.mark.parametrize("who", [0, 1])

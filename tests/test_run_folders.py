@@ -102,7 +102,7 @@ def test_somebody_elses_folder_with_a_config_of_its_own_is_left_alone(tiny, tmp_
 def test_a_run_whose_weights_were_removed_is_still_a_run(tiny, tiny_run, tmp_path):
     """As in a clone, where weights are not kept with the code: its log and figures are not to be begun upon."""
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    for name in ("model.safetensors", "resume.pt", "evaluation.json"):
+    for name in ("model.safetensors", "resume.safetensors", "evaluation.json"):
         (run / name).unlink()
     assert folders.taken(run)
     with pytest.raises(BadInput, match="exists: choose another"):
@@ -128,7 +128,7 @@ def test_overwriting_replaces_no_folder_that_has_a_config_of_its_own(tiny, tmp_p
 
 def test_a_run_without_weights_is_kept_too_until_the_new_one_has_some(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    for name in ("model.safetensors", "resume.pt"):
+    for name in ("model.safetensors", "resume.safetensors"):
         (run / name).unlink()
     folders.set_aside(run, [*runs.FILES, "evaluation.json"])
     assert {"config.json", "log.jsonl", "evaluation.json", "figures"} <= {p.name for p in (run / "replaced").iterdir()}

@@ -255,8 +255,8 @@ def test_seconds_of_training_go_on_counting(tmp_path, data_dir, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train, "learning_rate", die)
         command(train, *line)
-    saved = runs.load_resume(tmp_path / "run", torch.device("cpu"))
-    runs.save_resume(tmp_path / "run", saved | {"seconds": 1000.0})
+    saved, about = tensors.load(tmp_path / "run" / resume.FILE)
+    tensors.save(tmp_path / "run" / resume.FILE, saved, about | {"seconds": "1000.0"})
     command(train, *line, "--resume")
     assert runs.training_record(tmp_path / "run")["seconds"] > 1000
 

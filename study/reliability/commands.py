@@ -43,7 +43,7 @@ from study.reliability.table import row, write  # noqa: E402
 PATIENCE = 60  # seconds for one case: far more than any takes, also on a busy machine
 TINY = "--steps 3 --batch-size 4 --demos-per-task 2 --data-dir data --device cpu --eval-episodes 0".split()
 # What a run and its demonstrations consist of, and which command reads it.
-RUN_FILES = ("run/config.json", "run/model.safetensors", "run/resume.pt", "run/log.jsonl")
+RUN_FILES = ("run/config.json", "run/model.safetensors", "run/resume.safetensors", "run/log.jsonl")
 DATA_FILES = tuple(f"data/fdp/reach/expert-v0/data/{name}" for name in ("main_data.hdf5", "metadata.json"))
 COMMANDS = {
     "train.py": ["--tasks", "reach", "--components", "1", *TINY, "--out", "new"],

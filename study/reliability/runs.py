@@ -56,7 +56,8 @@ def start(*words: object, **more) -> subprocess.Popen:
 
 
 def payloads(run: Path, data: list) -> dict:
-    names = ("config.json", "model.safetensors", "resume.pt", "replay.safetensors", "log.jsonl", "evaluation.json")
+    names = ("config.json", "model.safetensors", "resume.safetensors", "replay.safetensors", "log.jsonl",
+             "evaluation.json")  # fmt: skip
     tried, wrong = 0, []
     for name in names:
         for form in ("pickle", "torch.save"):
@@ -202,7 +203,7 @@ def main() -> None:
         kept, _ = tensors.load(run / "replay.safetensors")
         shapes = {name.rpartition("/")[2]: x.shape for name, x in kept.items()}
         reads = {"model.safetensors": (210, lambda: tensors.load(run / "model.safetensors")),
-                 "resume.pt": (90, lambda: runs.load_resume(run, torch.device("cpu"))),
+                 "resume.safetensors": (90, lambda: tensors.load(run / "resume.safetensors")),
                  "replay.safetensors": (90, lambda: read_memory(run, shapes))}  # fmt: skip
         rows["a pickle in the place of a file, three commands"] = payloads(run, data)
         for file, (times, read) in reads.items():

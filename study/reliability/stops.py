@@ -55,7 +55,7 @@ def again(words: list[str], folder: Path, said: str) -> list[str]:
     checkpoint of train.py."""
     if "go on with: " in said:
         return shlex.split(said.split("go on with: ")[1])[1:]
-    return [*words, "--resume"] if words[0] == "train.py" and (folder / "resume.pt").exists() else words
+    return [*words, "--resume"] if words[0] == "train.py" and (folder / "resume.safetensors").exists() else words
 
 
 def leftovers(folder: Path) -> list[str]:
