@@ -160,11 +160,7 @@ def collect(tasks: list[str], count: int, data_dir: Path, draw: int = 0) -> None
                 seeds = range(DRAW_SEEDS * draw + attempts, DRAW_SEEDS * draw + attempts + missing)
                 assert seeds.stop <= min(DRAW_SEEDS * (draw + 1), FIRST_EVALUATION_SEED)
                 attempts += missing
-                played = [e for e in _play(roller, task, seeds, lambda e: bar.update(e.success)) if e.success]
-                for e in played:  # or it would be stored, and refused whenever it is read
-                    seen, actions = name_parts(task, _stack(e.observations)), np.asarray(e.actions)
-                    _check(task, f"environment '{task}', its expert's episode of seed {e.seed}", None, seen, actions)
-                kept += played
+                kept += [e for e in _play(roller, task, seeds, lambda e: bar.update(e.success)) if e.success]
             _store(task, kept, attempts, data_dir, draw)
 
 
@@ -184,7 +180,10 @@ def _play(roller: Roller, task: str, seeds, on_done) -> list[Episode]:
 
 
 def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, draw: int) -> None:
-    """Store a task's episodes as a dataset of ours."""
+    """Store a task's episodes as a dataset of ours. BadInput for one that would be refused whenever it is read."""
+    for e in episodes:
+        seen, actions = name_parts(task, _stack(e.observations)), np.asarray(e.actions)
+        _check(task, f"environment '{task}', its expert's episode of seed {e.seed}", None, seen, actions)
     name, env = dataset_name(task, drawn(draw)), make(task)
     both_spaces = env.observation_space, env.action_space
     env.close()
