@@ -166,8 +166,8 @@ class Policy(nn.Module):
         weights (B, K). Call `policy.eval()` first, unless it was loaded: in training mode pictures are augmented.
 
         noise: the starting point (B, H, A), drawn if not given; with ddim and dpm the only source of randomness.
-        Raises ValueError for observations without exactly one row per task, an unknown task or sampler, or a step
-        count that the schedule does not have.
+        Raises ValueError for observations that are not finite or not one row per task, an unknown task or sampler, or a
+        step count that the schedule does not have.
         """
         c, (name, steps) = self.config, self.choose_sampler(sampler_name, sampling_steps)
         seen = as_tensors(observation, c.observation, tasks, self.device)

@@ -158,9 +158,8 @@ def main(config: ConvertConfig) -> dict:
 
     try:
         free()
-        data_dir.mkdir(parents=True, exist_ok=True)
         about = {"description": f"{config.folder}, label '{config.label}'"}
-        demos.store(data_dir, name, both, buffers, about, spec=None, wanted=free)
+        demos.store(data_dir, name, both, buffers, about, wanted=free)
     except OSError as error:
         raise BadInput(f"cannot write to --data-dir {config.data_dir}: {error}") from error
     say(f"{len(episodes)} episodes of {task}: {name}")

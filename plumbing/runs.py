@@ -29,8 +29,9 @@ import tyro
 from plumbing import configs, files, folders, formats, tensors
 from plumbing.cli import ROOT, BadInput, other_versions, parse, say_once, write_json
 
-FILES = ("config.json", "model.safetensors", "resume.safetensors", "replay.safetensors", "skill.safetensors",
-         "adaptation.json", "before", "log.jsonl", "figures", "videos")  # fmt: skip
+# resume.pt is of runs that an older version made: nothing reads it, and --overwrite sets it aside with the rest.
+FILES = ("config.json", "model.safetensors", "resume.safetensors", "resume.pt", "replay.safetensors",
+         "skill.safetensors", "adaptation.json", "before", "log.jsonl", "figures", "videos")  # fmt: skip
 
 
 def load_variant(name: str) -> ModuleType:

@@ -25,6 +25,7 @@ from study.markdown import NotMeasured, bullets, expert, paired, read, span, tab
 from study.ml45.results import NEW_ML45, crossed_runs, runs_of
 from study.router.results import ANOTHER, READ, dependence, minus
 from study.sequences.results import alone, in_turn
+from study.speed.results import beside_lerobot
 
 RIVALS = {  # what is learned, from how many demonstrations of each task -> files of fdp, and of one network
     "six tasks, 50 of each": "core/mt6-{}-50",
@@ -221,15 +222,11 @@ def diffusion(study: Path) -> str:
 
 def fast(study: Path) -> str:
     """How fast it is beside the same K networks made of LeRobot's."""
-    times, deep = {"training": [], "one action chunk": []}, {"training": [], "one action chunk": []}
-    for row in read(study, "speed/cpu.json")["cpu"]["rows"]:
-        what = row["what"].partition(",")[0]
-        if what in times and "ours" in (ratio := row["ratio"]):
-            end = ", DDIM 10" if what != "training" else ""
-            theirs = ratio[f"LeRobot{end}"]
-            times[what].append(theirs)
-            deep[what].append(theirs / ratio[f"ours, as deep as LeRobot's{end}"])
-    (train, act), (train_deep, act_deep) = ([span(x, 1) for x in each.values()] for each in (times, deep))
+    timed = [row for row in read(study, "speed/cpu.json")["cpu"]["rows"] if "ours" in row["ratio"]]
+    (train, train_deep), (act, act_deep) = (
+        [span(x, 1) for x in zip(*(beside_lerobot(row) for row in timed if row["what"].startswith(what)), strict=True)]
+        for what in ("training,", "one action chunk,")
+    )
     return (
         f"**It is fast**: K of LeRobot's U-Nets, one by one on a CPU, take {train} times as long to train "
         f"({train_deep} at equal depth), and {act} times to act ({act_deep} with the same sampler, too)."

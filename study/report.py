@@ -146,7 +146,7 @@ SECTIONS = {  # title -> the function that writes it, and what it answers
     "Forks": (fork_table, "How good are the variants?"),
     "What makes the router route": (waking, "Does the router tell situations apart, and what makes it?"),
     "What routes, on fifty tasks": (on_fifty, "Does that hold for many tasks, and what does it cost?"),
-    "A router that routes, as the default": (as_default, "Should it be the default? By a rule set beforehand: no."),
+    "A router that routes, as the default": (as_default, "Should it be the default, by a rule set beforehand?"),
     "What acting sparsely costs": (sparse_cost, "Two of eight components: how long does a step take?"),
     "A new task by routing alone": (by_routing, "Can a new task be learned by new weights for old components?"),
     "The factorized policy beside its rivals": (rivals, "One network, regression, mixtures: who is ahead?"),

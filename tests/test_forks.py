@@ -1008,19 +1008,6 @@ class Annealed(NormPolicy):
         return super().loss(*batch)
 
 
-def test_a_counter_that_moves_old_tasks_is_refused_where_they_are_promised(data_dir, tmp_path, my_forks, monkeypatch):
-    monkeypatch.setitem(my_forks, "norm", with_policy(Annealed))
-    monkeypatch.setattr(variants.staged, "on_top_of", variants.staged.on_top_of.__wrapped__)
-    command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
-            tmp_path / "old")  # fmt: skip
-    flags = ["--run", tmp_path / "old", "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--steps", 2,
-             "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0]  # fmt: skip
-    with pytest.raises(BadInput, match="'steps_seen' of this policy changes while it learns, and old tasks act with"):
-        command(adapt, *flags, "--out", tmp_path / "exact")
-    assert not folders.taken(tmp_path / "exact")
-    command(adapt, *flags, "--out", tmp_path / "paper", "--retain", "paper")
-
-
 class Remembering(NormPolicy):
     """Its weights depend on those before, which are kept where nobody looks for them."""
 
@@ -1034,14 +1021,19 @@ class Remembering(NormPolicy):
         return now
 
 
-def test_a_policy_that_remembers_is_refused_where_old_tasks_are_promised(data_dir, tmp_path, my_forks, monkeypatch):
-    monkeypatch.setitem(my_forks, "norm", with_policy(Remembering))
+@pytest.mark.parametrize(("kind", "said"), [
+    pytest.param(Annealed, "'steps_seen' of this policy changes while it learns, and old tasks act with",
+                 id="counter_that_moves"),
+    pytest.param(Remembering, "this policy acts otherwise when it sees the same again: it remembers", id="remembers"),
+])  # fmt: skip
+def test_what_would_move_old_tasks_is_refused(kind, said, data_dir, tmp_path, my_forks, monkeypatch):
+    monkeypatch.setitem(my_forks, "norm", with_policy(kind))
     monkeypatch.setattr(variants.staged, "on_top_of", variants.staged.on_top_of.__wrapped__)
     command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
             tmp_path / "old")  # fmt: skip
     flags = ["--run", tmp_path / "old", "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, "--steps", 2,
              "--data-dir", data_dir, "--device", "cpu", "--eval-episodes", 0]  # fmt: skip
-    with pytest.raises(BadInput, match="this policy acts otherwise when it sees the same again: it remembers"):
+    with pytest.raises(BadInput, match=said):
         command(adapt, *flags, "--out", tmp_path / "exact")
     assert not folders.taken(tmp_path / "exact")
     command(adapt, *flags, "--out", tmp_path / "paper", "--retain", "paper")

@@ -252,7 +252,7 @@ def as_default(study: Path) -> list[str]:
     return [
         *text("Commands: `study/router/default.py`. Ways that route, beside today's default where people would meet "
               "them, one seed, block 400. In brackets: points more or less, on the same episodes. (softmax from "
-              "cameras has the best of four random shifts, chosen on these episodes, which favours it.)"),
+              "cameras has the best of four sizes of shift, chosen on these episodes, which favours it.)"),
         *table(["what", "softmax, 95 % interval", *(f"`{name}`" for name in NAMES[1:]), "expert"], rows),
         *text(DAGGER), *text(*(decided(study, name, what) for name, what in loses.items())),
     ]  # fmt: skip
@@ -396,7 +396,7 @@ def how_many(study: Path) -> list[str]:
     found, rows = by_name(study, "router/components/*-s[0-9].json"), []
     found["together-4"] = found.get("each-4", [])  # the same
     cost = study / "router/components/cost.json"
-    timed = json.loads(cost.read_text()) if cost.exists() else None
+    timed, unknown = json.loads(cost.read_text()) if cost.exists() else None, ["-", "-"]
     for how, title in (("each", "each as large as ever"), ("together", "all together as large as four")):
         for K in (1, 2, 4, 8, 16):
             if not (results := found.get(name := f"{how}-{K}", [])):
@@ -411,7 +411,7 @@ def how_many(study: Path) -> list[str]:
             rows.append([title, K, len(results), rate(by_task(results)),
                          minus(study, "components", file, "each-4") if K != 4 else "",
                          evenly(study, f"router/components/{file}-s[0-9]-even.json"),
-                         *([number(row["ratio"][f"K = {K}, {how}"], 2) for row in timed["rows"]] if timed else "--"),
+                         *([number(row["ratio"][f"K = {K}, {how}"], 2) for row in timed["rows"]] if timed else unknown),
                          span(losses, 4), number(spikes, 1), number(float(least), 3)])  # fmt: skip
     results = [r for mine in found.values() for r in mine]
     rows.append(["scripted expert", "", "", expert_cell(results)])

@@ -15,13 +15,11 @@ def speed(study: Path) -> list[str]:
         if "ours" not in (ratio := row["ratio"]):
             continue
         if "samples_per_second" in row:
-            ours, end = f"{row['samples_per_second']['ours']:.0f} samples/s", ""
+            ours = f"{row['samples_per_second']['ours']:.0f} samples/s"
         else:
-            ours, end = f"{row['milliseconds']['ours']:.1f} ms", ", DDIM 10"
+            ours = f"{row['milliseconds']['ours']:.1f} ms"
             faster.append(f"{number(ratio['ours, DPM 3'], 2)} ({what.split(', ', 2)[2]})")
-        theirs = ratio[f"LeRobot{end}"]
-        times = (theirs, theirs / ratio[f"ours, as deep as LeRobot's{end}"], ratio["one by one"])
-        rows.append([what, ours, *(f"{number(x, 1)} x" for x in times)])
+        rows.append([what, ours, *(f"{number(x, 1)} x" for x in (*beside_lerobot(row), ratio["one by one"]))])
     header = ["what", "ours", "LeRobot's time", "LeRobot, equal depth, sampler", "our components one by one"]
     return [
         *text(f"Command: {typed(result['command'])} (`study/speed/lerobot_peer.py` says how to make the peer). "
@@ -37,6 +35,13 @@ def speed(study: Path) -> list[str]:
         "![Time of each alternative, in times of ours](speed/cpu.png)", "",
         *table(["also measured", "found"], also_measured(result["peak_gflops"], timed)),
     ]  # fmt: skip
+
+
+def beside_lerobot(row: dict) -> tuple[float, float]:
+    """How many times as long LeRobot's networks take, and beside ours of equal depth; acting, with the same sampler."""
+    end = "" if "samples_per_second" in row else ", DDIM 10"
+    theirs = row["ratio"][f"LeRobot{end}"]
+    return theirs, theirs / row["ratio"][f"ours, as deep as LeRobot's{end}"]
 
 
 def also_measured(peak: float, timed: dict[str, dict]) -> list[tuple[str, str]]:
