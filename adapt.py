@@ -14,7 +14,7 @@
 
 A *stage* is one round of learning: a task, or several together. A new task's embedding always trains. The encoder is
 frozen, since frozen components rely on its output (not with full, scratch, --train-encoder). With `--retain exact`,
-below, a stage adds a low-rank adapter to the encoder, used only for its own tasks: encoder.py, `LoRA`.
+below, a stage adds a low-rank adapter to the encoder, used only for its own tasks: variants/staged.py, `LoRA`.
 
 | retain | how old tasks are kept                                                   | what it costs                   |
 |--------|--------------------------------------------------------------------------|---------------------------------|

@@ -14,9 +14,10 @@ An encoder is any module with the first two of these; fdp.py makes it in `Policy
     forward(observation)    {part: (B, *shape)} -> condition (B, C), for the router and for all components
     augment(observation)    optional: a randomly changed copy, used only in training
 
-A task that is learned later uses the same encoder, frozen, plus a `LoRA` of its own.
+A task that is learned later uses the same encoder, frozen, plus a low-rank adapter of its own (`LoRA` in
+variants/staged.py).
 
-Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, r rank, h and w of pictures
+Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, h and w of pictures
 """
 
 import numpy as np
@@ -275,44 +276,3 @@ class PixelsEncoder(nn.Module):
         rows, columns = at[0][:, None, :, None], at[1][:, None, None, :]
         batch, channel = (torch.arange(n, device=pictures.device) for n in (B, channels))
         return pictures[batch[:, None, None, None], channel[None, :, None, None], rows, columns]
-
-
-# ---------------------------------------------------------------------------------------------- what a new task adds
-
-
-class LoRA(nn.Module):
-    """A low-rank adapter of a frozen encoder, so that a new task may see what no old one needed: W + A @ B in the place
-    of each weight W, b + d in that of its bias b (Hu et al. 2021, arXiv 2106.09685, section 4.1, with its letters
-    swapped: the paper writes W + B A. A and B are these matrices here, not the axes of the legend.)
-
-    A (outputs, r) and d start at zero, so learning begins with the encoder as it was. B (r, inputs) starts random: if
-    both were zero, neither would get a gradient. The encoder itself never changes, and neither does what old tasks see.
-
-    Args:
-        encoder: any module; its linear layers and convolutions are adapted, all else stays as it is.
-        rank: r, for each layer: r (outputs + inputs) numbers instead of outputs * inputs. 0: none.
-    """
-
-    def __init__(self, encoder: nn.Module, rank: int):
-        super().__init__()
-        self.A, self.B, self.d = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
-        for _, layer in self.layers(encoder) if rank else ():
-            inputs = layer.weight[0].numel()
-            self.A.append(torch.zeros(len(layer.weight), rank))
-            self.B.append(torch.empty(rank, inputs).uniform_(-(inputs**-0.5), inputs**-0.5))
-            self.d.append(torch.zeros(len(layer.weight) if layer.bias is not None else 0))
-
-    def weights(self, encoder: nn.Module) -> dict[str, Tensor]:
-        """Name -> adapted tensor, of the encoder's parameters that are adapted."""
-        adapted, layers = {}, self.layers(encoder) if len(self.A) else []  # of rank 0: no A
-        for (name, layer), A, B, d in zip(layers, self.A, self.B, self.d, strict=True):
-            adapted[f"{name}.weight"] = layer.weight + (A @ B).view_as(layer.weight)
-            if layer.bias is not None:
-                adapted[f"{name}.bias"] = layer.bias + d
-        return adapted
-
-    @staticmethod
-    def layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
-        """What can be adapted: layers that multiply their input by a matrix."""
-        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        return [(name, layer) for name, layer in encoder.named_modules() if isinstance(layer, kinds)]

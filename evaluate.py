@@ -21,10 +21,10 @@ import torch
 from envs.experts import forget_records, play_experts
 from envs.pixels import as_seen_by, check_shift
 from envs.rollout import Roller, block_seeds
-from envs.tasks import check_fit, own_random, resolve_tasks, slug, spaces
+from envs.tasks import check_fit, own_random, resolve_tasks, spaces
 from envs.worker import Episode
-from plumbing import doctor, figures
-from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say, write_json
+from plumbing import doctor, figures, reports
+from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say
 from plumbing.folders import check_inner, evaluation_beside
 from plumbing.runs import choose_device, load_policy, training_record
 
@@ -42,7 +42,7 @@ class EvaluateConfig:
     seed: int = 0  # which block of 10,000 evaluation episodes
     even: bool = False  # replace the router's weights by 1/K: how much does success depend on them?
     shift: str = ""  # with cameras, what to change: camera | light | table | object | corner-off | wrist-off
-    video: bool = False  # also render the first episode of each task
+    video: bool = False  # also render, of each task, the first episode and the first that failed
     out: str = ""  # the JSON; default: evaluation.json (-even, ...) in the run folder, -2 to keep a larger result
     device: str = "auto"  # auto | cpu | cuda
     check: bool = False  # no evaluation: look at this installation for some seconds, and say what to mend
@@ -99,7 +99,8 @@ def evaluate(
     every=False,
     shift="",
 ):
-    """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights).
+    """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights;
+    with video also the first that failed).
 
     Every number that this project reports comes from here. steps: network calls per chunk; workers: processes; padded:
     fill each batch up to its full size, so that rounding, and so an episode, does not depend on how many others run;
@@ -148,19 +149,22 @@ def evaluate(
         experts = play_experts(roller, todo, bar)  # first: where they fail all, nothing else is worth playing
         with policy.register_forward_hook(_refuse_infinite):
             played = roller.play(act, todo, on_done=on_done)
+            told = {}
+            for task in tasks:
+                mine, its = ([e for e in those if e.task == task] for those in (played, experts))
+                told[task] = summary(mine, its, [weights[task, e.seed] for e in mine if not e.lost])
+                told[task]["seeds"] = [seeds[0], seeds[-1]]
+            # To film a failure takes a second play. (In another batch a rounding may let it succeed: then none.)
+            worst = [(t, seed) for t in filmed for seed in told[t]["failed_seeds"][:1] if seed != seeds[0]]
+            failed = roller.play(act, [Episode(t, seed, render_every=4, shift=shift) for t, seed in worst])
 
-    told = {}
-    for task in tasks:
-        mine, its = ([e for e in those if e.task == task] for those in (played, experts))
-        told[task] = summary(mine, its, [weights[task, e.seed] for e in mine if not e.lost])
-        told[task]["seeds"] = [seeds[0], seeds[-1]]
     how = {"sampler": sampler, "sampling_steps": steps, "executed": policy.config.executed}
     result = {"tasks": told, "mean_success": mean_success({"tasks": told}), **how}
     result["latency_ms_batch_1"] = latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
-    kept = [e for e in played if (every or e.seed == seeds[0]) and not e.lost]
-    return result, [(e, weights[e.task, e.seed]) for e in kept]
+    kept = [e for e in played if (every or e.seed == seeds[0])] + [e for e in failed if not e.success]
+    return result, [(e, np.stack(weights[e.task, e.seed])) for e in kept if not e.lost]
 
 
 def summary(mine: list[Episode], experts: list[Episode], weights: list[np.ndarray]) -> dict:
@@ -237,45 +241,6 @@ def latency(policy, task: str, sampler: str, steps: int) -> float:
     return round(1000 * float(np.median(times[2:])), 3)
 
 
-def table(result: dict) -> str:
-    """The result for people: one line per task, the expert's own success beside ours, as the reference."""
-
-    def rate(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    wide = max([23, *map(len, result["tasks"])]) + 1
-    lines = [f"{'task':<{wide}}{'success':>8}   {'95 % interval':<15}{'expert':>8}{'episodes':>10}{'sim. seconds':>14}"]
-    for task, r in result["tasks"].items():
-        interval = " - ".join(map(rate, r["interval"]))
-        lines.append(
-            f"{task:<{wide}}{rate(r['success']):>8}   {interval:<15}{rate(r['expert']['success']):>8}{r['n']:>10}"
-            f"{r['simulation_seconds']:>14.1f}" + (f"   ({len(r['lost'])} lost, not counted)" if r["lost"] else "")
-        )
-    return "\n".join([*lines, f"{'mean over tasks':<{wide}}{rate(result['mean_success']):>8}"])
-
-
-def lost(result: dict) -> dict:
-    """{"lost": how many episodes could not be played, the expert's too}; empty if all were. See plumbing/cli.py."""
-    count = sum(len(r["lost"]) + len(r["expert"]["lost"]) for r in result["tasks"].values())
-    return {"lost": count} if count else {}
-
-
-def write_evaluation(path: Path, policy, result: dict, traces: list, video: bool) -> list[str]:
-    """evaluation.json, its figures and videos, beside each other. Returns the paths written."""
-    write_json(path, result)
-    folder = path.parent / "figures"
-    written = [path, figures.success_bars(result, folder / f"{path.stem}-success.png")]
-    if traces and traces[0][1].shape[1] > 1:
-        written.append(figures.router_weights(traces, policy.config.executed, folder / f"{path.stem}-router.png"))
-    if video:
-        written += [
-            figures.video(e, w, policy.config.executed, path.parent / "videos" / f"{path.stem}-{slug(e.task)}.gif")
-            for e, w in traces
-            if e.frames
-        ]
-    return [str(p) for p in written]
-
-
 def main(config: EvaluateConfig) -> dict:
     """Evaluate a run. Returns what the command's last line says: mean success, seconds, and the paths written."""
     device = choose_device(config.device)
@@ -309,9 +274,11 @@ def main(config: EvaluateConfig) -> dict:
     how = (config.sampler, config.sampling_steps, video)
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, *how, shift=config.shift)
     result.update(source, even=config.even, shift=config.shift)
-    say(table(result))  # first: if the disk is full, it is at least said
-    written = write_evaluation(path if config.out else evaluation_beside(path, result), policy, result, traces, video)
-    return {"mean_success": result["mean_success"], **lost(result), "seconds": result["seconds"], "wrote": written}
+    say(reports.table(result))  # first: if the disk is full, it is at least said
+    path = path if config.out else evaluation_beside(path, result)
+    written = reports.write_evaluation(path, policy, result, traces, video)
+    told = {"mean_success": result["mean_success"], **reports.lost(result), "seconds": result["seconds"]}
+    return told | {"wrote": written}
 
 
 if __name__ == "__main__":

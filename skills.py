@@ -27,11 +27,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from encoder import LoRA
 from envs.tasks import slug
 from plumbing import configs, files, folders, runs, tensors
 from plumbing.cli import BadInput, parse, provenance, run, say
-from variants.staged import components_of, unstaged
+from variants.staged import LoRA, components_of, unstaged
 
 FILE = "skill.safetensors"  # in the folder of a run that adapt.py made
 
@@ -40,7 +39,7 @@ FILE = "skill.safetensors"  # in the folder of a run that adapt.py made
 class Skill:
     """What a stage adds to a policy.
 
-    tensors: components.* (n, ...), router.* over what it leans on and its own n, residual.* (encoder.py), and its rows
+    tensors: components.* (n, ...), router.* over what it leans on and its own n, residual.* (`LoRA`), and its rows
     of task_embedding. leans_on: `identity` of what it was learned on. about: what there is to know; text and numbers.
     """
 

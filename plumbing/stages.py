@@ -23,7 +23,7 @@ from envs.demos import DATASET_ID, drawn
 from envs.pixels import as_seen_by
 from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, common_spaces, resolve_tasks, slug
-from plumbing import figures, files, folders, interrupt, resume, runs
+from plumbing import figures, files, folders, interrupt, reports, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_limits, check_memory
 from plumbing.log import read_log
@@ -359,9 +359,9 @@ def learn_all(config, learn, stages: list[list[str]], out: Path, device, roller)
         nonlocal lost, before
         asked = (config.eval_episodes, config.eval_seed, device)
         result = evaluated(run, into / "evaluation.json", *asked, before, roller)
-        say(evaluate.table(result))
+        say(reports.table(result))
         played = {task: r for task, r in result["tasks"].items() if not r.get("same_bits")}
-        lost += evaluate.lost({"tasks": played}).get("lost", 0)
+        lost += reports.lost({"tasks": played}).get("lost", 0)
         success.append({task: r["success"] for task, r in result["tasks"].items()})
         experts.update({task: r["expert"]["success"] for task, r in result["tasks"].items()})
         before = run, result
@@ -481,8 +481,8 @@ def evaluated(
             block = [seeds[0], seeds[-1]]
             if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):
                 if not (result.get("even") or result.get("shift")):  # with other weights, or of other pictures
-                    evaluate.table(result)  # all that is read of it later is there
-                    evaluate.lost(result)
+                    reports.table(result)  # all that is read of it later is there
+                    reports.lost(result)
                     float(result["seconds"] + sum(r["successes"] for r in result["tasks"].values()))
                     return result
         except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: again
@@ -498,7 +498,7 @@ def evaluated(
         result["tasks"] = {task: found[task] for task in policy.config.tasks}
         result["mean_success"] = evaluate.mean_success(result)
     result.update(provenance(seed, str(device)), training=how["training"])
-    evaluate.write_evaluation(path, policy, result, traces, video=False)
+    reports.write_evaluation(path, policy, result, traces, video=False)
     return result
 
 

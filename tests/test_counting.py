@@ -33,7 +33,7 @@ class Known:
     def __exit__(self, *_):
         pass
 
-    def play(self, act, episodes, on_done):
+    def play(self, act, episodes, on_done=lambda _: None):
         for episode in episodes:
             seen = {name: np.zeros((1, *shape)) for name, shape in spaces(episode.task).observation.items()}
             Known.chunks.append(act(seen, [episode], [0]))
@@ -80,6 +80,20 @@ def test_successes_are_the_policys_and_the_experts_stand_beside_them(result):
 def test_failed_seeds_are_those_that_failed(result):
     assert result["tasks"]["reach"]["failed_seeds"] == [FIRST + i for i in (3, 4, 6, 7, 8, 9)]
     assert result["tasks"]["push"]["failed_seeds"] == [FIRST + i for i in (0, 1, 2, 4, 5, 6, 7, 8, 9)]
+
+
+def test_the_first_failure_of_each_task_is_played_once_more_for_its_film(policy, monkeypatch):
+    """push fails in its first episode, which is filmed anyway; reach in its fourth."""
+    monkeypatch.setattr(evaluate, "Roller", Known)
+    monkeypatch.setattr(experts, "_played", {})
+    result, traces = evaluate.evaluate(policy, TASKS, EPISODES, BLOCK, video=True)
+    assert [(e.task, e.seed - FIRST, e.render_every) for e, _ in traces] == [
+        ("reach", 0, 4),
+        ("push", 0, 4),
+        ("reach", 3, 4),
+    ]
+    assert not traces[2][0].success and traces[2][1].shape == (1, policy.config.components)
+    assert (result["tasks"]["reach"]["n"], result["tasks"]["reach"]["successes"]) == (10, 4), "it counts once"
 
 
 def test_mean_steps_are_those_of_successes(result):

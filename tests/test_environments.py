@@ -26,7 +26,7 @@ import train
 from envs import demos
 from envs.demos import demonstrations, make_windows
 from envs.tasks import spaces
-from plumbing import figures, runs, stages
+from plumbing import figures, reports, runs, stages
 from plumbing.cli import BadInput, run
 
 TINY = ["--steps", 5, "--batch-size", 8, "--demos-per-task", 5, "--components", 2, "--device", "cpu"]
@@ -207,7 +207,7 @@ def test_without_an_expert_a_dataset_is_enough(human_data, tmp_path, monkeypatch
     mine = result["tasks"]["toy:Alone-v0"]
     assert mine["n"] == 2 and mine["expert"]["n"] == 0 and mine["expert"]["success"] is None
     assert not mine["expert"]["lost"] and "died" not in capsys.readouterr().err  # it was not tried, either
-    assert summary["mean_success"] is not None and re.search(r"toy:Alone-v0 .* - +2 ", evaluate.table(result))
+    assert summary["mean_success"] is not None and re.search(r"toy:Alone-v0 .* - +2 ", reports.table(result))
     assert drawn["evaluation-success.png"].axes[0].get_legend() is None  # which would explain the expert's mark
 
 

@@ -26,6 +26,7 @@ from envs.worker import Episode, Worker
 from plumbing import opengl, stages
 from plumbing.cli import BadInput
 from plumbing.runs import build_policy, load_policy
+from variants.staged import LoRA
 
 pytestmark = pytest.mark.skipif(not opengl.find(), reason=f"no OpenGL here; {opengl.MEND}")
 CPU = torch.device("cpu")
@@ -476,7 +477,7 @@ def test_a_new_task_leaves_what_old_ones_do_to_the_bit(run, usual, tmp_path, mon
     old, new = load_policy(run, CPU), load_policy(tmp_path / "new", CPU)
     assert new.config.tasks == [*old.config.tasks, "fdp/push-pixels-v3"]
     assert stages.unchanged(old, new) == old.config.tasks
-    layers = [name for name, _ in encoder.LoRA.layers(new.encoder)]
+    layers = [name for name, _ in LoRA.layers(new.encoder)]
     moved = [name for name, A in zip(layers, new.residual[-1].A, strict=True) if A.any()]
     assert moved == layers and sum(name.startswith("eyes") for name in layers) == 8
     command(adapt, "--run", run, "--tasks", "push", "--retain", "replay", "--steps", 2, *usual, "--out", tmp_path / "r")

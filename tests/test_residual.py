@@ -12,11 +12,11 @@ from test_adapt import CPU, chunks, flags, make_policy  # noqa: F401  (flags is 
 import adapt
 import skills
 from adapt import count, grow, train_only
-from encoder import LoRA, StateEncoder
+from encoder import StateEncoder
 from plumbing.cli import BadInput
 from plumbing.runs import load_policy, read_config
 from study.ml45 import augment
-from variants.staged import _replaced
+from variants.staged import LoRA, _replaced
 
 
 def filled(encoder: nn.Module, rank: int) -> LoRA:

@@ -19,7 +19,7 @@ from envs.rollout import FIRST_EVALUATION_SEED, Roller
 from envs.tasks import spaces
 from envs.worker import Episode, Worker
 from fdp import Policy, PolicyConfig
-from plumbing import cli, doctor
+from plumbing import cli, doctor, reports
 from plumbing.cli import BadInput
 
 
@@ -192,9 +192,9 @@ def test_lost_episodes_are_told_last_and_by_an_exit_code_of_their_own(monkeypatc
     (row,) = result["tasks"].values()
     bad = str(FIRST_EVALUATION_SEED + 3)
     assert (row["n"], list(row["lost"]), row["expert"]["n"], list(row["expert"]["lost"])) == (4, [bad], 4, [bad])
-    assert evaluate.lost(result) == {"lost": 2}
+    assert reports.lost(result) == {"lost": 2}
     with pytest.raises(SystemExit) as left:
-        cli.run(lambda: {"mean_success": 0.5, **evaluate.lost(result)})
+        cli.run(lambda: {"mean_success": 0.5, **reports.lost(result)})
     out, err = capsys.readouterr()
     assert left.value.code == 3 and json.loads(out)["lost"] == 2
     assert err.strip().splitlines()[-1].startswith("incomplete: 2 episodes were lost")

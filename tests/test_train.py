@@ -22,7 +22,7 @@ from envs.metaworld import DIFFERENCES
 from envs.rollout import FIRST_EVALUATION_SEED
 from envs.worker import Episode
 from evaluate import wilson_interval
-from plumbing import figures, folders, opengl, resume, runs, tensors
+from plumbing import figures, folders, opengl, reports, resume, runs, tensors
 from plumbing.cli import BadInput
 from plumbing.log import read_log
 from plumbing.runs import load_policy
@@ -384,9 +384,9 @@ def test_lost_episodes_are_neither_success_nor_failure(tiny_run, tmp_path, monke
     assert (reach["n"], reach["successes"], reach["success"], len(reach["lost"])) == (0, 0, None, 2)
     assert (push["n"], push["successes"], push["success"]) == (1, 1, 1.0)
     assert list(push["lost"]) == [str(FIRST_EVALUATION_SEED)] and result["mean_success"] == 1.0
-    assert "2 lost" in evaluate.table(result)
+    assert "2 lost" in reports.table(result)
     assert traces == []  # only a first episode is drawn
-    evaluate.write_evaluation(tmp_path / "e.json", policy, result, traces, video=False)
+    reports.write_evaluation(tmp_path / "e.json", policy, result, traces, video=False)
     written = json.loads((tmp_path / "e.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
     assert written["tasks"]["reach"]["success"] is None and written["tasks"]["reach"]["router_weights"] is None
 

@@ -1,11 +1,11 @@
 """A policy that has learned in stages: every task keeps the components, the router and the encoder it was learned with.
 
 Written by `adapt.py --retain exact`, on top of any policy that keeps the K axis (`base`). A stage adds components and a
-router of its own, and a low-rank adapter of the encoder (encoder.py, `LoRA`). A task of another stage never
-sees them: it is served by a *view* of the policy, which has its stage's router and adapter and those K_s components
-that its stage knew, in products of the same shapes as then, so that its actions stay what they were, bit for bit. (For
-the same rows in a batch: which rows share a matrix product decides how sums are rounded, here as with any policy, in
-the seventh digit.) The price: the task's name must be given, and every stage stores its own router and adapter.
+router of its own, and a low-rank adapter of the encoder (`LoRA`, below). A task of another stage never sees them: it is
+served by a *view* of the policy, which has its stage's router and adapter and those K_s components that its stage knew,
+in products of the same shapes as then, so that its actions stay what they were, bit for bit. (For the same rows in a
+batch: which rows share a matrix product decides how sums are rounded, here as with any policy, in the seventh digit.)
+The price: the task's name must be given, and every stage stores its own router and adapter.
 
 A stage may use all components before it, or only those of the first policy. In the second case its cost does not grow
 with the number of stages, and skills.py can move it, as a *skill*, to any other copy of the first policy.
@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from encoder import LoRA, check_rows
+from encoder import check_rows
 from plumbing.runs import load_variant
 
 
@@ -128,6 +128,44 @@ def on_top_of(base: str):
 
     StagedPolicy.__module__ = StagedConfig.__module__ = __name__
     return StagedPolicy, StagedConfig
+
+
+class LoRA(nn.Module):
+    """A low-rank adapter of a frozen encoder, so that a new task may see what no old one needed: W + A @ B in the place
+    of each weight W, b + d in that of its bias b (Hu et al. 2021, arXiv 2106.09685, section 4.1, with its letters
+    swapped: the paper writes W + B A. A and B are these matrices here, not the axes of the legend.)
+
+    A (outputs, r) and d start at zero, so learning begins with the encoder as it was. B (r, inputs) starts random: if
+    both were zero, neither would get a gradient. The encoder itself never changes, and neither does what old tasks see.
+
+    Args:
+        encoder: any module; its linear layers and convolutions are adapted, all else stays as it is.
+        rank: r, for each layer: r (outputs + inputs) numbers instead of outputs * inputs. 0: none.
+    """
+
+    def __init__(self, encoder: nn.Module, rank: int):
+        super().__init__()
+        self.A, self.B, self.d = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
+        for _, layer in self.layers(encoder) if rank else ():
+            inputs = layer.weight[0].numel()
+            self.A.append(torch.zeros(len(layer.weight), rank))
+            self.B.append(torch.empty(rank, inputs).uniform_(-(inputs**-0.5), inputs**-0.5))
+            self.d.append(torch.zeros(len(layer.weight) if layer.bias is not None else 0))
+
+    def weights(self, encoder: nn.Module) -> dict[str, Tensor]:
+        """Name -> adapted tensor, of the encoder's parameters that are adapted."""
+        adapted, layers = {}, self.layers(encoder) if len(self.A) else []  # of rank 0: no A
+        for (name, layer), A, B, d in zip(layers, self.A, self.B, self.d, strict=True):
+            adapted[f"{name}.weight"] = layer.weight + (A @ B).view_as(layer.weight)
+            if layer.bias is not None:
+                adapted[f"{name}.bias"] = layer.bias + d
+        return adapted
+
+    @staticmethod
+    def layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
+        """What can be adapted: layers that multiply their input by a matrix."""
+        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        return [(name, layer) for name, layer in encoder.named_modules() if isinstance(layer, kinds)]
 
 
 def components_of(used: int | list[int]) -> list[int]:

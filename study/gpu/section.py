@@ -26,7 +26,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
 import evaluate  # noqa: E402
-from plumbing import stages  # noqa: E402
+from plumbing import reports, stages  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from plumbing.runs import choose_device, load_policy, read_config  # noqa: E402
 from study.ml45.table import NEW  # noqa: E402
@@ -179,7 +179,7 @@ def from_nothing(config: SectionConfig, device: torch.device) -> dict:
 
     final = play(checkpoints[-1], 1 if config.tiny else 50, 6)
     evaluated, reached = time.perf_counter() - begin, dict.fromkeys(map(str, GOALS[group]))
-    say(evaluate.table(final))
+    say(reports.table(final))
     for checkpoint in checkpoints:
         if time.perf_counter() - begin > EVALUATING_ENDS * config.seconds:
             say("no time for the checkpoints that are left")

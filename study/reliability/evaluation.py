@@ -21,6 +21,7 @@ import torch  # noqa: E402
 import evaluate  # noqa: E402
 from envs import experts  # noqa: E402
 from envs.rollout import Roller  # noqa: E402
+from plumbing import reports  # noqa: E402
 from plumbing.cli import ROOT, say  # noqa: E402
 from plumbing.runs import load_policy  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
@@ -68,9 +69,9 @@ def main() -> None:
         for _ in range(times):
             at = random.randrange(1, answers)
             result, _ = played(policy, number, at)
-            if evaluate.lost(result) or outcome(result) != outcome(calm):
+            if reports.lost(result) or outcome(result) != outcome(calm):
                 wrong.append(at)
-                say(f"{what} at answer {at} of {answers}: {evaluate.lost(result)}")
+                say(f"{what} at answer {at} of {answers}: {reports.lost(result)}")
         rows[what] = row(times, times - len(wrong), "all episodes played, the same outcomes", failures=wrong)
     tasks, count = policy.config.tasks, len(policy.config.tasks)
     for padded in (True, False):
