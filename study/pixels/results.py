@@ -52,6 +52,12 @@ def cameras(study: Path) -> list[str]:
             if pair[0]:
                 shifted.append([what, f"`{shift}`", len(pair[0]), rate(by_task(pair[0])).share,
                                 str((compare_seeds if len(pair[0]) > 1 else compare)(*pair))])  # fmt: skip
+    usual = study / "pixels/shift/run.json"
+    for shift in SHIFTS:
+        if (path := usual.with_stem(f"run-{shift}")).exists():
+            pair = [[json.loads(file.read_text())] for file in (path, usual)]
+            shifted.append(["fdp, study/pixels/run", f"`{shift}`", 1, rate(by_task(pair[0])).share,
+                            str(compare(*pair))])  # fmt: skip
     successes, n = expert(first)
     each = ("/".join(map(str, expert(first, [task]))) for task in tasks)
     rows.append(["scripted expert", "", *each, number(successes / n)])
