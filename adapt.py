@@ -23,7 +23,7 @@ below, a stage adds a low-rank adapter to the encoder, used only for its own tas
 | replay | a penalty on changed predictions, on a few stored old observations       | per task 10 kB, pictures 1.6 MB |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
-Read `grow` (copied), `train_only` (frozen), variants/staged.py and plumbing/memory.py (kept), `learn` (a stage).
+Read variants/staged.py (kept), `grow` (copied), `train_only` (frozen), `learn` (a stage); plumbing/stages.py: `main`.
 Axis legend: K components before growing, n new ones, B batch
 """
 
@@ -241,7 +241,7 @@ def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: 
         new = config.new_components if config.mode == "add-component" else 0
         if new and config.start_from == "most-used":
             seen = join([make_windows(demos[task], 1)[0] for task in tasks])
-            copied = most_used(variant, policy, seen, tasks[0], new)
+            copied = most_used(variant, policy, seen, tasks[0], new)  # any name: all begin at the same embedding
         elif new and config.start_from != "random":
             copied = numbers(config.start_from, K, "--start-from")
         variant, grown = grow(variant, policy, tasks, new, copied, config.encoder_rank)

@@ -144,7 +144,8 @@ class StateEncoder(nn.Module):
         """{part: (B, *shape)} -> (B, F): parts with frames, frame by frame; parts without; differences of positions.
 
         What the hand must do depends on the object's position *relative to the hand*. A network can learn to subtract,
-        but 25 demonstrations teach it that at 25 object positions: it misses a peg by millimetres at the 26th.
+        but 25 demonstrations teach it that at 25 object positions only. (One seed, assembly gained most: LOG.md, first
+        entry.)
         """
         read = [observation[name] for name in self.parts]
         moving, still = ([x for x in read if x.ndim == axes] for axes in (3, 2))
@@ -169,7 +170,8 @@ class SpatialSoftmax(nn.Module):
         share = features.flatten(2).float().softmax(-1)  # (B, channels, h w)
         y, x = (torch.linspace(-1, 1, n, device=share.device) for n in features.shape[2:])
         places = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))])  # (2, h w)
-        # Not as a matrix product: autocast would round the coordinates to bf16, which has only some hundred of them.
+        # Not as a matrix product: autocast would round the coordinates to bf16, in steps of 0.004 near the edge, a
+        # tenth of a pixel of 64.
         return (share[:, :, None] * places).sum(-1).flatten(1)
 
 
@@ -228,7 +230,7 @@ class PixelsEncoder(nn.Module):
     """
 
     # Largest random shift, as a fraction of the picture. At 64 x 64 a pixel is a centimetre or two of the table: after
-    # a shift by four (usual at 84 x 84) a picture hardly says where a box is, and the peg misses it (LOG.md).
+    # a shift by four (usual at 84 x 84) a picture hardly says where a box is, and the peg misses it (study/README.md).
     SHIFT = 1 / 64
 
     def __init__(self, parts: dict[str, tuple[int, ...]], condition_dim: int, eye="small", differences=()):

@@ -6,7 +6,7 @@ It sees the *condition* only: what the encoder made of the observation, and the 
 off; neither the noisy actions nor the diffusion step. Hence the weights are computed once per action chunk, however
 many denoising steps follow, and a softmax weight means "in this situation, component k matters that much": if it
 routes, weights plotted over an episode can be interpreted (FDP, arXiv 2512.21898). A router that sees the step too is
-a fork: `router_sees_step`.
+a fork: variants/stepwise.py.
 
 How raw network outputs (logits) become weights is a real choice:
 

@@ -106,6 +106,11 @@ def sampling_timesteps(T: int, steps: int) -> list[int]:
     T=100, steps=4 -> [99, 74, 49, 24]. It must begin at T-1, the only step at which x_t really is the pure noise
     that sampling starts from ("trailing" spacing; the usual "leading" one begins at 90 for ten steps). After
     the last entry comes not step 0 but clean data, ab = 1: step 0 still holds a little noise.
+
+    Few steps narrow the distribution: the last jump, here from 24, goes to the mean of all clean data that could have
+    been noised to this, so what is finer than the noise there is averaged. (Five steps of dpm keep half of a standard
+    deviation of 0.2. With quadratic spacing, 99, 63, 35, 15, 3, they keep 0.89 of it, and success is the same: LOG.md,
+    2026-11-30.)
     """
     check_steps(T, steps)
     return [round(T - i * T / steps) - 1 for i in range(steps)]

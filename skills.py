@@ -51,7 +51,8 @@ class Skill:
 
 def identity(base, skills: tuple | list[Skill] = ()) -> str:
     """A checksum of a policy without skills, settings and all, and of those that were put onto it, in their order."""
-    settings = json.dumps(asdict(base.config), sort_keys=True)
+    # Without how many actions are executed: that is decided when acting, and all skills fit whatever it is.
+    settings = json.dumps(asdict(base.config) | {"executed": 4}, sort_keys=True)
     own = tensors.checksum([base.variant, settings, dict(base.state_dict())])
     return tensors.checksum([own, *(skill.tensors for skill in skills)]) if skills else own
 

@@ -54,11 +54,11 @@ class TrainConfig:
     router: Literal["softmax", "informed", "affine", "raw"] = "softmax"  # logits to weights; router.py has the table
     target: Literal["noise", "clean", "velocity"] = "velocity"  # what is predicted; noise is the paper's objective
     horizon: int = 8  # H, actions per chunk; 8 are 0.1 s of robot time. The paper predicts 16
-    executed: int = 4  # actions executed per chunk; 8 halves the computation, loses precision (LOG.md)
+    executed: int = 4  # actions executed per chunk; 8 halves the computation, loses precision (study/README.md)
     demos_per_task: int = 50  # expert episodes; collected once and kept
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations: other seeds, a dataset of their own
     steps: int | None = None  # optimiser steps; default 2000 times the number of tasks, 40,000 at most
-    batch_size: int = 64  # windows per step; small, because many small steps beat fewer large ones here (LOG.md)
+    batch_size: int = 64  # windows per step; many small steps beat fewer large ones here (LOG.md, 2026-11-21)
     lr: float = 1e-3  # peak learning rate: linear warm-up over at most 100 steps, then a cosine to zero
     weight_decay: float = 1e-4  # hardly any; no other value was tried
     grad_clip: float = 1.0  # largest gradient norm; rarely reached after warm-up, saves the run from one bad batch
@@ -100,7 +100,7 @@ class Windows:
     def __init__(self, policy, tasks: list[str], demos: dict[str, list[dict]], device: torch.device):
         made = [make_windows(demos[task], policy.config.horizon) for task in tasks]
         counts = torch.tensor([len(actions) for _, actions in made])
-        self.tasks, self.horizon = tasks, policy.config.horizon
+        self.tasks = tasks
         observations = join([observation for observation, _ in made])
         self.observations = {name: observations[name].to(device) for name in policy.config.observation}
         self.actions = torch.cat([actions for _, actions in made]).to(device)
@@ -229,6 +229,7 @@ def main(config: TrainConfig) -> dict:
     check_memory(settings, config.batch_size, device, count_weights(config.policy, settings))
     torch.manual_seed(config.seed)
     policy = runs.build_policy(config.policy, settings)
+    # (Under torchrun `parallel.first` calls a function in one process, and all get its result.)
     config.precision = parallel.first(lambda: runs.choose_precision(config.precision, policy.config, device))
     folder, config.resume = parallel.first(lambda: resume.run_folder(config))
 
@@ -243,7 +244,7 @@ def main(config: TrainConfig) -> dict:
 
     # ---- What learns. One step is tried before anything is replaced; a run that is resumed goes on where it stopped.
     learner = Learner(policy, config.lr, config.weight_decay, config.grad_clip, config.precision)
-    loss_function = resume.try_once(policy, windows, config)
+    loss_function = resume.try_once(policy, windows, config)  # policy.loss, compiled or shared if asked
     usage, saved = Usage(tasks, windows.observations, windows.task_ids, windows.of_task), {}
     if config.resume:
         saved = resume.restore(folder, learner, config.seed, data)

@@ -6,7 +6,7 @@ The new router must not change what old tasks do. Weights that are nearly equal 
 was never trained it may predict fifteen times too much, and then a weight of 0.02 instead of 0 is a wrong action. So
 composed predictions are compared. Composition is linear in the weights, so the change of the prediction is the
 composition with the change of the weights. (With the weights themselves compared, ten tasks in turn ended at 0.77 and
-forgot 17 points: LOG.md.)
+forgot 17 points: LOG.md, 2026-11-30.)
 
 Axis legend: K components, R remembered observations, REPLAYED of each task, N observations in a task's demonstrations,
 H action horizon, A action dim

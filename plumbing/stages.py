@@ -509,7 +509,7 @@ def size(run: Path) -> int:
 
 
 def metrics(success: list[dict[str, float]], stages: list[dict]) -> dict:
-    """Continual-learning metrics of success[stage][task], a task's row beginning with the stage that learned it.
+    """Continual-learning metrics of success[stage][task], a task's column beginning with the stage that learned it.
 
     average success: over all tasks, after the last stage. backward transfer: success at the end minus success right
     after learning, over the tasks learned before the last stage (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, section

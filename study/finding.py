@@ -11,6 +11,7 @@ import numpy as np
 from study.adapt.results import NEW, before, new_tasks, old_change, ways
 from study.intervals import (
     Difference,
+    by_seed,
     by_task,
     compare,
     compare_seeds,
@@ -43,10 +44,10 @@ def finding(study: Path) -> list[str]:
     against = [*filter(None, (beside_one_network(study, what, name) for what, name in RIVALS.items()))]
     if not against:
         raise NotMeasured("`study/core/mt6-*.json`")
-    rows, differences = map(list, zip(*against, strict=True))  # of each row: one network minus fdp
+    rows, differences = map(list, zip(*against, strict=True))  # of each row: one network minus fdp, and by Student's t
     for row, change in filter(None, (told(one_demonstration, study), told(new_upon_six, study))):
         rows.append(row)
-        differences.append(change)
+        differences.append((change, None))
     rows += told(in_turn_from_nothing, study) or []
     return [
         *table(HEADER, rows),
@@ -57,19 +58,26 @@ def finding(study: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def verdict(rows: list[list[str]], differences: list[Difference | None]) -> str:
-    """Who is ahead of whom, and where. rows: the table's first ones, each with one network minus fdp, or nothing."""
-    pairs = [(row[0], d) for row, d in zip(rows, differences, strict=False) if d]
-    ahead = {who: [f"{what.replace(', ', ' (')}; {abs(d.mean):.1f} points)" for what, d in pairs if is_ahead(d)]
+def verdict(rows: list[list[str]], differences: list[tuple[Difference | None, Difference | None]]) -> str:
+    """Who is ahead of whom, and where. rows: the table's first ones, each with one network minus fdp, or nothing, and
+    the same by Student's t, where there are several seeds."""
+    pairs = [(row[0], d, t) for row, (d, t) in zip(rows, differences, strict=False) if d]
+    ahead = {who: [f"{what.replace(', ', ' (')}; {abs(d.mean):.1f} points{weak(t)})" for what, d, t in pairs
+                   if is_ahead(d)]
              for who, is_ahead in (("fdp", lambda d: d.high < 0), ("one network", lambda d: d.low > 0))}  # fmt: skip
-    title = "gains little" if ahead["fdp"] and max(-d.mean for _, d in pairs) < LITTLE else "gains"
+    title = "gains little" if ahead["fdp"] and max(-d.mean for _, d, _ in pairs) < LITTLE else "gains"
     if not ahead["fdp"]:
         title = "gains nothing that is shown"
     where = {who: f"in {words(places)}" if places else "in none" for who, places in ahead.items()}
     return (
-        f"**Factorizing {title}**: of {len(pairs)} comparisons with one network of the same size, fdp is ahead by an "
+        f"**Factorizing {title}**: of the {len(pairs)} comparisons above with one network, fdp is ahead by an "
         f"interval that excludes zero {where['fdp']}, one network {where['one network']}."
     )
+
+
+def weak(t: Difference | None) -> str:
+    """A word where the same difference includes zero by Student's t."""
+    return "; not by Student's t" if t and t.low <= 0 <= t.high else ""
 
 
 def told(function, study: Path):
@@ -95,7 +103,7 @@ def theirs(results: list[dict], tasks=None) -> str:
 
 
 def beside_one_network(study: Path, what: str, name: str):
-    """-> (a row, one network minus fdp), or None where not both have been played."""
+    """-> (a row, (one network minus fdp, the same by Student's t)), or None where not both have been played."""
     mine, its = paired(study, *(f"{name.format(policy)}-s[0-9].json" for policy in ("fdp", "monolithic")))
     if not mine:
         return None
@@ -104,7 +112,7 @@ def beside_one_network(study: Path, what: str, name: str):
     beside = [f"one network {change}" + f" ({seeds(len(mine))})" * (len(mine) != len(fdp))]
     if name == "mt50/{}":
         beside += [f"fdp, `--executed 2`: {compare(*pair)} (other episodes)"] if (pair := sooner(study)) else []
-    return [what, cell(fdp), theirs(fdp), "; ".join(beside)], change
+    return [what, cell(fdp), theirs(fdp), "; ".join(beside)], (change, by_seed(its, mine))
 
 
 def sooner(study: Path) -> list[list[dict]]:
@@ -171,10 +179,10 @@ def in_turn_from_nothing(study: Path) -> list[list[str]]:
         beside = ""
         if both := alone(study):
             upon, own = map(success, both)
-            beside = f"a small policy each {points(100 * (own - upon))} ({len(both[1])} tasks, the first by name)"
+            beside = f"a small policy each {points(100 * (own - upon))} (first {len(both[1])} by name)"
         executed = apart[0].get("executed", EXECUTED)
         looks = f" (`--executed {executed}`)" * (executed != EXECUTED)
-        rows.append(["49 tasks, added alone to one, 50", cell(apart) + looks, theirs(apart), beside])
+        rows.append(["49 tasks, each added alone to one, 50", cell(apart) + looks, theirs(apart), beside])
     return rows
 
 

@@ -46,6 +46,15 @@ def elsewhere(tmp_path, monkeypatch, data_dir):
     return tmp_path
 
 
+def test_what_is_installed_is_what_is_there():
+    """`pip install -e .` finds the files that README lists, and nothing has to be written down twice."""
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert sorted(told["py-modules"]) == sorted(name.removesuffix(".py") for name in CONCEPTS)
+    assert all((ROOT / package).is_dir() for package in told["packages"])
+    assert told["dynamic"]["dependencies"]["file"] == ["requirements.txt"]
+
+
 def test_every_command_of_the_readme_runs(elsewhere):
     scripts = {"train.py": train, "evaluate.py": evaluate, "adapt.py": adapt, "skills.py": skills}
     assert {words[0] for words in COMMANDS} == set(scripts), "a command of the README that this test cannot run"

@@ -267,6 +267,17 @@ def test_seeds_that_differ_make_a_difference_uncertain_and_stand_beside_it(tmp_p
     assert markdown.evenly(tmp_path, "b-s[0-9]-even.json") == ""
 
 
+def test_students_t_over_the_differences_of_seeds():
+    """Three seeds lose 1, 2 and 6 of 10: mean 30 points, standard deviation sqrt(700), t of 2 degrees of freedom."""
+    usual = [{"tasks": {"a": entry()}}] * 3
+    worse = [{"tasks": {"a": entry(range(n))}} for n in (1, 2, 6)]
+    t = intervals.by_seed(worse, usual)
+    half = 4.3026527 * 700**0.5 / 3**0.5
+    assert t == pytest.approx((-30, -30 - half, -30 + half), abs=0.01)
+    assert t.verdict.endswith("includes zero")
+    assert intervals.by_seed(worse[:1], usual[:1]) is None, "of one seed it says nothing"
+
+
 def test_evaluations_of_other_episodes_are_not_compared():
     here, there = ({"tasks": {"a": entry([1], first=first)}} for first in (1_030_000, 1_050_000))
     assert intervals.compare([here, here], [here]) == (0, 0, 0)
@@ -468,7 +479,9 @@ def test_the_finding_says_who_is_ahead(tmp_path):
         change = intervals.compare(*([json.loads((tmp_path / f"mt50/{name}-s0.json").read_text())]
                                      for name in ("monolithic", "fdp")))  # fmt: skip
         assert row == f"| fifty tasks, 50 | 0.900 (1 seed) | 0.900 | one network {change} |"
-        assert said.startswith(f"- **Factorizing {gains}**: of 1 comparisons with one network of the same size, fdp")
+        assert said.startswith(
+            f"- **Factorizing {gains}**: of the 1 comparisons above with one network of the same size, fdp"
+        )
         assert f"excludes zero {fdp}, one network {one}." in re.sub(r" +", " ", said)
     written(tmp_path / "core/mt6-fdp-50-s0", 1, 2, 3, 4, 5, 6)
     written(tmp_path / "core/mt6-monolithic-50-s0", 1)
@@ -476,7 +489,8 @@ def test_the_finding_says_who_is_ahead(tmp_path):
     lines = finding.finding(tmp_path)
     said = re.sub(r" +", " ", " ".join(lines))
     assert (
-        "of 2 comparisons" in said and "zero in fifty tasks (50; 50.0 points), one network in six tasks (50 of" in said
+        "of the 2 comparisons above" in said
+        and "zero in fifty tasks (50; 50.0 points), one network in six tasks (50 of" in said
     )
     assert lines[3].startswith("| fifty tasks, 50 | 0.950 (2 seeds) | 0.900 | one network -50.0 [")
     assert lines[3].endswith("] (1 seed) |")  # the one that both have
@@ -502,10 +516,8 @@ def test_the_finding_of_the_committed_files():
     own = mean("sequences/alone/*.json")
     apart = json.loads((markdown.STUDY / "sequences/apart-s0.json").read_text())["tasks"]
     same = np.mean([apart[path.stem]["success"] for path in alone.glob("*.json")])
-    told = (
-        f"a small policy each {intervals.points(100 * (own - same))} ({len([*alone.glob('*.json')])} tasks, the first"
-    )
-    assert told in rows["49 tasks, added alone to one, 50"]
+    told = f"a small policy each {intervals.points(100 * (own - same))} (first {len([*alone.glob('*.json')])} by name)"
+    assert told in rows["49 tasks, each added alone to one, 50"]
     learned = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/full-*-s?.json")]
     full = np.mean([r["tasks"][r["task"]]["success"] for r in learned])
     exact = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/add-exact-*-s?.json")]
@@ -546,7 +558,9 @@ def test_what_1_k_costs_in_all_runs_of_todays_router(tmp_path):
                          "router/baselines/mt6-25-informed-s0": []}.items():  # fmt: skip
         written(tmp_path / name, *failed)
         written(tmp_path / f"{name}-even", 1, 2, 3)
-    assert router.dependence(tmp_path) == ("setting them to 1/K changes success by -30.0 to -10.0 points (3 runs).")
+    assert router.dependence(tmp_path) == (
+        "setting them to 1/K changes success by -30.0 to -10.0 points (3 runs, K = 4)."
+    )
 
 
 def written(folder: Path, *failed: int, loss: float = 0.5, weights=(0.9, 0.1)) -> None:

@@ -8,7 +8,7 @@ adds a bonus for information (router.py); here its coefficient is a flag, and `-
 have weight zero in training too: what acts sparsely has to be trained sparsely.
 
 And what has weight zero need not be computed. Weights do not change while a chunk is denoised, so each component gets
-the rows of the batch that chose it, and nothing else is touched (LOG.md has what that costs beside two components).
+the rows of the batch that chose it, and nothing else is touched (study/README.md, "What acting sparsely costs").
 
 Axis legend: B batch, K components, R rows of the component that has most, N = B * top chosen (row, component) pairs
 """
@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
-from router import BLENDS, batch_information
+from router import BLENDS, BONUS, batch_information
 from variants.staged import some
 
 
@@ -55,7 +55,7 @@ def gather(weights: Tensor, top: int) -> Rows | None:
 
 @dataclass
 class PolicyConfig(FactorizedConfig):
-    bonus: float = 0.03  # coefficient of I; 0.01 is too little on six tasks, 0.03 hardly enough on fifty
+    bonus: float = BONUS  # coefficient of I; 0.01 is too little on six tasks, 0.03 hardly enough on fifty
     top: int = 0  # components that count, per observation; 0: all
 
 

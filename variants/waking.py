@@ -79,7 +79,8 @@ class Policy(FactorizedPolicy):
         if not (isinstance(c.cooling_steps, int) and 1 <= c.cooling_steps <= 10**9):
             raise ValueError(f"--cooling-steps must be between 1 and 10^9, got {c.cooling_steps}")
         if c.how in ("cooling", "falling"):
-            self.register_buffer("seen", torch.zeros((), dtype=torch.long))  # steps of training; saved with the weights
+            # Steps of training, saved with the weights. From before `self.progress`, which a fork should use instead.
+            self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def compose(self, noisy_actions, step, condition, weights):
         """As in fdp.py, on what the components see: `encode` gives (B, C), or (B, 2 C) where there are two encoders."""

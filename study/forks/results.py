@@ -16,6 +16,7 @@ FORKS = {  # result files -> what was trained, and the file that it is in
     "mt6-moe-top1-unbalanced": ("the same without balancing", "variants/moe.py"),
     "mt6-moe-top2": ("top 2", "variants/moe.py"),
     "mt6-moe-top2-multinomial": ("top 2, drawn in training", "variants/moe.py"),
+    "mt6-stepwise": ("a router that sees the diffusion step, too", "variants/stepwise.py"),
     "mt6-proprioception": ("sees its own hand only", "variants/proprioception.py"),
     "reach-push-flow": ("flow matching, on reach and push", "variants/flow.py"),
 }

@@ -35,6 +35,7 @@ TABLE = [
         row("mt6-moe-top2", "--tasks mt6 --policy moe --top 2"),
         row("mt6-moe-top2-multinomial", "--tasks mt6 --policy moe --top 2 --selection multinomial"),
         row("mt6-moe-top1-unbalanced", "--tasks mt6 --policy moe --top 1 --balance 0"),
+        row("mt6-stepwise", "--tasks mt6 --policy stepwise"),
         row("mt6-proprioception", "--tasks mt6 --policy proprioception"),
     ],
 ]

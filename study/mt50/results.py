@@ -4,7 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
-from study.intervals import DAGGER, Difference, by_task, compare, compare_seeds, count, number, rate, success
+from study.intervals import (
+    DAGGER,
+    Difference,
+    by_seed,
+    by_task,
+    compare,
+    compare_seeds,
+    count,
+    number,
+    points,
+    rate,
+    success,
+)
 from study.markdown import NotMeasured, evenly, expert, paired, played_on, read, table, text, typed, words
 from study.mt50.soccer import PREDICTIONS
 
@@ -58,6 +70,7 @@ def fifty(study: Path) -> list[str]:
               + ("." if other else " (not measured yet)."), played_on(found["fdp"])),
         *table(header, rows), *text(DAGGER),
         *table(["task, fdp's weakest first", *played, "expert"], weak),
+        *text(scattered(found)),
         *text(f"Without a failure, {words(played)}: {words(perfect or ['none'])}."),
         *sooner(study),
         *alone(study),
@@ -67,6 +80,14 @@ def fifty(study: Path) -> list[str]:
               "MINT-SJTU/Evo-SOTA.io); Diffusion Policy from cameras and language 0.161 over tasks, 0.105 over the "
               "four groups (as the SmolVLA paper, arXiv 2506.01844, reports it)."),
     ]  # fmt: skip
+
+
+def scattered(found: dict[str, list[dict]]) -> str:
+    """What three seeds alone say about one network minus fdp."""
+    if len(found) < 2 or not (t := by_seed(found["monolithic"], found["fdp"])):
+        return ""
+    each = words(str(points(compare([a], [b]).mean)) for a, b in zip(found["monolithic"], found["fdp"], strict=True))
+    return f"By Student's t over the seeds' differences alone ({each}) the interval is {t} points: {t.verdict}."
 
 
 def minus(one: list[dict], other: list[dict]) -> Difference:

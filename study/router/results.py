@@ -162,7 +162,7 @@ def dependence(study: Path) -> str:
         raise NotMeasured(f"`study/{REPLACED[0]}`")
     return (
         f"setting them to 1/K changes success by {points(min(changes))} to {points(max(changes))} points "
-        f"({len(changes)} runs)."
+        f"({len(changes)} runs, K = 4)."
     )
 
 
