@@ -24,8 +24,8 @@ from envs.pixels import seen_as, seen_by
 from envs.tasks import common_spaces, resolve_tasks
 from plumbing import figures, folders, parallel, reports, resume, runs
 from plumbing.cli import BadInput, progress, provenance, run, say
-from plumbing.limits import check_limits, check_memory, count_weights
-from plumbing.log import Log, Usage, loss_by_step, read_log
+from plumbing.limits import check_memory, check_training, count_weights
+from plumbing.log import HeldOut, Log, Usage, loss_by_step, read_log
 from router import errors_and_terms
 
 # Noise samples per observation with pictures: encoding pictures is slow, and several noise samples per encoding lower
@@ -56,6 +56,7 @@ class TrainConfig:
     horizon: int = 8  # H, actions per chunk; 8 are 0.1 s of robot time. The paper predicts 16
     executed: int = 4  # actions executed per chunk; 8 halves the computation, loses precision (study/README.md)
     demos_per_task: int = 50  # expert episodes; collected once and kept
+    held_out: int = 0  # of these, kept out of training: log.jsonl and its picture also have the loss on them
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations: other seeds, a dataset of their own
     steps: int | None = None  # optimiser steps; default 2000 times the number of tasks, 40,000 at most
     batch_size: int = 64  # windows per step; many small steps beat fewer large ones here (LOG.md, 2026-11-21)
@@ -74,17 +75,6 @@ class TrainConfig:
     overwrite: bool = False  # replace the run in --out
     log_every: int = 50  # steps between lines of log.jsonl
     save_every: int = 1000  # steps between checkpoints
-
-
-def check(config: TrainConfig) -> None:
-    """Refuse impossible numbers before anything is made. What concerns shapes is checked by the policy itself."""
-    check_limits(config)
-    if (config.resume or config.overwrite) and not config.out:
-        raise BadInput(f"--{'resume' if config.resume else 'overwrite'} needs --out with the run folder")
-    if config.resume and config.overwrite:
-        raise BadInput("--resume and --overwrite exclude each other")
-    if config.out and Path(config.out).absolute() in Path(config.data_dir).absolute().parents:
-        raise BadInput(f"--data-dir {config.data_dir} is inside --out: demonstrations go elsewhere")
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -217,7 +207,7 @@ class Learner:
 
 def main(config: TrainConfig) -> dict:
     """Train, then evaluate. Returns what the command's last line says: the run folder, success, seconds, paths."""
-    check(config)
+    check_training(config)
     tasks = seen_as(config.observation, resolve_tasks(config.tasks), config.image_size, config.cameras)
     config.steps = config.steps or default_steps(len(tasks))
     parallel.begin(config.device, config.batch_size)  # under torchrun; from here on several processes do all of this
@@ -236,7 +226,10 @@ def main(config: TrainConfig) -> dict:
     # ---- Data.
     begin, data_dir = time.perf_counter(), Path(config.data_dir)
     wanted = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw, policy.config.observation)
-    windows = Windows(policy, tasks, parallel.first(lambda: demonstrations(*wanted)), device)
+    demos, n = parallel.first(lambda: demonstrations(*wanted)), config.held_out
+    windows = Windows(policy, tasks, {task: demos[task][n:] for task in tasks}, device)
+    unseen = HeldOut(Windows(policy, tasks, {task: demos[task][:n] for task in tasks}, device) if n else None)
+    del demos  # with pictures hundreds of megabytes
     data = resume.fingerprint(windows)
     policy.to(device)
     policy.encoder.fit(windows.observations)
@@ -270,7 +263,7 @@ def main(config: TrainConfig) -> dict:
         last = step == config.steps - 1
         if (step + 1) % config.log_every == 0 or last:
             learner.check(step + 1)
-            line = log.write(step + 1, lr=rate, grad_norm=norm.item(), **usage(policy))
+            line = log.write(step + 1, lr=rate, grad_norm=norm.item(), **usage(policy), **unseen(policy))
             bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
         if (step + 1) % config.save_every == 0 or last:
             save(step + 1)

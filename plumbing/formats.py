@@ -18,7 +18,8 @@ from plumbing.cli import BadInput
 
 FORMAT = 2
 
-LATER = {"demo_draw": 0, "observation": "state", "cameras": "corner,wrist", "image_size": 64}  # what all did once
+# What all did once.
+LATER = {"demo_draw": 0, "observation": "state", "cameras": "corner,wrist", "image_size": 64, "held_out": 0}
 
 # Where the positions stood in the vector of 39 numbers.
 POSITIONS = {0: ("proprioception", 0), 4: ("objects", 0), 11: ("objects", 7), 36: ("goal", 0)}

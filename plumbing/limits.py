@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,8 @@ LIMITS = {
     "components": (1, 1024), "new_components": (1, 1024), "horizon": (1, 1024), "executed": (1, 1024),
     "encoder_rank": (0, 1024),
     "steps": (1, 10**9), "batch_size": (1, 10**6), "log_every": (1, 10**9), "save_every": (1, 10**9),
-    "demos_per_task": (1, 10_000), "copies": (0, 1000), "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000),
+    "demos_per_task": (1, 10_000), "held_out": (0, 10_000),
+    "copies": (0, 1000), "demo_draw": (0, DRAWS - 1), "eval_episodes": (0, 10_000),
     "seed": (0, 2**31 - 1), "eval_seed": (0, 2**31 - 1),
     "lr": (1e-38, 1e38), "weight_decay": (0, 1e38), "grad_clip": (1e-38, 1e38),  # what a float32 can hold
 }  # fmt: skip
@@ -36,6 +38,20 @@ def check_limits(config: object) -> None:
                 raise BadInput(f"{flag} must be at least {least}, got {value}")
             if value > most:
                 raise BadInput(f"{flag} must be at most {most}, got {value}")
+
+
+def check_training(config) -> None:
+    """BadInput for flags of train.py that make no sense, alone or together; what concerns shapes the policy checks."""
+    check_limits(config)
+    if (config.resume or config.overwrite) and not config.out:
+        raise BadInput(f"--{'resume' if config.resume else 'overwrite'} needs --out with the run folder")
+    if config.resume and config.overwrite:
+        raise BadInput("--resume and --overwrite exclude each other")
+    if config.out and Path(config.out).absolute() in Path(config.data_dir).absolute().parents:
+        raise BadInput(f"--data-dir {config.data_dir} is inside --out: demonstrations go elsewhere")
+    if config.held_out >= config.demos_per_task:
+        asked = f"--held-out {config.held_out} of --demos-per-task {config.demos_per_task}"
+        raise BadInput(f"{asked} leaves none to learn from")
 
 
 def check_log(steps: int, every: int, tasks: int, K: int) -> None:

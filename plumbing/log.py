@@ -105,21 +105,56 @@ class Usage:
         }}  # fmt: skip
 
 
+class HeldOut:
+    """The loss on demonstrations that training does not see, which tells learning from memorising: where it rises while
+    the loss in training falls, more steps only memorise. (It does not tell how well a policy acts: episodes do.)
+
+    windows: of train.py, of these demonstrations; None: there are none, and nothing is said. Of them some, spread
+    evenly, with the same diffusion steps and noise each time, or the chance of the draw would hide what changes.
+    """
+
+    def __init__(self, windows, samples: int = 512):
+        self.windows, self.samples = windows, samples
+
+    def __call__(self, policy) -> dict:
+        """-> {"held_out": mean error of the weights as they are, not of their average}, for the log."""
+        if not self.windows:
+            return {}
+        modes = {module: module.training for module in policy.modules()}
+        batch = spread(self.windows, self.samples)
+        own = torch.Generator().manual_seed(0)  # not the one that training draws from
+        step = torch.randint(0, policy.config.diffusion_steps, (self.samples,), generator=own)
+        noise = torch.randn(batch[-1].shape, generator=own)
+        errors = errors_on(policy.eval(), batch, step.to(policy.device), noise.to(policy.device))
+        for module, mode in modes.items():
+            module.training = mode
+        return {"held_out": errors.mean().item()}
+
+
+def spread(windows, samples: int) -> tuple:
+    """So many windows (observation, task, actions), evenly from first to last, some twice where there are fewer."""
+    return windows.select(torch.from_numpy(np.linspace(0, len(windows.actions) - 1, samples).astype(int)))
+
+
+def errors_on(policy, batch: tuple, step: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """A policy's errors (B,) on windows (observation, task, actions), few at once: a fork's loss may take gradients."""
+    seen, task, actions = batch
+    errors = []
+    for i in torch.arange(len(actions), device=policy.device).split(16):
+        loss = policy.loss(rows(seen, i), task[i], actions[i], step[i], noise[i])
+        errors.append(errors_and_terms(loss)[0].detach())
+    return torch.cat(errors)
+
+
 def loss_by_step(policy, windows, samples: int = 128, points: int = 25) -> dict[int, float]:
     """Diffusion step t -> training error there, at `points` steps from 0 to T-1, on windows spread evenly over the
     data."""
-    seen, task, actions = windows.select(
-        torch.from_numpy(np.linspace(0, len(windows.actions) - 1, samples).astype(int))
-    )
+    batch = spread(windows, samples)
     steps = np.unique(np.linspace(0, policy.config.diffusion_steps - 1, points).round().astype(int)).tolist()
-    found = {}
-    for t in steps:
-        noise, errors = torch.randn_like(actions), []
-        for i in torch.arange(samples, device=policy.device).split(16):  # a fork's loss may take gradients: few at once
-            loss = policy.loss(rows(seen, i), task[i], actions[i], torch.full_like(task[i], t), noise[i])
-            errors.append(errors_and_terms(loss)[0].detach())
-        found[t] = torch.cat(errors).mean().item()
-    return found
+    return {
+        t: errors_on(policy, batch, torch.full_like(batch[1], t), torch.randn_like(batch[2])).mean().item()
+        for t in steps
+    }
 
 
 def entropy(weights: torch.Tensor) -> torch.Tensor:

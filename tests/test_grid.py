@@ -18,7 +18,7 @@ from conftest import ROOT, script
 import adapt
 import evaluate
 import train
-from plumbing import interrupt
+from plumbing import interrupt, limits
 from plumbing.cli import BadInput, parse
 from plumbing.runs import parse_with_own_fields
 from study import curve, grid, jobs
@@ -276,7 +276,7 @@ def test_every_command_of_a_table_is_one_that_its_script_understands(path):
     for row in [row for step in grid.read_table(ROOT / path) for row in step]:
         for _, name, *words in row.commands:
             if name == "train.py":
-                train.check(parse_with_own_fields(train.TrainConfig, words))
+                limits.check_training(parse_with_own_fields(train.TrainConfig, words))
             elif name in configs:
                 parse(configs[name], words)
             understood += name == "train.py" or name in configs

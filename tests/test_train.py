@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 import evaluate
 import train
 from envs.agent import Agent
+from envs.demos import demonstrations
 from envs.metaworld import DIFFERENCES
 from envs.rollout import FIRST_EVALUATION_SEED
 from envs.worker import Episode
 from evaluate import wilson_interval
 from plumbing import figures, folders, opengl, reports, resume, runs, tensors
 from plumbing.cli import BadInput
-from plumbing.log import read_log
+from plumbing.log import HeldOut, read_log
 from plumbing.runs import load_policy
 
 
@@ -233,6 +234,27 @@ def test_the_policy_learns_what_it_is_shown(tiny, tmp_path):
     command(train, *flags, "--out", tmp_path / "run", "--eval-episodes", 0)
     losses = [line["loss"] for line in read_log(tmp_path / "run" / "log.jsonl")]
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_demonstrations_that_are_held_out_are_not_learned_and_tell_memorising(tiny, data_dir, tmp_path, monkeypatch):
+    """The third of three is learned by heart; what is said of the others changes nothing in training."""
+    flags, seen = [*tiny[:2], "--steps", 300, *tiny[4:], "--held-out", 2, "--eval-episodes", 0], []
+    windows = train.Windows
+    monkeypatch.setattr(train, "Windows", lambda *of: seen.append(windows(*of)) or seen[-1])
+    for every in (50, 300):
+        command(train, *flags, "--out", tmp_path / str(every), "--log-every", every)
+    mine, held = seen[:2]
+    whole = demonstrations(mine.tasks, 3, data_dir)
+    assert [len(w.actions) for w in (mine, held)] == [sum(len(d[i]["actions"]) for d in whole.values() for i in which)
+                                                      for which in ((2,), (0, 1))]  # fmt: skip
+    one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("50", "300"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, *_, last = read_log(tmp_path / "50" / "log.jsonl")
+    assert last["loss"] < 0.3 * first["loss"] and last["held_out"] > 2 * last["loss"]
+    policy = load_policy(tmp_path / "50")  # the same steps and noise whenever it is asked
+    assert HeldOut(held)(policy) == HeldOut(held)(policy) != HeldOut(mine)(policy)
+    with pytest.raises(BadInput, match="^--held-out 3 of --demos-per-task 3 leaves none to learn from$"):
+        command(train, *flags[:-4], "--held-out", 3, "--out", tmp_path / "none")
 
 
 @pytest.mark.parametrize("flags", [
