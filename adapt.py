@@ -51,7 +51,7 @@ from router import BLENDS, Router, errors_and_terms
 from train import Learner, Windows, average_decay, draw_noise, learning_rate
 from variants.staged import add_stage, components_of, unstaged
 
-REPLAY_WEIGHT = 10.0  # coefficient of the squared change in predictions on old observations; 1 was no better (LOG.md)
+REPLAY_WEIGHT = 10.0  # coefficient of the squared change in predictions on old observations; 1 was no worse (LOG.md)
 
 
 @dataclass

@@ -3,7 +3,7 @@
     python study/grid.py study/mt50/table.py && python study/report.py && python study/plots.py
 
 50 demonstrations of each task; three seeds; 50 episodes of each task on block 11, on which nothing was ever chosen.
-Looking again sooner, which was found on block 11's weakest tasks, is on block 17.
+Looking again sooner, which was tried on block 400, is on block 17.
 The curves of the first seed, and of mt6, are the speed run: seconds of training to a success on block 400.
 """
 

@@ -2,8 +2,8 @@
 
     python study/grid.py study/sequences/table.py && python study/report.py && python study/plots.py
 
-50 demonstrations of each task, 100 episodes (of the fifty: 50) of each, on block 10: episodes on which nothing was ever
-chosen. What old tasks do to the same bits is checked, and then not played again.
+50 demonstrations of each task, 100 episodes (of the fifty: 50) of each, on block 10 (what was decided after looking at
+it: docs/measuring.md). What old tasks do to the same bits is checked, and then not played again.
 """
 
 WAYS = {
