@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from study.intervals import DAGGER, by_task, count, difference, number, rate, stack, success
-from study.markdown import NotMeasured, expert, played_on, read, table, text, words
+from study.intervals import DAGGER, by_task, compare, count, difference, number, rate, stack, success
+from study.markdown import NotMeasured, expert, flag, played_on, read, table, text, words
 from study.sequences.apart import OTHERS
 
+TAKES = {"seconds": "training", "before_learning_seconds": "looking before it", "evaluation_seconds": "evaluation"}
 LIMIT = 200  # steps, in published tables of these sequences
 IN_TURN = {  # way of study/sequences/table.py -> what it is
     "exact": "exact, a stage uses all before it",
     "base": "exact, `--lean-on base`",
     "wide": "exact, `--lean-on base --encoder-rank 64`",
+    "long": "exact, `--lean-on base --encoder-rank 64`, 2000 steps",
     "replay": "replay",
     "weights": "older replay: router weights held, not predictions",  # LOG.md, 2026-11-30
     "full": "full fine-tuning",
@@ -45,9 +47,9 @@ def from_nothing(study: Path) -> list[str]:
         raise NotMeasured("`study/sequences/*.json`")
     lines = text(
         "Commands: `study/sequences/table.py`. The first task trains a fresh policy. 50 demonstrations and 2000 steps "
-        "for each task, of the fifty 1000. Average success is over all tasks after the last stage, from the episodes "
-        f"of the last evaluation; beside it the same with a limit of {LIMIT} steps instead of 500. Tasks whose actions "
-        "a stage did not change by a bit are not played again. Forward transfer is from 10 episodes of each task "
+        "for each task, unless a row says otherwise. Average success is over all tasks after the last stage, from the "
+        f"episodes of the last evaluation; beside it the same with a limit of {LIMIT} steps instead of 500. Tasks whose "
+        "actions a stage did not change by a bit are not played again. Forward transfer is from 10 episodes of each task "
         "(files from before 2026-11-28: 20, or all). Milliseconds were taken beside other work, and scatter by it."
     )
     for group, mine in found.items():
@@ -59,7 +61,9 @@ def from_nothing(study: Path) -> list[str]:
             cost = [(f"{stages[1][key]:,.0f}", f"{stages[-1][key]:,.0f}")
                     for key in ("trained_parameters", "bytes_added", "seconds")]  # fmt: skip
             chunk = [f"{stages[i]['latency_ms']:.1f}" for i in (0, -1)]
-            rows.append([IN_TURN[way], len(results), rate(by_task(last)).share, number(within(last)), each[0], usual,
+            shorter = flag(results[0]["command"], "--steps", 2000)
+            what = IN_TURN[way] + f", {shorter} steps" * (shorter != 2000)
+            rows.append([what, len(results), rate(by_task(last)).share, number(within(last)), each[0], usual,
                          each[1], *(" to ".join(dict.fromkeys(ends)) for ends in (*cost, chunk))])  # fmt: skip
         if rows:
             last = next(iter(mine.values()))[1]
@@ -69,6 +73,7 @@ def from_nothing(study: Path) -> list[str]:
                       "forgetting", "forgetting (Continual World)", "forward transfer", "trained parameters, second to "
                       "last stage", "bytes added", "seconds", "ms for a chunk, first to last task"]  # fmt: skip
             lines += [*text(played_on(last)), *table(header, rows)]
+            lines += text(*hours(mine), sooner(study, group))
             if (study / f"sequences/{group}.png").exists():
                 lines += [f"![{GROUPS[group]}: success of every task after every stage](sequences/{group}.png)", ""]
     return [*lines, *text(DAGGER), *learned_apart(study), *text(
@@ -79,6 +84,25 @@ def from_nothing(study: Path) -> list[str]:
         "and of one size, where ours grows by a stage for each task and is told which task it is: beside ours, not a "
         "comparison.",
     )]  # fmt: skip
+
+
+def hours(found: dict[str, tuple[list[dict], list[dict]]]) -> list[str]:
+    """How long whole sequences took, where a goal was set for it: of the longest one, fifty tasks."""
+    if "long" not in found:
+        return []
+    stages = found["long"][0][0]["stages"]
+    parts = [sum(stage.get(key) or 0 for stage in stages) / 60 for key in TAKES]
+    told = words(f"{what} {number(minutes, 0)}" for what, minutes in zip(TAKES.values(), parts, strict=True))
+    return [f"The whole sequence of 2000 steps each took {number(sum(parts), 0)} minutes beside another run ({told})."]
+
+
+def sooner(study: Path, group: str) -> str:
+    """The last policy of a sequence, executing two actions per chunk. Nothing where that was not played."""
+    if not (path := study / f"sequences/{group}-long-s0-executed-2.json").exists():
+        return ""
+    two, four = (json.loads(file.read_text()) for file in (path, study / f"sequences/{group}-long-s0-evaluation.json"))
+    return (f"Its last policy, executing two actions per chunk instead of four: {rate(by_task([two])).share}, "
+            f"{compare([two], [four])} points.")  # fmt: skip
 
 
 def learned_apart(study: Path) -> list[str]:
