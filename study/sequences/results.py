@@ -48,9 +48,10 @@ def from_nothing(study: Path) -> list[str]:
     lines = text(
         "Commands: `study/sequences/table.py`. The first task trains a fresh policy. 50 demonstrations and 2000 steps "
         "for each task, unless a row says otherwise. Average success is over all tasks after the last stage, from the "
-        f"episodes of the last evaluation; beside it the same with a limit of {LIMIT} steps instead of 500. Tasks whose "
-        "actions a stage did not change by a bit are not played again. Forward transfer is from 10 episodes of each task "
-        "(files from before 2026-11-28: 20, or all). Milliseconds were taken beside other work, and scatter by it."
+        f"episodes of the last evaluation; beside it the same with a limit of {LIMIT} steps instead of 500. Tasks "
+        "whose actions a stage did not change by a bit are not played again. Forward transfer is from 10 episodes of "
+        "each task (files from before 2026-11-28: 20, or all). Milliseconds were taken beside other work, and scatter "
+        "by it."
     )
     for group, mine in found.items():
         rows = []
