@@ -9,7 +9,7 @@
 | add-component | new components, which start as copies, and the router     | FDP, arXiv 2512.21898                    |
 | router        | the router                                                | the paper's router-only adaptation       |
 | components    | some of the existing components, and the router           | the paper's fine-tuning of a subset      |
-| full          | everything                                                | the baseline that forgets                |
+| full          | everything; it may go on with known tasks, on other data  | the baseline that forgets the others     |
 | scratch       | a fresh policy, on the new tasks alone                    | the baseline that transfers nothing      |
 
 A *stage* is one round of learning: a task, or several together. A new task's embedding always trains. The encoder is
@@ -59,7 +59,7 @@ class AdaptConfig:
     """Learn new tasks from a trained run, into a new run; evaluate.py plays it like any other."""
 
     run: str = ""  # the run to start from; it is only read. Without one, a sequence's first task trains a fresh policy
-    tasks: str = ""  # new tasks, learned together
+    tasks: str = ""  # new tasks, learned together; with mode full also known ones
     sequence: str = ""  # or: new tasks, learned one after another, all known tasks evaluated after each
     mode: Literal["add-component", "router", "components", "full", "scratch"] = "add-component"  # what trains
     retain: Literal["exact", "replay", "paper"] | None = None  # for old tasks; default exact, paper if old parts train
@@ -96,12 +96,12 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     the affine router, whose mean shifts; top-k weights, of which half may drop out; a fork that scales its logits.)
     Several new ones copy different components: twins with the same weight would get the same gradient, forever.
 
-    variant: "fdp", "staged" or a fork; tasks: names to add, which start at the mean of the known embeddings; count: n,
-    may be 0; copied: the component that each new one copies, [] to start at random; rank: of the encoder's adapter, if
-    this is a stage with its own adapter and router (variants/staged.py); None: no stage.
+    variant: "fdp", "staged" or a fork; tasks: names to add, which start at the mean of the known embeddings (what is
+    known stays); count: n, may be 0; copied: the component that each new one copies, [] to start at random; rank: of
+    the encoder's adapter, if this is a stage with its own adapter and router (variants/staged.py); None: no stage.
     """
     old, state = policy.config, dict(policy.state_dict())
-    settings = asdict(old) | {"tasks": [*old.tasks, *tasks], "components": old.components + count}
+    settings = asdict(old) | {"tasks": list(dict.fromkeys([*old.tasks, *tasks])), "components": old.components + count}
     if rank is not None:
         variant, settings, state = add_stage(variant, old, settings, state, tasks, rank)
     grown = runs.build_policy(variant, settings)

@@ -97,8 +97,8 @@ def check_source(config, tasks: list[str], device) -> None:
         origin, policy = "a fresh policy", runs.build_policy(flags.policy, train.policy_settings(flags, tasks[:1]))
         tasks = tasks[1:] or tasks
     variant = policy.variant
-    if config.run and (again := [task for task in tasks if task in policy.config.tasks]):
-        raise BadInput(f"{origin} knows '{', '.join(again)}' already")
+    if config.run and config.mode != "full" and (again := [task for task in tasks if task in policy.config.tasks]):
+        raise BadInput(f"{origin} knows '{', '.join(again)}' already; --mode full goes on with known tasks")
     check_fit(policy.config, tasks, origin)
     common_spaces(policy.config.tasks)  # they are played again, and may not be known here
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":

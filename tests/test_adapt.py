@@ -486,6 +486,21 @@ def test_demonstrations_outside_what_is_known_are_told():
     assert "25.0% of its action numbers (by up to 0.5 scales)" in said
 
 
+def test_full_fine_tuning_goes_on_with_a_known_task_on_other_demonstrations(tiny_run, flags, tmp_path):
+    """As when somebody brings more of them. Beside a new one, too; and nothing is added for what is known."""
+    other = ["--demo-draw", 1, *flags]
+    command(adapt, "--run", tiny_run, "--tasks", "push", "--mode", "full", *other, "--out", tmp_path / "a")
+    command(adapt, "--run", tiny_run, "--tasks", "push,drawer-open", "--mode", "full", *flags, "--out", tmp_path / "b")
+    before = load_policy(tiny_run, CPU)
+    for run, tasks in (("a", ["reach", "push"]), ("b", ["reach", "push", "drawer-open"])):
+        after = load_policy(tmp_path / run, CPU)
+        assert after.config.tasks == tasks and after.config.components == before.config.components
+        moved = (after.task_embedding.weight[:2] - before.task_embedding.weight).abs().amax(1)
+        assert moved[1] > 10 * moved[0], "of what is not learned the embedding gets no gradient, only weight decay"
+    learned_from = read_config(tmp_path / "a")["datasets"]
+    assert learned_from["push"] != learned_from["reach"] == read_config(tmp_path / "b")["datasets"]["push"]
+
+
 # ------------------------------------------------------------------------------------------------ bad input
 
 
@@ -494,7 +509,7 @@ def test_demonstrations_outside_what_is_known_are_told():
     [
         ([], "give either --tasks"),
         (["--tasks", "reach", "--sequence", "push"], "give either --tasks"),
-        (["--tasks", "reach"], "knows 'reach' already"),
+        (["--tasks", "reach"], "knows 'reach' already; --mode full goes on with known tasks"),
         (["--sequence", "drawer-open,push"], "knows 'push' already"),
         (["--sequence", "drawer-open,door-close,drawer-open-v3"], "--sequence names 'drawer-open' twice"),
         (["--tasks", "drawer-opn"], "drawer-open"),
