@@ -278,8 +278,8 @@ def main(config: TrainConfig) -> dict:
     policy = runs.load_policy(folder, device)
     written = [folder / name for name in ("config.json", "model.safetensors", "log.jsonl")]
     written += figures.training(read_log(folder / "log.jsonl"), folder / "figures")
-    by_step, target = loss_by_step(policy, windows), policy.config.target
-    written.append(figures.loss_by_step(by_step, target, folder / "figures" / "loss-by-step.png"))
+    by_step, said = loss_by_step(policy, windows), getattr(policy, "predicts", policy.config.target)  # a fork's own
+    written.append(figures.loss_by_step(by_step, said, folder / "figures" / "loss-by-step.png"))
     summary = {"run": str(folder)}
     if config.eval_episodes:
         begin = time.perf_counter()

@@ -4,7 +4,7 @@
 
 Lipman et al. 2023 (arXiv 2210.02747), with the straight paths of rectified flow (Liu et al. 2022, arXiv 2209.03003):
 x_s = (1 - s) * clean + s * noise, and the network predicts the direction noise - clean. It replaces what is learned
-(`errors`) and how it acts (`sample`); components, router and composition are those of fdp.py.
+(`errors`) and how it acts (`sample`); the rest is that of fdp.py, and `--target` changes nothing.
 """
 
 import torch
@@ -15,6 +15,8 @@ from sampler import check_steps
 
 
 class Policy(FactorizedPolicy):
+    predicts = "direction"
+
     def errors(self, condition, weights, actions, step, noise):
         """Squared error (B,) of the direction, at s = (step + 1) / T of the way from the action to the noise."""
         clean, s = self.normalize(actions), ((step + 1) / self.config.diffusion_steps)[:, None, None]

@@ -74,7 +74,8 @@ def from_nothing(study: Path) -> list[str]:
                       "forgetting", "forgetting (Continual World)", "forward transfer", "trained parameters, second to "
                       "last stage", "bytes added", "seconds", "ms for a chunk, first to last task"]  # fmt: skip
             lines += [*text(played_on(last)), *table(header, rows)]
-            lines += text(*hours(mine), sooner(study, group))
+            if "long" in mine:
+                lines += text(hours(mine["long"][0][0]["stages"]), sooner(study, group))
             if (study / f"sequences/{group}.png").exists():
                 lines += [f"![{GROUPS[group]}: success of every task after every stage](sequences/{group}.png)", ""]
     return [*lines, *text(DAGGER), *learned_apart(study), *text(
@@ -87,14 +88,11 @@ def from_nothing(study: Path) -> list[str]:
     )]  # fmt: skip
 
 
-def hours(found: dict[str, tuple[list[dict], list[dict]]]) -> list[str]:
-    """How long whole sequences took, where a goal was set for it: of the longest one, fifty tasks."""
-    if "long" not in found:
-        return []
-    stages = found["long"][0][0]["stages"]
+def hours(stages: list[dict]) -> str:
+    """How long a whole sequence took."""
     parts = [sum(stage.get(key) or 0 for stage in stages) / 60 for key in TAKES]
     told = words(f"{what} {number(minutes, 0)}" for what, minutes in zip(TAKES.values(), parts, strict=True))
-    return [f"The whole sequence of 2000 steps each took {number(sum(parts), 0)} minutes beside another run ({told})."]
+    return f"The whole sequence of 2000 steps each took {number(sum(parts), 0)} minutes beside another run ({told})."
 
 
 def sooner(study: Path, group: str) -> str:
