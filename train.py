@@ -149,6 +149,7 @@ class Learner:
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
         statistics = {n: b for n, b in policy.named_buffers() if b.is_floating_point() and "parametrizations" not in n}
+        statistics = {n: b for n, b in statistics.items() if b.isfinite().all()}  # not a mask of -inf
         self.names = [n for n, p in policy.named_parameters() if p.requires_grad] + list(statistics)
         self.tracked = [*self.parameters, *statistics.values()]
         self.average = [x.detach().clone() for x in self.tracked]
@@ -221,7 +222,7 @@ def main(config: TrainConfig) -> dict:
     policy = runs.build_policy(config.policy, settings)
     # (Under torchrun `parallel.first` calls a function in one process, and all get its result.)
     config.precision = parallel.first(lambda: runs.choose_precision(config.precision, policy.config, device))
-    folder, config.resume = parallel.first(lambda: resume.run_folder(config))
+    folder, config.resume = parallel.first(lambda: resume.run_folder(config, policy))
 
     # ---- Data.
     begin, data_dir = time.perf_counter(), Path(config.data_dir)

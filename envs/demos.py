@@ -361,6 +361,8 @@ def _check(task: str, where: str, parts, observations: dict[str, np.ndarray], ac
     for what, (rows, shape) in {**arrays, "actions": (actions, (len(expected.action_low),))}.items():
         if rows.shape[1:] != tuple(shape):
             raise BadInput(f"{where}: {what} have shape {rows.shape}, expected (steps, {', '.join(map(str, shape))})")
+        if len(shape) == 3 and rows.dtype != np.uint8:  # in 0..1, say, where acting will see 0..255
+            raise BadInput(f"{where}: {what} are pictures, and must be uint8, 0 to 255, not {rows.dtype}")
         if not np.isfinite(rows).all():
             raise BadInput(f"{where}: {what} contain NaN or infinite values")
 

@@ -227,7 +227,7 @@ class Roller:
 
     def _start_worker(self) -> None:
         ours, theirs = Pipe()
-        command = [sys.executable, "-m", "envs.worker", str(theirs.fileno())]
+        command = [sys.executable, "-m", "envs.worker", str(theirs.fileno()), os.getcwd()]
         environment = {
             **os.environ,
             # Physics must not start BLAS threads of its own beside the policy's.

@@ -71,6 +71,7 @@ def trust(tasks: list[str]) -> None:
 
 
 _named: set[str] = set()
+_brought: dict[str, tuple] = {}  # Gymnasium id -> the module that it came from, and what that has registered
 
 
 def slug(task: str) -> str:
@@ -95,6 +96,11 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
     try:
         if module:
             importlib.import_module(module)
+            brought = module, getattr(gymnasium.registry.get(name), "entry_point", None)
+            first = _brought.setdefault(name, brought)
+            if first[0] != module and first[1] != brought[1]:  # Gymnasium has one of each id: the one before is gone
+                raise BadInput(f"'{first[0]}' and '{module}' both register '{name}', and episodes of one would be "
+                               "played in the other: give one of them another id")  # fmt: skip
         # Not with render_mode=None: an environment that draws nothing has no such argument.
         return gymnasium.make(name, **({"render_mode": render_mode} if render_mode else {}))
     except (ImportError, gymnasium.error.Error) as error:
@@ -122,7 +128,12 @@ def spaces(task: str) -> Spaces:
                        f"{parts[floats[0]].dtype}")  # fmt: skip
     if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
         raise BadInput(f"environment '{task}' must have a bounded Box of numbers as actions, not {action}")
+    if odd := [name for name, space in parts.items() if "/" in name or 0 in space.shape]:
+        raise BadInput(f"environment '{task}' must have parts of observations with numbers in them, and without '/' in "
+                       f"their names, not '{odd[0]}' of shape {parts[odd[0]].shape}")  # fmt: skip
     low, high = (tuple(float(x) for x in end) for end in (action.low, action.high))
+    if not all(least < most for least, most in zip(low, high, strict=True)):
+        raise BadInput(f"environment '{task}' must have actions whose lowest value is below the highest, not {action}")
     first, again = (copy.deepcopy(name_parts(task, env.reset(seed=0)[0])) for _ in range(2))
     if others := [name for name in first if not np.array_equal(first[name], again[name], equal_nan=True)]:
         say_once(f"environment '{task}' begins with another '{others[0]}' when it is reset with the same seed again: "

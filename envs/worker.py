@@ -123,7 +123,7 @@ class Worker:
         for action, is_last in zip(actions, [*[False] * (len(actions) - 1), True], strict=True):
             self.alive()
             look(env, is_last)
-            observation, over = step(episode, env, action)
+            observation, over = step(episode, env, inside(env.action_space, action))
             if over or episode.success:
                 break
         return observation, over or episode.success
@@ -170,6 +170,13 @@ class Worker:
         return episode
 
 
+def inside(space, action: np.ndarray) -> np.ndarray:
+    """An action (A,) as the space has it: float32's 0.05 is a little more than 0.05, and an environment may insist."""
+    if np.issubdtype(space.dtype, np.integer):
+        action = np.rint(action)
+    return action.clip(space.low, space.high).astype(space.dtype)
+
+
 def kind(episode: Episode) -> tuple:
     """What an environment has to be for this episode: those of one kind are used again for each other."""
     return episode.task, bool(episode.render_every), episode.shift
@@ -202,8 +209,9 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
         raise KeyError(f"environment '{episode.task}' must say info['success'] at every step")
     episode.steps += not episode.success
     episode.success = episode.success or bool(info["success"])
-    episode.phases.append([float(info.get(name, 0)) for name in ("near_object", "grasp_success", "success")])
-    episode.rewards.append(float(reward))
+    near, grasped = (float(np.max(info.get(name, 0))) for name in ("near_object", "grasp_success"))
+    episode.phases.append([near, grasped, float(bool(info["success"]))])
+    episode.rewards.append(float(np.sum(reward)))  # of an array of one, too
     over = terminated or truncated
     if episode.render_every and ((len(episode.phases) - 1) % episode.render_every == 0 or info["success"] or over):
         episode.frames.append(env.render())
@@ -253,6 +261,7 @@ if __name__ == "__main__":
     # Run as a module, this file is `__main__`; the Episode that arrives is `envs.worker.Episode`. Serve from that one.
     from envs import worker
 
+    os.chdir(sys.argv[2])  # an environment of one's own finds its files where the command was called
     try:
         worker.serve(Connection(int(sys.argv[1])))
     except Exception:

@@ -57,7 +57,7 @@ def training_curve(log: list[dict], path: Path) -> Path:
     figure, axis = pyplot().subplots(figsize=(7, 3.5))
     steps = [line["step"] for line in log]
     for i, name in enumerate([name for name in log[-1] if name not in usual]):
-        axis.plot(steps, [line.get(name, math.nan) for line in log], color=COLORS[i], label=plain(name))
+        axis.plot(steps, [line.get(name, math.nan) for line in log], color=COLORS[i % 10], label=plain(name))
     if all(line[name] > 0 for line in log for name in line if name not in usual):
         axis.set_yscale("log")
     axis.set(xlabel="training step", ylabel="mean since the last line")

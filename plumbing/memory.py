@@ -36,9 +36,11 @@ class Memory:
     def __init__(self, folder: Path, policy, data_dir: Path):
         shapes, tasks = policy.config.observation, policy.config.tasks
         self.kept = read_memory(folder, {part: (REPLAYED, *shape) for part, shape in shapes.items()})
-        came_from = stages.datasets(runs.read_config(folder))
+        source = runs.read_config(folder)
+        came_from, few = stages.datasets(source), min(5, source["train"]["demos_per_task"])
         for task in [task for task in tasks if not any(name.startswith(f"{task}/") for name in self.kept)]:
-            self.add(task, make_windows(demonstrations([task], 5, data_dir, came_from[task], parts=shapes)[task], 1)[0])
+            demos = demonstrations([task], few, data_dir, came_from[task], parts=shapes)[task]
+            self.add(task, make_windows(demos, 1)[0])
         self.old = join([{part: self.kept[f"{task}/{part}"].to(policy.device) for part in shapes} for task in tasks])
         self.index = policy.task_index([task for task in tasks for _ in range(REPLAYED)]).to(policy.device)
         with torch.no_grad():

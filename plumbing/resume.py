@@ -18,11 +18,13 @@ from plumbing.log import read_log
 from router import errors_and_terms
 
 FILE = "resume.safetensors"
+TAKEN = {"step", "loss", "skipped", "lr", "grad_norm", "seconds", "router", "held_out", "drift"}  # in log.jsonl
 FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", "save_every")  # may change on resuming
 
 
-def check_same_run(folder: Path, config) -> None:
-    """Resuming with other flags would make a run that no command describes."""
+def check_same_run(folder: Path, config, policy) -> None:
+    """Resuming with other flags would make a run that no command describes; and a policy for other spaces, say, one
+    that its config.json does not describe."""
     begun = runs.read_config(folder).get("command")  # raises where there is no run
     if not (folder / FILE).exists():
         instead = "give --overwrite instead of" if (folder / folders.REPLACED).exists() else "leave out"
@@ -30,6 +32,10 @@ def check_same_run(folder: Path, config) -> None:
     if other := runs.difference(folder, asdict(config), FREE):
         how = f"; it was begun with: {begun}" if begun else ""
         raise BadInput(f"--resume: the run in {folder} has {other}{how}")
+    was, now = runs.read_config(folder)["policy_config"], json.loads(json.dumps(asdict(policy.config)))
+    if other := [name for name in was if was[name] != now.get(name)]:
+        raise BadInput(f"--resume: the run in {folder} has {other[0]} = {was[other[0]]!s:.200}, and now it is "
+                       f"{now.get(other[0])!s:.200}: the environment, or the policy's file, has changed")  # fmt: skip
 
 
 def behind(folder: Path, step: int) -> bool:
@@ -43,7 +49,7 @@ def fingerprint(windows, *more: dict[str, torch.Tensor]) -> str:
     return tensors.checksum([windows.observations, windows.actions, *more])
 
 
-def run_folder(config) -> tuple[Path, bool]:
+def run_folder(config, policy) -> tuple[Path, bool]:
     """Where train.py's run goes, and whether it goes on there: an old one to resume, or a new one, which is made when
     it begins."""
     check_log(config.steps, config.log_every, len(resolve_tasks(config.tasks)), config.components)
@@ -54,7 +60,7 @@ def run_folder(config) -> tuple[Path, bool]:
         config.resume = (out / FILE).exists()
         config.overwrite = not config.resume  # a process died before the first checkpoint
     if config.resume:
-        check_same_run(out, config)
+        check_same_run(out, config, policy)
         folders.claim(out, overwrite=True)
         return out, True
     if config.out:
@@ -190,10 +196,23 @@ def _like(found: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return found
 
 
+def check_can_be_saved(policy) -> None:
+    """BadInput for a policy whose tensors a safetensors file does not hold: now, and not at the first checkpoint."""
+    places = {}
+    for name, x in policy.state_dict().items():
+        if x.is_floating_point() and not x.isfinite().all():
+            raise BadInput(f"the policy's tensor '{name}' has numbers that are not finite, which no run may hold: make "
+                           "it a buffer with persistent=False")  # fmt: skip
+        if x.numel() and (other := places.setdefault(x.untyped_storage().data_ptr(), name)) != name:
+            raise BadInput(f"the policy's tensors '{other}' and '{name}' share their memory, which a run's file cannot "
+                           "say: give each its own")  # fmt: skip
+
+
 def try_once(policy, windows, config) -> Callable:
     """The function that training asks for its loss: policy.loss, or what --compile and several processes make of it.
     It is tried, forward and backward, before an old run is overwritten: too large a batch, or no compiler. The run
     itself goes on as if nothing had been: with its random numbers, and with the statistics of a BatchNorm."""
+    check_can_be_saved(policy)
     device, policy.progress = policy.device, 0.0
     loss_function = parallel.share(policy, torch.compile(policy.loss) if config.compile else policy.loss)
     statistics = [(buffer, buffer.clone()) for buffer in policy.buffers()]
@@ -209,6 +228,9 @@ def try_once(policy, windows, config) -> Callable:
                 if errors.dim() != 1:  # of several processes each has its part of the samples
                     raise BadInput("the policy's loss must return an error for each sample, a row of numbers, not one "
                                    f"of shape {tuple(errors.shape)}")  # fmt: skip
+                if taken := set(terms) & TAKEN:
+                    raise BadInput(f"the policy's loss has a term '{taken.pop()}', as a line of log.jsonl has already: "
+                                   "give it another name")  # fmt: skip
                 sum((c * term for c, term in terms.values()), errors.mean()).backward()
         except BadInput:
             raise

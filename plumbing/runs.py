@@ -19,6 +19,7 @@ import json
 import re
 import sys
 import traceback
+import typing
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -63,7 +64,8 @@ def explained(config_class, field: dataclasses.Field):
     """The field's type, with the comment beside it in its class as the flag's help."""
     pattern = rf"^\s+{field.name}\s*:[^#\n]*#\s*(.*)$"
     comment = re.search(pattern, inspect.getsource(config_class), re.MULTILINE)
-    return Annotated[field.type, tyro.conf.arg(help=comment.group(1) if comment else "")]
+    kind = typing.get_type_hints(config_class)[field.name]  # `field.type` may be its text
+    return Annotated[kind, tyro.conf.arg(help=comment.group(1) if comment else "")]
 
 
 def changed_defaults(variant: str, names) -> dict[str, object]:
@@ -87,8 +89,9 @@ def parse_with_own_fields(config_class, arguments: list[str] | None = None):
     fork = ["fdp", *re.findall(r"--policy[= ](\S+)", " ".join(words))][-1]
     extra, usual = [], config_class.__dataclass_fields__
     for field in own_fields(fork):
-        if field.name in usual:
-            raise BadInput(f"variants/{fork}.py: config field '{field.name}' has the name of a flag; rename it")
+        if field.name in usual or field.name in ("base", "stages", "ranks"):  # the second: of variants/staged.py
+            raise BadInput(f"variants/{fork}.py: config field '{field.name}' has the name of a flag, or of what "
+                           "adapt.py adds; rename it")  # fmt: skip
         if field.default_factory is not dataclasses.MISSING:
             default = dataclasses.field(default_factory=field.default_factory)
         elif field.default is not dataclasses.MISSING:
@@ -203,7 +206,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
         old = f"; the run that it replaces is in {folder / folders.REPLACED}" * (folder / folders.REPLACED).exists()
         raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint{old}")
     shapes = formats.upgrade_weights(tensors.shapes(path))
-    fork = config["policy_config"].get("base", config["policy"])
+    fork = config["policy_config"].get("base", "fdp") if config["policy"] == "staged" else config["policy"]
     try:
         load_variant(fork)
     except BadInput as error:

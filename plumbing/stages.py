@@ -315,10 +315,10 @@ def finish(folder: Path, about: dict, policy, steps: int, seconds: float) -> Non
     (folder / resume.FILE).unlink(missing_ok=True)
 
 
-def note_success(folder: Path, tasks: list[str]) -> None:
+def note_success(folder: Path, tasks: list[str], result: dict) -> None:
     """Into the skill, if there is one, what it was evaluated to."""
     if (path := folder / skills.FILE).exists():
-        skill, played = skills.read(path), files.read_json(folder / "evaluation.json")["tasks"]
+        skill, played = skills.read(path), result["tasks"]
         skill.about["success"] = {
             task: {key: played[task][key] for key in ("successes", "n", "seeds")} for task in tasks
         }
@@ -377,13 +377,15 @@ def learn_all(config, learn, stages: list[list[str]], out: Path, device, roller)
         else:
             if unfinished(config, origin, folder):
                 learn(config, origin, new, folder, roller)
+            else:
+                say(f"{folder} is trained already, by revision {runs.read_config(folder).get('revision')}")
             stage = runs.read_config(folder)["adapted"][-1] | {"bytes_added": size(folder) - size(origin)}
         interrupt.done(f"{folder} is saved; the same command goes on from there")
         if config.eval_episodes and i == 1 and config.run and config.mode != "scratch":
             measure(origin, out / "before")  # the same then and now: origin is only read
         if config.eval_episodes:
             measure(folder, folder)
-            note_success(folder, new)
+            note_success(folder, new, before[1])
             same = [task for task, r in before[1]["tasks"].items() if r.get("same_bits")]
             # As before this stage, and therefore not played again; and what it costs beside training.
             stage |= {
@@ -472,7 +474,8 @@ def evaluated(
     policy = runs.load_policy(run, device)
     how = dict(zip(("sampler", "sampling_steps"), policy.choose_sampler(), strict=True))
     how["training"] = runs.training_record(run, policy)  # of these weights, not of an earlier checkpoint
-    for made in (run / "evaluation.json", path):
+    beside = [other for home in (run, path.parent) for other in sorted(home.glob("evaluation-?.json"))]
+    for made in (run / "evaluation.json", path, *beside):
         try:
             result = files.read_json(made)
             same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)
@@ -484,6 +487,7 @@ def evaluated(
                     reports.table(result)  # all that is read of it later is there
                     reports.lost(result)
                     float(result["seconds"] + sum(r["successes"] for r in result["tasks"].values()))
+                    say(f"not played again: {made}, by revision {result.get('revision')}")
                     return result
         except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: again
             continue
@@ -498,7 +502,7 @@ def evaluated(
         result["tasks"] = {task: found[task] for task in policy.config.tasks}
         result["mean_success"] = evaluate.mean_success(result)
     result.update(provenance(seed, str(device)), training=how["training"])
-    reports.write_evaluation(path, policy, result, traces, video=False)
+    reports.write_evaluation(folders.evaluation_beside(path, result), policy, result, traces, video=False)
     return result
 
 

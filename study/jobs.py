@@ -5,12 +5,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from plumbing import files
 from plumbing.cli import ROOT, say
 
+BEGUN = "== begun"  # the first line of a log, with the time
 DONE = "== done"  # the last line of a log, where all went well
 
 
@@ -30,9 +32,22 @@ class Row(NamedTuple):
             lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
             return False
-        ran = [line.replace("--resume", "--overwrite") for line in lines if line.startswith("$ ")]
+        return lines[-1:] == [DONE] and not self.same(lines)
+
+    def begun(self) -> float:
+        """When these same commands were begun that something has stopped; 0 if that is not so."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+            since = float(lines[0].removeprefix(BEGUN))
+        except (OSError, IndexError, ValueError):  # no log, or an older one
+            return 0
+        return since if lines[-1] != DONE and self.same(lines) else 0
+
+    def same(self, log: list[str]) -> bool:
+        """Whether the commands in a log are these, or, where it was stopped, the first of these."""
+        ran = [line.replace("--resume", "--overwrite") for line in log if line.startswith("$ ")]
         wanted = [f"$ {shlex.join(words)}".replace("--resume", "--overwrite") for words in self.commands]
-        return lines[-1:] == [DONE] and ran != wanted
+        return ran == (wanted if log[-1] == DONE else wanted[: len(ran)])
 
     def said(self) -> str:
         """The last words of its commands."""
@@ -47,10 +62,9 @@ class Job:
 
     def __init__(self, row: Row, held: tuple[int, ...] = ()):
         self.row, self.todo, self.held, self.process = row, list(row.commands), held, None
-        # A log without the last line of a good end: the row was begun, and something stopped it.
-        self.again = row.log.exists() and not row.log.read_text(errors="replace").endswith(f"{DONE}\n")
+        self.since = row.begun()
         row.log.parent.mkdir(parents=True, exist_ok=True)
-        row.log.write_text("")
+        row.log.write_text(f"{BEGUN} {self.since or time.time()}\n")
 
     def poll(self) -> int | None:
         """The exit code of the row, None while it runs. Begins the next command where one has ended."""
@@ -70,8 +84,9 @@ class Job:
 
     def begin(self, words: list[str]) -> int | None:
         """None, or the exit code where there is no such command."""
-        if self.again and "--overwrite" in words and "--out" in words[:-1]:
-            if (ROOT / words[words.index("--out") + 1] / "resume.safetensors").exists():
+        if self.since and "--overwrite" in words and "--out" in words[:-1]:
+            saved = ROOT / words[words.index("--out") + 1] / "resume.safetensors"
+            if saved.exists() and saved.stat().st_mtime > self.since:  # else it is of a run that is to be replaced
                 words = ["--resume" if word == "--overwrite" else word for word in words]
         self.say(f"$ {shlex.join(words)}")
         words = [sys.executable, *words[1:]] if words[0] == "python" else words

@@ -23,10 +23,10 @@ from toy import Point
 import adapt
 import evaluate
 import train
-from envs import demos
+from envs import demos, tasks
 from envs.demos import demonstrations, make_windows
 from envs.tasks import spaces
-from plumbing import figures, reports, runs, stages
+from plumbing import figures, memory, reports, runs, stages
 from plumbing.cli import BadInput, run
 
 TINY = ["--steps", 5, "--batch-size", 8, "--demos-per-task", 5, "--components", 2, "--device", "cpu"]
@@ -312,6 +312,101 @@ def test_a_task_that_a_run_knows_is_named_to_trust_its_module_and_not_learned_ag
         assert "known already, and named so that a module is imported: toy:Point-v0" in capsys.readouterr().err
     with pytest.raises(BadInput, match="knows 'toy:Point-v0' already"):
         command(adapt, "--run", trained[0], "--tasks", "toy:Point-v0", "--out", tmp_path / "run")
+
+
+def test_two_modules_may_not_bring_the_same_id(tmp_path, monkeypatch):
+    """Gymnasium keeps the last one, and episodes of the other would be played in it."""
+    for name in ("one", "two"):
+        (tmp_path / f"brings_{name}.py").write_text(
+            "import gymnasium, toy\nclass Own(toy.Point): pass\n"
+            "gymnasium.register('Same-v0', Own, max_episode_steps=9)\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    tasks.trust(["brings_one:Same-v0", "brings_two:Same-v0"])
+    assert spaces("brings_one:Same-v0").expert
+    with pytest.raises(BadInput, match="^'brings_one' and 'brings_two' both register 'Same-v0', and episodes of one"):
+        spaces("brings_two:Same-v0")
+
+
+def untrained(task: str):
+    """A policy for its spaces."""
+    s = spaces(task)
+    settings = {"observation": s.observation, "action_low": s.action_low, "action_high": s.action_high, "tasks": [task]}
+    return runs.build_policy("fdp", settings | {"channels": (8, 16)}).eval()
+
+
+def test_actions_are_the_environments_own_to_the_last_digit():
+    task = "toy:Strict-v0"
+    row = evaluate.evaluate(untrained(task), [task], 6, workers=1)[0]["tasks"][task]
+    assert row["n"] == 6 and not row["lost"]
+
+
+def test_an_environment_finds_its_files_where_the_command_was_called(tmp_path, monkeypatch):
+    """And may say `success` and reward in arrays of one."""
+    (tmp_path / "table.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    task = "toy:Relative-v0"
+    row = evaluate.evaluate(untrained(task), [task], 4, workers=1)[0]["tasks"][task]
+    assert row["n"] == row["expert"]["successes"] == 4 and not row["lost"]
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"action_space": Box(np.array([-1.0, 0.5]), np.array([1.0, 0.5]))}, "whose lowest value is below the highest"),
+    ({"observation_space": Dict({"arm/point": Box(-1, 1, (2,))})}, "not 'arm/point'"),
+    ({"observation_space": Box(-1, 1, (0,))}, "not 'state' of shape"),
+])  # fmt: skip
+def test_spaces_that_no_dataset_can_hold_are_refused_at_once(change, said):
+    class Odd(Point):
+        def __init__(self):
+            super().__init__()
+            vars(self).update(change)
+
+    name = f"broken/Odd{abs(hash(said))}-v0"
+    gymnasium.register(name, Odd, max_episode_steps=9)
+    with pytest.raises(BadInput, match=said):
+        spaces(name)
+
+
+def test_a_larger_evaluation_of_a_stage_stays_and_what_is_not_done_again_is_said(trained, data_dir, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["--run", trained[0], "--tasks", "toy:OtherPoint-v0", "--steps", 4, "--demos-per-task", 5, "--copies", 0,
+             "--data-dir", data_dir, "--eval-episodes", 2, "--device", "cpu", "--out", out]  # fmt: skip
+    command(adapt, *words)
+    command(evaluate, "--run", out, "--tasks", "toy:Point-v0,toy:OtherPoint-v0", "--episodes", 4)
+    large = (out / "evaluation.json").read_bytes()
+    for again in (False, True):
+        capsys.readouterr()
+        command(adapt, *words)
+        said = capsys.readouterr().err
+        assert f"{out} is trained already, by revision" in said
+        assert (f"not played again: {out}/evaluation-2.json" in said) == again
+    assert (out / "evaluation.json").read_bytes() == large
+    assert json.loads((out / "evaluation-2.json").read_text())["tasks"]["toy:Point-v0"]["n"] == 2
+
+
+def test_a_run_is_not_resumed_for_other_spaces(data_dir, tmp_path):
+    flags = ["--tasks", "toy:Point-v0", *TINY, "--data-dir", data_dir, "--eval-episodes", 0, "--out", tmp_path / "run"]
+    command(train, *flags)
+    command(train, *flags, "--resume")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["policy_config"]["action_high"] = [0.2, 0.2]  # as if the environment had had another range then
+    path.write_text(json.dumps(config))
+    with pytest.raises(BadInput, match=r"has action_high = \[0.2, 0.2\], and now it is \[0.05.*: the environment, or"):
+        command(train, *flags, "--resume")
+
+
+def test_replay_asks_for_no_more_demonstrations_than_a_run_has_learned_from(human_data, tmp_path):
+    mine = ["--data-dir", human_data, "--dataset-id", "mylab/{task}/human-v0", "--device", "cpu", "--eval-episodes", 0]
+    usual = ["--steps", 5, "--batch-size", 8, "--demos-per-task", 2, "--components", 2]
+    command(train, "--tasks", "toy:Alone-v0", *usual, *mine, "--out", tmp_path / "run")
+    asked = []
+    usual_demonstrations = memory.demonstrations
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "demonstrations", lambda tasks, few, *more, **parts: asked.append(few)
+                      or usual_demonstrations(tasks, few, *more, **parts))  # fmt: skip
+        memory.Memory(tmp_path / "run", runs.load_policy(tmp_path / "run"), human_data)
+    assert asked == [2]
 
 
 def test_an_environment_without_an_end_is_warned_of(capsys):

@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import types
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -1064,6 +1065,79 @@ def test_a_loss_without_an_error_for_each_sample_is_refused_before_training(data
         command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
                 tmp_path / "run")  # fmt: skip
     assert not folders.taken(tmp_path / "run")
+
+
+class ManyTerms(NormPolicy):
+    """More terms than there are colours."""
+
+    def loss(self, *batch):
+        return super().loss(*batch), {f"term-{i}": (0.0, torch.ones(())) for i in range(12)}
+
+
+class TermNamedRouter(NormPolicy):
+    def loss(self, *batch):
+        return super().loss(*batch), {"router": (0.0, torch.ones(()))}
+
+
+class Masked(NormPolicy):
+    """As a transformer has it."""
+
+    persistent = False
+
+    def build(self):
+        super().build()
+        self.register_buffer("mask", torch.full((8, 8), -torch.inf).triu(1), persistent=self.persistent)
+
+
+class MaskKept(Masked):
+    persistent = True
+
+
+class Tied(NormPolicy):
+    def build(self):
+        super().build()
+        self.twin = self.router.net[0]
+
+
+@pytest.mark.parametrize("kind", [ManyTerms, Masked])
+def test_many_terms_and_a_mask_of_infinities_are_no_reason_to_stop(kind, data_dir, tmp_path, my_forks, monkeypatch):
+    monkeypatch.setitem(my_forks, "norm", with_policy(kind))
+    command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+            tmp_path / "run")  # fmt: skip
+    assert runs.load_policy(tmp_path / "run") and (tmp_path / "run" / "figures" / "training.png").exists()
+
+
+@pytest.mark.parametrize("kind, said", [
+    (TermNamedRouter, "loss has a term 'router', as a line of log.jsonl has already"),
+    (MaskKept, "tensor 'mask' has numbers that are not finite, which no run may hold"),
+    (Tied, "tensors 'router.net.0.weight' and 'twin.weight' share their memory"),
+])  # fmt: skip
+def test_what_no_run_can_hold_is_refused_before_training(kind, said, data_dir, tmp_path, my_forks, monkeypatch):
+    monkeypatch.setitem(my_forks, "norm", with_policy(kind))
+    with pytest.raises(BadInput, match=said):
+        command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+                tmp_path / "run")  # fmt: skip
+    assert not folders.taken(tmp_path / "run")
+
+
+@dataclasses.dataclass
+class InWords(fdp.PolicyConfig):
+    """As with `from __future__ import annotations`."""
+
+    kind: "Literal['a', 'b']" = "a"  # which
+
+
+@dataclasses.dataclass
+class Based(fdp.PolicyConfig):
+    base: float = 2.0
+
+
+def test_fields_may_be_annotated_in_words_and_may_not_be_named_as_what_a_stage_adds(my_forks, monkeypatch):
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, InWords))
+    assert runs.parse_with_own_fields(train.TrainConfig, ["--policy", "norm", "--kind", "b"]).kind == "b"
+    monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, Based))
+    with pytest.raises(BadInput, match="config field 'base' has the name of a flag, or of what adapt.py adds; rename"):
+        runs.parse_with_own_fields(train.TrainConfig, ["--policy", "norm"])
 
 
 def test_a_fork_is_told_how_far_training_is(data_dir, tmp_path, my_forks, monkeypatch):

@@ -202,6 +202,28 @@ def test_a_training_that_was_stopped_goes_on_and_one_that_is_wanted_again_begins
     assert (tmp_path / "calls").read_text().splitlines() == [anew, again, again, anew]
 
 
+def test_what_an_earlier_row_has_saved_is_not_gone_on_with(table, tmp_path):
+    """Wanted anew, and stopped before it could save; or stopped, and then wanted with other flags."""
+    train = code(tmp_path, "print(*sys.argv[1:], file=open('calls', 'a'))\n"
+                 "pathlib.Path('run').mkdir(exist_ok=True); pathlib.Path('run/resume.safetensors').touch()\n"
+                 "sys.exit(1)")  # fmt: skip
+    early = code(tmp_path, "print(*sys.argv[1:], file=open('calls', 'a')); sys.exit(1)")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/resume.safetensors").touch()  # of a run that was done, and whose result somebody has deleted
+    os.utime(tmp_path / "run/resume.safetensors", (1, 1))
+
+    def play(flags: str, script: str) -> str:
+        with pytest.raises(SystemExit):
+            grid.main(grid.GridConfig(table([("a", f"{script} {flags} --overwrite --out run", "touch a")])))
+        return (tmp_path / "calls").read_text().splitlines()[-1]
+
+    for _ in range(2):  # the second time its log says that it was stopped
+        assert play("--lr 1", early) == "--lr 1 --overwrite --out run"
+    assert play("--lr 2", train) == "--lr 2 --overwrite --out run"
+    assert play("--lr 2", train) == "--lr 2 --resume --out run"
+    assert play("--lr 3", train) == "--lr 3 --overwrite --out run", "with other flags it begins anew"
+
+
 def test_two_grids_do_not_work_on_the_same_table(table, tmp_path):
     """Nor does one begin while a command that a killed one has left still runs: that holds the lock too."""
     path = tmp_path / "table.py"

@@ -68,6 +68,14 @@ def test_a_correction_is_the_sum_of_two_linear_maps(encoder, observation, layers
     assert torch.equal(encoder(seen), plain)  # who sees through the encoder itself sees what it always saw
 
 
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_a_layer_that_computes_its_weight_has_no_adapter(norm):
+    """It would be allocated, and do nothing."""
+    with pytest.raises(ValueError, match="layer '1' computes its weight .* --encoder-rank 0"):
+        LoRA(nn.Sequential(nn.Linear(3, 4), norm(nn.Linear(4, 2))), 2)
+    assert count(LoRA(nn.Sequential(norm(nn.Linear(4, 2))), 0)) == 0
+
+
 def test_a_fresh_correction_changes_nothing_and_can_learn():
     encoder = StateEncoder({"state": (3,)}, 8).requires_grad_(False)
     residual, seen = LoRA(encoder, 4), {"state": torch.randn(5, 3)}

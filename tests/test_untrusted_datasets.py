@@ -26,6 +26,7 @@ import adapt
 import train
 from envs import datasets, demos
 from envs.demos import DATASET_ID, demonstrations, load
+from envs.tasks import Spaces
 from envs.worker import Episode
 from plumbing.cli import BadInput
 
@@ -237,6 +238,15 @@ def test_pictures_are_what_minari_makes_of_them(tmp_path):
     metadata.write_text(metadata.read_text().replace("[40, 48, 3]", "[48, 40, 3]"))
     with pytest.raises(BadInput, match=r"has a picture of size \(48, 40\), and metadata.json says \(48, 40, 3\)"):
         datasets.read(datasets.find(ID, tmp_path), 2)
+
+
+def test_pictures_that_are_no_bytes_are_refused(monkeypatch):
+    """In 0..1 they would be learned, and 0..255 be seen."""
+    monkeypatch.setattr(demos, "spaces", lambda task: Spaces({"camera": (3, 40, 48)}, (-1.0,), (1.0,)))
+    pictures, actions = np.zeros((3, 3, 40, 48)), np.zeros((2, 1), np.float32)
+    demos._check("mine", "dataset", None, {"camera": pictures.astype(np.uint8)}, actions)
+    with pytest.raises(BadInput, match="observations 'camera' are pictures, and must be uint8, 0 to 255, not float64"):
+        demos._check("mine", "dataset", None, {"camera": pictures}, actions)
 
 
 # ------------------------------------------------------------------------------------------------ metadata, files

@@ -122,6 +122,30 @@ class Unseeded(Point):
         return super().reset(seed=None, options=options)
 
 
+class Strict(Point):
+    """Insists on its action space, whose ends float32 cannot say."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = Box(-0.05, 0.05, (2,), np.float64)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step(action)
+
+
+class Relative(Point):
+    """Reads a file where the command was called; says things in arrays of one."""
+
+    def reset(self, *, seed=None, options=None):
+        assert os.path.exists("table.txt"), os.getcwd()
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, reward, *over, info = super().step(action)
+        return observation, np.array([reward]), *over, {"success": np.array([info["success"]])}
+
+
 class Misshapen(Point):
     """Says that there are four numbers, and gives two."""
 
@@ -130,7 +154,7 @@ class Misshapen(Point):
         self.observation_space = Dict({"point": Box(-1, 1, (4,)), "goal": Box(-1, 1, (2,))})
 
 
-for kind in (SameArrays, Unseeded, Misshapen, Dying, Silent, Raising, Hopeless):
+for kind in (Strict, Relative, SameArrays, Unseeded, Misshapen, Dying, Silent, Raising, Hopeless):
     gymnasium.register(f"{kind.__name__}-v0", f"toy:{kind.__name__}", max_episode_steps=60)
 gymnasium.register("Point-v0", "toy:Point", max_episode_steps=60)
 gymnasium.register("OtherPoint-v0", "toy:Point", max_episode_steps=60)  # more tasks of the same shapes

@@ -165,7 +165,11 @@ class LoRA(nn.Module):
     def layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
         """What can be adapted: layers that multiply their input by a matrix."""
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        return [(name, layer) for name, layer in encoder.named_modules() if isinstance(layer, kinds)]
+        found = [(name, layer) for name, layer in encoder.named_modules() if isinstance(layer, kinds)]
+        if computed := [name for name, layer in found if layer._parameters.get("weight") is None]:
+            raise ValueError(f"the encoder's layer '{computed[0]}' computes its weight (spectral_norm, weight_norm), "
+                             "to which no adapter can be added: --encoder-rank 0")  # fmt: skip
+        return found
 
 
 def components_of(used: int | list[int]) -> list[int]:
