@@ -367,7 +367,7 @@ def test_tasks_that_are_done_to_the_same_bits_are_not_played_again(tiny_run, fla
 
     monkeypatch.setattr(stages.evaluate, "evaluate", play)
     monkeypatch.setattr(
-        stages.evaluate, "write_evaluation", lambda path, _, result, *__, **___: write_json(path, result)
+        stages.reports, "write_evaluation", lambda path, _, result, *__, **___: write_json(path, result)
     )
     line = ["--run", tiny_run, "--tasks", "drawer-open", *flags, "--eval-episodes", 2, "--eval-seed", 5]
     command(adapt, *line, "--out", tmp_path / "exact")

@@ -335,7 +335,7 @@ def test_they_are_nobody_elses_flags(capsys):
 def test_a_field_with_the_name_of_a_flag_is_refused(my_forks, monkeypatch):
     config = type("PolicyConfig", (fdp.PolicyConfig,), {"__annotations__": {"lr": float}, "lr": 0.5})
     monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, dataclasses.dataclass(config)))
-    with pytest.raises(BadInput, match="config field 'lr' has the name of a flag; rename it"):
+    with pytest.raises(BadInput, match="config field 'lr' has the name of a flag, or of what adapt.py adds; rename it"):
         runs.parse_with_own_fields(train.TrainConfig, ["--policy", "norm"])
 
 
