@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from study.intervals import DAGGER, by_task, compare, count, difference, number, rate, stack, success
-from study.markdown import NotMeasured, expert, flag, played_on, read, table, text, words
+from study.intervals import DAGGER, by_task, compare, compare_seeds, count, difference, number, rate, stack, success
+from study.markdown import NotMeasured, expert, flag, paired, played_on, read, table, text, words
 from study.sequences.apart import OTHERS
 
 TAKES = {"seconds": "training", "before_learning_seconds": "looking before it", "evaluation_seconds": "evaluation"}
@@ -75,7 +75,8 @@ def from_nothing(study: Path) -> list[str]:
                       "last stage", "bytes added", "seconds", "ms for a chunk, first to last task"]  # fmt: skip
             lines += [*text(played_on(last)), *table(header, rows)]
             if "long" in mine:
-                lines += text(hours(mine["long"][0][0]["stages"]), sooner(study, group))
+                lines += text(hours(mine["long"][0][0]["stages"]))
+            lines += sooner(study, group)
             if (study / f"sequences/{group}.png").exists():
                 lines += [f"![{GROUPS[group]}: success of every task after every stage](sequences/{group}.png)", ""]
     return [*lines, *text(DAGGER), *learned_apart(study), *text(
@@ -95,13 +96,18 @@ def hours(stages: list[dict]) -> str:
     return f"The whole sequence of 2000 steps each took {number(sum(parts), 0)} minutes beside another run ({told})."
 
 
-def sooner(study: Path, group: str) -> str:
-    """The last policy of a sequence, executing two actions per chunk. Nothing where that was not played."""
-    if not (path := study / f"sequences/{group}-long-s0-executed-2.json").exists():
-        return ""
-    two, four = (json.loads(file.read_text()) for file in (path, study / f"sequences/{group}-long-s0-evaluation.json"))
-    return (f"Its last policy, executing two actions per chunk instead of four: {rate(by_task([two])).share}, "
-            f"{compare([two], [four])} points.")  # fmt: skip
+def sooner(study: Path, group: str) -> list[str]:
+    """Last policies of a sequence, executing two actions per chunk. Nothing where that was not played."""
+    said = []
+    for way in IN_TURN:
+        files = f"sequences/{group}-{way}-s[0-9]"
+        two, four = paired(study, f"{files}-executed-2.json", f"{files}-evaluation.json")
+        if two:
+            change = (compare_seeds if len(two) > 1 else compare)(two, four)
+            seeds = f"{len(two)} seed{'s' * (len(two) > 1)}"
+            said += text(f"The last policies of \"{IN_TURN[way]}\", executing two actions per chunk instead of four "
+                         f"({seeds}): {rate(by_task(two)).share}, {change} points.")  # fmt: skip
+    return said
 
 
 def learned_apart(study: Path) -> list[str]:
