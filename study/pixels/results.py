@@ -73,7 +73,7 @@ def cameras(study: Path) -> list[str]:
               "on two.", played_on(first)),
         *table(header, rows), *text(DAGGER),
         *(table(moved, shifted) if shifted else []),
-        *at_once(study), *router(study),
+        *at_once(study), *shipped(study), *router(study),
         "![What the policy sees](pixels/sees.png)", "",
         *adapted(study),
         *tried(study, tasks),
@@ -90,6 +90,16 @@ def at_once(study: Path) -> list[str]:
     return text(f"All of it by one command, {typed(r['command'])}, on two idle cores "
                 f"({r['hardware'].partition(',')[0]}): {took['whole process'] / 60:.0f} minutes ({parts}), success "
                 f"{rate(by_task([r])).share}.", played_on([r]))  # fmt: skip
+
+
+def shipped(study: Path) -> list[str]:
+    """The policy that comes with the code."""
+    if not (path := study / "pixels/shift/run.json").exists():
+        return []
+    r = json.loads(path.read_text())
+    machine = r["hardware"].partition(",")[0]
+    return text("The same command once more made the policy that comes with the code, `study/pixels/run` "
+                f"({machine}, beside another run): {rate(by_task([r]))}.", played_on([r]))  # fmt: skip
 
 
 def router(study: Path) -> list[str]:
