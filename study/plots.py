@@ -14,7 +14,7 @@ from plumbing import figures  # noqa: E402
 from study import intervals, markdown  # noqa: E402
 from study.adapt import results as adapt  # noqa: E402
 from study.core import results as core  # noqa: E402
-from study.sequences.results import IN_TURN  # noqa: E402
+from study.sequences.results import called  # noqa: E402
 from study.sequences.results import in_turn as read_in_turn  # noqa: E402
 
 EXPERT = {"color": "black", "linewidth": 1, "zorder": 1, "label": "scripted expert"}
@@ -118,7 +118,7 @@ def in_turn(study: Path, path: Path) -> Path:
     found = read_in_turn(study, path.stem)
     if not found:
         raise markdown.NotMeasured(f"`study/sequences/{path.stem}-*.json`")
-    matrices = {IN_TURN[way].replace("`", ""): results[0] for way, (results, _) in found.items()}
+    matrices = {called(way, results[0]).replace("`", ""): results[0] for way, (results, _) in found.items()}
     return figures.success_matrix(matrices, path)
 
 

@@ -62,9 +62,7 @@ def from_nothing(study: Path) -> list[str]:
             cost = [(f"{stages[1][key]:,.0f}", f"{stages[-1][key]:,.0f}")
                     for key in ("trained_parameters", "bytes_added", "seconds")]  # fmt: skip
             chunk = [f"{stages[i]['latency_ms']:.1f}" for i in (0, -1)]
-            shorter = flag(results[0]["command"], "--steps", 2000)
-            what = IN_TURN[way] + f", {shorter} steps" * (shorter != 2000)
-            rows.append([what, len(results), rate(by_task(last)).share, number(within(last)), each[0], usual,
+            rows.append([called(way, results[0]), len(results), rate(by_task(last)).share, number(within(last)), each[0], usual,
                          each[1], *(" to ".join(dict.fromkeys(ends)) for ends in (*cost, chunk))])  # fmt: skip
         if rows:
             last = next(iter(mine.values()))[1]
@@ -87,6 +85,12 @@ def from_nothing(study: Path) -> list[str]:
         "and of one size, where ours grows by a stage for each task and is told which task it is: beside ours, not a "
         "comparison.",
     )]  # fmt: skip
+
+
+def called(way: str, result: dict) -> str:
+    """A way, and its steps where they are not 2000."""
+    steps = flag(result["command"], "--steps", 2000)
+    return IN_TURN[way] + f", {steps} steps" * (steps != 2000)
 
 
 def hours(stages: list[dict]) -> str:
