@@ -62,8 +62,9 @@ def from_nothing(study: Path) -> list[str]:
             cost = [(f"{stages[1][key]:,.0f}", f"{stages[-1][key]:,.0f}")
                     for key in ("trained_parameters", "bytes_added", "seconds")]  # fmt: skip
             chunk = [f"{stages[i]['latency_ms']:.1f}" for i in (0, -1)]
-            rows.append([called(way, results[0]), len(results), rate(by_task(last)).share, number(within(last)),
-                         each[0], usual, each[1], *(" to ".join(dict.fromkeys(ends)) for ends in (*cost, chunk))])  # fmt: skip
+            told = [number(within(last)), each[0], usual, each[1]]
+            told += [" to ".join(dict.fromkeys(ends)) for ends in (*cost, chunk)]
+            rows.append([called(way, results[0]), len(results), rate(by_task(last)).share, *told])
         if rows:
             last = next(iter(mine.values()))[1]
             successes, n = expert(last)
