@@ -164,7 +164,7 @@ def test_latency_is_the_median_after_warm_up(monkeypatch):
 
 def test_of_an_episode_that_is_played_again_the_first_play_leaves_no_weights(policy, monkeypatch):  # noqa: F811
     class Twice(Known):
-        def play(self, act, episodes, on_done):
+        def play(self, act, episodes, on_done=lambda _: None):
             for e in episodes:
                 seen = {name: np.zeros((1, *shape)) for name, shape in spaces(e.task).observation.items()}
                 for chunk in (0, 1, 0):  # lost in its second chunk, and played again

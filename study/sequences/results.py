@@ -90,7 +90,7 @@ def from_nothing(study: Path) -> list[str]:
 
 def called(way: str, result: dict) -> str:
     """A way, and its steps where they are not 2000."""
-    steps = flag(result["command"], "--steps", 2000)
+    steps = flag(result.get("command", ""), "--steps", 2000)
     return IN_TURN[way] + f", {steps} steps" * (steps != 2000)
 
 
