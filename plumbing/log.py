@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -92,17 +93,26 @@ class Usage:
         """-> {"router": {task: {"usage": mean weights (K), "entropy": their mean, in nats}}}, for the log."""
         if not hasattr(policy, "router"):
             return {}
-        modes = {module: module.training for module in policy.modules()}
-        policy.eval()  # no dropout, no drawing of components: and so nothing drawn that training would draw
-        weights = policy.weigh(policy.encode(self.observations, self.task_ids)).float()
-        for module, mode in modes.items():
-            module.training = mode
+        with at_rest(policy):
+            weights = policy.weigh(policy.encode(self.observations, self.task_ids)).float()
         weights = weights.view(len(self.tasks), self.each, -1)
         usage, uncertain = weights.mean(1).cpu(), entropy(weights).mean(1).cpu()
         return {"router": {
             task: {"usage": [round(w, 4) for w in usage[i].tolist()], "entropy": round(uncertain[i].item(), 4)}
             for i, task in enumerate(self.tasks)
         }}  # fmt: skip
+
+
+@contextmanager
+def at_rest(policy):
+    """In eval mode for a look: no dropout, no drawing of components, and so nothing drawn that training would draw."""
+    modes = {module: module.training for module in policy.modules()}
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class HeldOut:
@@ -120,14 +130,12 @@ class HeldOut:
         """-> {"held_out": mean error of the weights as they are, not of their average}, for the log."""
         if not self.windows:
             return {}
-        modes = {module: module.training for module in policy.modules()}
         batch = spread(self.windows, self.samples)
         own = torch.Generator().manual_seed(0)  # not the one that training draws from
         step = torch.randint(0, policy.config.diffusion_steps, (self.samples,), generator=own)
         noise = torch.randn(batch[-1].shape, generator=own)
-        errors = errors_on(policy.eval(), batch, step.to(policy.device), noise.to(policy.device))
-        for module, mode in modes.items():
-            module.training = mode
+        with at_rest(policy):
+            errors = errors_on(policy, batch, step.to(policy.device), noise.to(policy.device))
         return {"held_out": errors.mean().item()}
 
 

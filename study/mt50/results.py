@@ -68,9 +68,8 @@ def fifty(study: Path) -> list[str]:
         *text(f"Commands: `study/mt50/table.py`. {one['demos_per_task']} demonstrations of each of the 50 tasks, "
               f"{one['steps']:,} steps, K = 4, and one network of the same size"
               + ("." if other else " (not measured yet)."), played_on(found["fdp"])),
-        *table(header, rows), *text(DAGGER),
+        *table(header, rows), *text(scattered(found)), *text(DAGGER),
         *table(["task, fdp's weakest first", *played, "expert"], weak),
-        *text(scattered(found)),
         *text(f"Without a failure, {words(played)}: {words(perfect or ['none'])}."),
         *sooner(study),
         *alone(study),

@@ -31,23 +31,25 @@ POLICIES = {
     "uniform": "--policy uniform",
     "moe-top2": "--policy moe --top 2",
 }
+# Policy, seed, demonstrations -> its shifts. The others are for the policy that comes with the code (`shifted`).
+SHIFTED = {("fdp", 2, 25): ("camera", "light", "object"), ("monolithic", 2, 25): ("camera", "object")}
 WAYS = "add-exact,rank-0,full,scratch,specialist"
 
 
 def row(policy: str, seed: int, demos: int = 25) -> tuple[str, ...]:
-    """Train, play; of the last seed with every shift, too."""
+    """Train, play; of the last seeds with some shifts, too."""
     name = f"{policy}-{demos}-s{seed}"
     folder, result = f"runs/pixels/{name}", f"study/pixels/{name}"
     play = f"python evaluate.py --run {folder} --episodes 50 --seed 16"
-    shifts = {("fdp", 2): ("camera", "light", "object"), ("monolithic", 2): ("camera", "object")}.get(
-        (policy, seed), ()
-    )
     return (
         f"{result}.json",
         f"python train.py --tasks mt6 --observation pixels --demos-per-task {demos} --demo-draw {seed} --steps {STEPS} "
         f"--eval-episodes 0 --seed {seed} {POLICIES[policy]} --out {folder} --overwrite".replace("  ", " "),
         *[f"{play} --even --out {result}-even.json"] * (policy == "fdp"),
-        *[f"{play} --shift {shift} --out study/pixels/shift/{name}-{shift}.json" for shift in shifts if demos == 25],
+        *[
+            f"{play} --shift {shift} --out study/pixels/shift/{name}-{shift}.json"
+            for shift in SHIFTED.get((policy, seed, demos), ())
+        ],
         f"{play} --out {result}.json",
     )
 
