@@ -87,8 +87,8 @@ class AdaptConfig:
 # ---------------------------------------------------------------------------------------------- what is copied
 
 
-def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], rank: int | None):
-    """A larger policy that begins as the same function: K + n components, old and new tasks. -> (its variant, it).
+def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | None):
+    """A larger policy that begins as the same function: K + n components, old and new tasks.
 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
     what is different. Its router row is a copy too, and log 2 is subtracted from both logits (softmax): each gets half
@@ -96,11 +96,11 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
     the affine router, whose mean shifts; top-k weights, of which half may drop out; a fork that scales its logits.)
     Several new ones copy different components: twins with the same weight would get the same gradient, forever.
 
-    variant: "fdp", "staged" or a fork; tasks: names to add, which start at the mean of the known embeddings (what is
-    known stays); count: n, may be 0; copied: the component that each new one copies, [] to start at random; rank: of
-    the encoder's adapter, if this is a stage with its own adapter and router (variants/staged.py); None: no stage.
+    tasks: names to add, which start at the mean of the known embeddings (what is known stays); count: n, may be 0;
+    copied: whom each new one copies, [] to start at random; rank: of the encoder's adapter, if this is a stage with its
+    own (variants/staged.py), else None. BadInput for a fork whose components change size where there are more of them.
     """
-    old, state = policy.config, dict(policy.state_dict())
+    variant, old, state = policy.variant, policy.config, dict(policy.state_dict())
     settings = asdict(old) | {"tasks": list(dict.fromkeys([*old.tasks, *tasks])), "components": old.components + count}
     if rank is not None:
         variant, settings, state = add_stage(variant, old, settings, state, tasks, rank)
@@ -121,7 +121,7 @@ def grow(variant: str, policy, tasks: list[str], count: int, copied: list[int], 
                 if x.ndim and len(x) == old.components:
                     grown.components.state_dict()[name][old.components :] = x[copied]
             share_weight(newest_router(grown), copied, old.components)
-    return variant, grown.to(policy.device)
+    return grown.to(policy.device)
 
 
 def newest_router(policy) -> nn.Module:
@@ -160,9 +160,9 @@ def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
 
 
 @torch.no_grad()
-def most_used(variant: str, policy, observation, task: str, count: int) -> list[int]:
-    """The components with the largest mean weights on a new task's demonstrations {part: (N, *shape)}."""
-    _, named = grow(variant, policy, [task], 0, [], newest_rank(policy))  # the router needs its embedding first
+def most_used(policy, observation, task: str, count: int) -> list[int]:
+    """The components with the largest (signed) mean weights on a new task's demonstrations {part: (N, *shape)}."""
+    named = grow(policy, [task], 0, [], newest_rank(policy))  # the router needs its embedding first
     index = named.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
     observation = {part: x.to(policy.device) for part, x in observation.items()}
     return named.eval().weigh(named.encode(observation, index)).mean(0).topk(count).indices.tolist()
@@ -230,30 +230,30 @@ def count(module: nn.Module, learning: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not learning)
 
 
-def prepare(config: AdaptConfig, variant: str, policy, tasks: list[str], demos: dict) -> tuple:
-    """Grow the policy and freeze what the mode leaves alone. -> (variant, policy, {part: (parameters, trained)}, which
-    components the new ones copy)."""
+def prepare(config: AdaptConfig, policy, tasks: list[str], demos: dict) -> tuple:
+    """Grow the policy and freeze what the mode leaves alone. -> (policy, {part: (parameters, trained)}, whom new ones
+    copy)."""
     known, K, copied = len(policy.config.tasks), policy.config.components, []
     if config.mode == "scratch":
-        variant = policy.config.base if variant == "staged" else variant
+        variant = policy.config.base if policy.variant == "staged" else policy.variant
         grown = runs.build_policy(variant, unstaged(policy.config) | {"tasks": tasks}).to(policy.device)
     else:
         new = config.new_components if config.mode == "add-component" else 0
         if new and config.start_from == "most-used":
             seen = join([make_windows(demos[task], 1)[0] for task in tasks])
-            copied = most_used(variant, policy, seen, tasks[0], new)  # any name: all begin at the same embedding
+            copied = most_used(policy, seen, tasks[0], new)  # any name: all begin at the same embedding
         elif new and config.start_from != "random":
             copied = numbers(config.start_from, K, "--start-from")
-        variant, grown = grow(variant, policy, tasks, new, copied, config.encoder_rank)
+        grown = grow(policy, tasks, new, copied, config.encoder_rank)
         if config.retain == "exact":
             stages.try_out(grown)  # now, rather than after the training
     if config.mode in ("full", "scratch"):
-        return variant, grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}, copied
+        return grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}, copied
     subset = list(range(K, grown.config.components))
     if config.mode == "components":
         subset = numbers(config.train_components, K, "--train-components")
     parts = train_only(grown, subset, list(range(known, known + len(tasks))), config.train_encoder)
-    return variant, grown, parts, copied
+    return grown, parts, copied
 
 
 # ---------------------------------------------------------------------------------------------- one stage
@@ -268,7 +268,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
 
     # ---- Grow, freeze, and say what learns.
     torch.manual_seed(config.seed)
-    variant, grown, parts, copied = prepare(config, policy.variant, policy, tasks, demos)
+    grown, parts, copied = prepare(config, policy, tasks, demos)
     windows = Windows(grown, tasks, elsewhere.multiply(demos, config.copies, config.seed), device)
     stages.check_still(config, grown, windows)
     if config.mode == "scratch":
@@ -276,9 +276,9 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     going_on, found = (folder / resume.FILE).exists(), {"copied": copied}  # an interrupted stage has this behind it
     if config.sequence and config.eval_episodes and not going_on:
-        named = grow(policy.variant, policy, tasks, 0, [], newest_rank(policy))
-        found |= stages.before_learning(*named, tasks, config.eval_episodes, config.eval_seed, roller)
-    about = stages.begin(config, origin, folder, variant, grown, parts, windows, found, going_on)
+        named = grow(policy, tasks, 0, [], newest_rank(policy))
+        found |= stages.before_learning(named, tasks, config.eval_episodes, config.eval_seed, roller)
+    about = stages.begin(config, origin, folder, grown, parts, windows, found, going_on)
 
     # ---- The loop: train.py's, over fewer parameters.
     def loss(*batch):

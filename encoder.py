@@ -4,9 +4,10 @@
     {"corner": (B, 3, h, w), "wrist": ..., "proprioception": (B, 2, 4)}    --PixelsEncoder-->  condition (B, C)
 
 An observation is a dictionary from the simulator to the network, and nothing in between looks inside: recording,
-training windows, rollouts and adaptation carry whatever parts there are. Only two places know names. The environment
-says which parts it has (envs/metaworld.py), an encoder picks those that it reads. So a camera, or a policy that must
-not see the objects, is a new encoder and nothing else: see variants/proprioception.py.
+training windows, rollouts and adaptation carry whatever parts there are. Three places know names: the environment that
+makes the parts (envs/metaworld.py, envs/pixels.py), the encoder that reads some of them, and envs/elsewhere.py, which
+moves MetaWorld's things. So on the policy's side a camera, or a policy that must not see the objects, is a new encoder
+and nothing else: see variants/proprioception.py.
 
 An encoder is any module with the first two of these; fdp.py makes it in `Policy.build_encoder`:
 
@@ -201,8 +202,8 @@ class BasicBlock(nn.Module):
 
 
 def groups(channels: int) -> nn.GroupNorm:
-    """GroupNorm instead of BatchNorm, as in Diffusion Policy: batch statistics of the trained weights do not fit their
-    running average (EMA), and a batch of one robot has none."""
+    """GroupNorm instead of BatchNorm, as in Diffusion Policy: running statistics belong to the weights that they were
+    taken with, and do not quite fit the average of the weights (EMA), which acts."""
     return nn.GroupNorm(channels // 16, channels)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from envs.experts import forget_records, play_experts
-from envs.pixels import as_seen_by, check_shift
+from envs.pixels import as_policy_sees, check_shift
 from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, own_random, resolve_tasks, spaces
 from envs.worker import Episode
@@ -35,12 +35,12 @@ class EvaluateConfig:
 
     run: str = ""  # the run folder, such as runs/reach-push-fdp
     tasks: str = ""  # tasks or groups; default: all that the run was trained on
-    episodes: int = 50  # per task. The 95 % interval is about +-14 points wide at 50, +-7 at 200 (worst case)
+    episodes: int = 50  # per task. The 95 % interval is at most 27 points wide at 50, 14 at 200
     sampler: str = ""  # ddpm (all diffusion steps) | ddim | dpm (DPM-Solver++ 2M); default: the policy's own, dpm
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
     executed: int | None = None  # actions executed per chunk, 1 to H; default: the policy's own, often 4
     seed: int = 0  # which block of 10,000 evaluation episodes
-    even: bool = False  # replace the router's weights by 1/K: how much does success depend on them?
+    even: bool = False  # replace the router's weights by their mean (1/K): how much does success depend on them?
     shift: str = ""  # with cameras, what to change: camera | light | table | object | corner-off | wrist-off
     video: bool = False  # also render, of each task, the first episode and the first that failed
     out: str = ""  # the JSON; default: evaluation.json (-even, ...) in the run folder, -2 to keep a larger result
@@ -49,8 +49,8 @@ class EvaluateConfig:
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it covers close to 95 % near 0 and 1,
-    where ours are.
+    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it has a width at 0 and 1. Near them,
+    where ours are, it covers 95 % on average over rates, and less at single ones (n = 50: 84 % at a rate of 0.9965).
     """
     if n == 0:
         return 0.0, 1.0
@@ -102,7 +102,8 @@ def evaluate(
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights;
     with video also the first that failed).
 
-    Every number that this project reports comes from here. steps: network calls per chunk; workers: processes; padded:
+    Every number that this project reports comes from here. tasks: names; seed: the block of episodes (`block_seeds`);
+    sampler, steps: as `Policy.choose_sampler` takes them; workers: processes; padded:
     fill each batch up to its full size, so that rounding, and so an episode, does not depend on how many others run;
     roller: simulators that another evaluation used before (starting new ones takes seconds); every: return all episodes
     with their weights, not only the first ones; shift: what looks otherwise than in training, of envs/pixels.py.
@@ -113,7 +114,7 @@ def evaluate(
     seeds = block_seeds(seed, episodes)
     # All tasks at the same time, not one after the other: simulators are used again instead of built again, and the
     # tasks that take long do not all end last.
-    filmed = {t for t in tasks if video and spaces(t).pictures}
+    filmed = {t for t in tasks if video and spaces(t).filmable}
     film = {(t, seeds[0]): 4 for t in filmed}
     todo = [Episode(t, s, render_every=film.get((t, s), 0), shift=shift) for s in seeds for t in tasks]
     generator = torch.Generator(device=policy.device).manual_seed(seed)  # used by stochastic samplers only
@@ -251,7 +252,7 @@ def main(config: EvaluateConfig) -> dict:
     folder = Path(config.run)
     policy = load_policy(folder, device)
     known = policy.config.tasks
-    tasks = as_seen_by(known, resolve_tasks(config.tasks)) if config.tasks else known
+    tasks = as_policy_sees(known, resolve_tasks(config.tasks)) if config.tasks else known
     check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
     if config.executed is not None:
         if not 1 <= config.executed <= policy.config.horizon:
@@ -264,7 +265,7 @@ def main(config: EvaluateConfig) -> dict:
     path = Path(config.out) if config.out else folder / f"evaluation{other}.json"
     check_output(path, "mean_success")
     check_inner(path.parent)
-    if config.video and (blind := [task for task in tasks if not spaces(task).pictures]):
+    if config.video and (blind := [task for task in tasks if not spaces(task).filmable]):
         say(f"no video of {', '.join(blind)}: without 'rgb_array' among its render modes")
     video = config.video and figures.find_opengl()
     if config.even and policy.variant == "staged":

@@ -6,10 +6,10 @@
                      +----------> router(o) ---------+
 
 The idea is `Policy.compose` below, two lines of code. Around it: how it learns (`loss`), how it acts (`act`). For an
-idea of your own subclass `Policy` in variants/mine.py, and run `python train.py --policy mine`. Made to be overridden:
+idea of your own, subclass `Policy` in variants/mine.py, and run `python train.py --policy mine`. Made to be overridden:
 
-    build_encoder  what it sees              weigh    the weights w_k          loss, errors  the training objective
-    build          components and router     compose  how predictions combine  sample        the denoising loop
+    build_encoder  what it sees           weigh    the weights w_k          loss, errors            the objective
+    build          components and router  compose  how predictions combine  sample, choose_sampler  the denoising
 
 Paper name -> variable:  o observation | a_0 clean | a_t noisy_actions | eps_k self.components | w_k weights
 Axis legend: B batch, K components, H action horizon, A action dim, C condition dim, T diffusion steps
@@ -42,9 +42,9 @@ class PolicyConfig:
     kernel: int = 3
     eye: str = "small"  # image backbone: one of encoder.py's EYES; unused without pictures
     condition_dim: int = 128  # C
-    router: str = "softmax"
-    target: str = "velocity"
-    task_conditioning: str = "name"
+    router: str = "softmax"  # logits -> weights: one of router.py's MODES
+    target: str = "velocity"  # what components predict: one of sampler.py's TARGETS
+    task_conditioning: str = "name"  # name: a learned embedding is added to the condition; none: it sees no task
     differences: tuple[Difference, ...] = ()  # positions whose difference the encoder also gets
     diffusion_steps: int = 100  # T
 
@@ -57,12 +57,12 @@ class PolicyConfig:
 class Policy(nn.Module):
     """The composed denoiser: `forward` has the interface of one network, (B, H, A), so samplers need not know K.
 
-    Raises ValueError, naming the value and the choices, for a configuration that cannot work.
+    Raises ValueError for an unknown target, router, conditioning or eye, and for shapes or `executed` that do not fit.
     """
 
     router_sees_step = False  # True: `weigh` is asked at every denoising step, not once per chunk
-    progress = 1.0  # fraction of training done, 0 to 1, set by train.py and adapt.py; for forks that anneal
-    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar at every step: (T,), float64
+    progress = 1.0  # share of training done, for forks that anneal; train.py's loop sets it, and so has yours to
+    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar (T,), float64, never 0 or 1: divided by
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
@@ -100,8 +100,8 @@ class Policy(nn.Module):
     def compose(self, noisy_actions: Tensor, step: Tensor, condition: Tensor, weights: Tensor) -> Tensor:
         """sum_k w_k(o) * eps_k(a_t, t, o): (B, H, A), (B,), (B, C), (B, K) -> (B, H, A).
 
-        Why a sum. The perfect noise prediction, times -1/sqrt(1 - ab_t), is the score: the gradient of log p(a_t | o).
-        Adding scores adds log-densities, and so multiplies densities (for other targets: sampler.py, `to_noise`):
+        Why a sum. A perfect noise prediction, E[noise | a_t, o], times -1/sqrt(1 - ab_t), is the score: the gradient of
+        log p(a_t | o) by a_t. Adding scores adds log-densities, so multiplies densities (other targets: `to_noise`):
 
             sum_k w_k grad log p_k(a_t)  =  grad log prod_k p_k(a_t)^w_k
 
@@ -122,8 +122,8 @@ class Policy(nn.Module):
         return self.compose(noisy_actions, step, condition, self.weigh(condition, step) if weights is None else weights)
 
     def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:
-        """Condition (B, C) -> weights (B, K), the same at all denoising steps of a chunk. Only a fork that sets
-        `router_sees_step` may use `step` (B,); it is None where nothing is being denoised, as when usage is logged."""
+        """Condition (B, C) -> weights (B, K). They sum to one; others compose as a product only with target "noise".
+        A fork that sets `router_sees_step` gets `step` (B,) wherever something is denoised; otherwise it is None."""
         return self.router(condition)
 
     def encode(self, observation: Observation, task: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Policy(nn.Module):
         train.py gives n task rows per observation, (n B,): each is encoded once, its condition repeated: (n B, C).
         """
         condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
-        condition = condition.repeat_interleave(max(1, len(task) // max(1, len(condition))), 0)
+        condition = condition.repeat_interleave(len(task) // len(condition), 0)
         if self.config.task_conditioning == "name":
             condition = condition + self.task_embedding(task)
         return condition
@@ -143,20 +143,19 @@ class Policy(nn.Module):
     def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor):
         """One mean squared error per sample, (B,): the whole objective, except for the bonus of router "informed".
 
-        Raw observation and actions (B, H, A), task (B,); the caller draws step (B,), in 0 .. T-1, and noise (B, H, A).
-        Components and router learn jointly. A fork with extra terms returns (errors, {"name": (coefficient, term)}).
+        Raw observation and, for each row (with pictures n times: `encode`), actions (H, A), task, step in 0 .. T-1 and
+        noise (H, A), which the caller draws. A fork with extra terms returns (errors, {"name": (coefficient, term)}),
+        and passes its errors through `with_bonus`, unless it refuses router "informed".
         """
         condition = self.encode(observation, task)
-        weights = self.weigh(condition, step)
+        weights = self.weigh(condition, step if self.router_sees_step else None)
         return with_bonus(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
 
     def errors(self, condition: Tensor, weights: Tensor, actions: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """(B,): the squared error of the composed prediction under weights (B, K)."""
-        clean = self.normalize(actions)
-        noisy = sampler.add_noise(clean, noise, self.alpha_bar_32[step])
-        prediction = self(noisy, step, condition, weights).float()
-        wanted = sampler.wanted(self.config.target, clean, noise, self.alpha_bar_32[step])
-        return (prediction - wanted).square().mean(dim=(1, 2))
+        """(B, C), (B, K), actions (B, H, A) in the environment's units, (B,), (B, H, A) -> mean squared errors (B,)."""
+        clean, ab = self.normalize(actions), self.alpha_bar_32[step]
+        prediction = self(sampler.add_noise(clean, noise, ab), step, condition, weights).float()
+        return (prediction - sampler.wanted(self.config.target, clean, noise, ab)).square().mean(dim=(1, 2))
 
     # ------------------------------------------------------------------------------------------ how it acts
 
@@ -166,8 +165,8 @@ class Policy(nn.Module):
         weights (B, K). Call `policy.eval()` first, unless it was loaded: in training mode pictures are augmented.
 
         noise: the starting point (B, H, A), drawn if not given; with ddim and dpm the only source of randomness.
-        Raises ValueError for observations that are not finite or not one row per task, an unknown task or sampler, or a
-        step count that the schedule does not have.
+        Raises ValueError for observations that are not finite or not one row per task, an unknown task (if it is told
+        tasks) or sampler, or a step count that the schedule does not have.
         """
         c, (name, steps) = self.config, self.choose_sampler(sampler_name, sampling_steps)
         seen = as_tensors(observation, c.observation, tasks, self.device)
@@ -178,12 +177,13 @@ class Policy(nn.Module):
         return self.denormalize(clean).cpu().numpy(), weights.cpu().numpy()
 
     def choose_sampler(self, name: str | None = None, steps: int | None = None) -> tuple[str, int]:
-        """The sampler and its number of network calls, defaults filled in. ValueError for what this policy cannot."""
+        """Sampler and network calls per chunk, as evaluation.json says them. ValueError for what this policy cannot."""
         name = name or "dpm"
         return name, sampler.resolve_steps(name, steps, self.config.diffusion_steps)
 
     def sample(self, condition: Tensor, noise: Tensor, name: str, steps: int, generator=None) -> tuple[Tensor, Tensor]:
-        """Condition (B, C) and pure noise (B, H, A) -> clean actions (B, H, A) in [-1, 1], weights (B, K)."""
+        """Condition (B, C) and pure noise (B, H, A) -> clean actions (B, H, A) in [-1, 1], weights (B, K).
+        Ask the network by self(...): evaluate.py's check for infinite predictions hangs there."""
         weights = [] if self.router_sees_step else [self.weigh(condition)]  # once per chunk, not once per step
 
         def predict_noise(noisy_actions: Tensor, step: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class Policy(nn.Module):
         return clean * self.action_scale + self.action_center
 
     def task_index(self, names: list[str]) -> Tensor:
-        """Task names -> indices (B,). ValueError for a name that this policy was not trained on."""
+        """Task names -> indices (B,). ValueError for one it does not know; all 0, unchecked, if it is told no task."""
         if self.config.task_conditioning == "none":
             return torch.zeros(len(names), dtype=torch.long)
         for name in names:

@@ -12,8 +12,8 @@ How raw network outputs (logits) become weights is a real choice:
 
 | mode     | weights                       | why it exists                           | how it fails                  |
 |----------|-------------------------------|-----------------------------------------|-------------------------------|
-| softmax  | positive, sum to 1            | a blend: the sum never leaves the range | stays near 1/K: an ensemble   |
-|          |                               | of what components predict              | with constant weights         |
+| softmax  | positive, sum to 1            | a blend: the sum never leaves the range | nearly the same everywhere: an|
+|          |                               | of what components predict              | ensemble with constant weights|
 | informed | positive, sum to 1: softmax,  | the only one here that routes: the loss | success a point or two lower, |
 |          | `information` as a loss bonus | rewards telling situations apart        | seven from cameras            |
 | affine   | logits - mean + 1/K:          | may also subtract a component (signed), | large weights of opposite     |

@@ -4,10 +4,16 @@ Diffusion in one paragraph. Take a clean action chunk x_0, and mix it with Gauss
 
     x_t = sqrt(ab_t) * x_0 + sqrt(1 - ab_t) * e                  (Ho et al. 2020, DDPM, equation 4)
 
-where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. A *chunk* is the next H actions:
+where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. (The squares of both factors sum
+to one, so actions of unit variance keep it.) A *chunk* is the next H actions:
 here x, with noise e, as in papers on sampling; in fdp.py a, with noise eps. (Those papers count steps from 1 to T; our
 t = 0 is their 1.) A network learns to predict the noise in x_t. Sampling goes backwards: start at pure noise, predict
 the noise in it, remove a little of that, predict again. Everything below is arithmetic on that one equation.
+
+Why not remove all of it at once: under a squared error the best prediction is the *average* of all noise that could be
+in x_t. So one jump from pure noise lands at the average of all demonstrated chunks, which may be none of them: between
+a way left of a wall and one right of it is the wall. A small step commits to a little, and the next average is over
+fewer. (variants/bc.py makes the one jump; study/README.md says when it fails.)
 
 What a chunk is, in time, with H = 8 and 4 actions executed per chunk (o: seen, a: predicted):
 
@@ -19,7 +25,7 @@ What a chunk is, in time, with H = 8 and 4 actions executed per chunk (o: seen, 
 `study/core/denoising.png` shows chunks on their way from noise to actions.
 
 A sampler gets `predict_noise(x_t, t) -> e`, with x_t (B, H, A) and t (B,), and cannot tell one U-Net from a weighted
-sum of K. It is chosen when acting, not when training: every checkpoint works with every sampler.
+sum of K. It is chosen when acting, not when training: every checkpoint of fdp.py works with every sampler.
 
 Axis legend: B batch, H action horizon, A action dim, T diffusion steps (100).
 """
@@ -87,9 +93,11 @@ def to_noise(target: str, prediction: Tensor, noisy: Tensor, alpha_bar_t: Tensor
 
         sum_k w_k (c x_t + d y_k)  =  c x_t (sum_k w_k) + d sum_k w_k y_k  =  c x_t + d (sum_k w_k y_k)
 
-    What differs is how the loss weights an error in the implied clean action at each t. `clean`: by 1 everywhere.
-    `noise`: by the signal-to-noise ratio ab/(1-ab) (1600 at t = 0, 1 in the middle, 0 at t = T - 1). `velocity`: by
-    that plus one, so it is as strict near clean data, and still learns where there is much noise. Hence the default.
+    What differs is how the loss weights an error at each t. By the equations above, an error d in the implied clean
+    action is one of d sqrt(ab) / sqrt(1-ab) in the noise, and of d / sqrt(1-ab) in the velocity. Squared, `clean`
+    weights it by 1 everywhere; `noise` by the signal-to-noise ratio ab/(1-ab) (1600 at t = 0, 1 in the middle, 0 at
+    t = T - 1); `velocity` by that plus one: as strict near clean data, and it still learns where there is much noise.
+    Hence the default.
     """
     check_target(target)
     a = alpha_bar_t[:, None, None]

@@ -30,7 +30,7 @@ from torch import Tensor
 from envs.tasks import slug
 from plumbing import configs, files, folders, runs, tensors
 from plumbing.cli import BadInput, parse, provenance, run, say
-from variants.staged import LoRA, components_of, unstaged
+from variants.staged import LoRA, as_first_stage, components_of, unstaged
 
 FILE = "skill.safetensors"  # in the folder of a run that adapt.py made
 
@@ -124,7 +124,7 @@ def put_together(base, skills: list[Skill]):
         return base
     K = total = base.config.components
     stages, ranks, alone = [(K, list(base.config.tasks))], [0], identity(base)
-    state = {f"router.0.{name[7:]}" if name.startswith("router.") else name: x for name, x in base.state_dict().items()}
+    state = as_first_stage(base.state_dict())
     stacked = stack(base)
     for number, skill in enumerate(skills, 1):
         names = ", ".join(skill.tasks)

@@ -20,7 +20,7 @@ import torch
 import evaluate
 from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from envs.pixels import seen_as, seen_by
+from envs.pixels import parts_seen, through_cameras
 from envs.tasks import common_spaces, resolve_tasks
 from plumbing import figures, folders, parallel, reports, resume, runs
 from plumbing.cli import BadInput, progress, provenance, run, say
@@ -33,7 +33,7 @@ from router import errors_and_terms
 NOISES = 4
 MOST_SKIPPED = 5  # steps in a row without a finite loss; one may be a freak batch, five are the end
 SIZES = {
-    # Widths of the U-Net's levels, and its kernel. small: 0.15 M parameters per component, about 15 s per 1000 steps.
+    # Widths of the U-Net's levels, and its kernel. small: 0.15 M parameters each, 15 s per 1000 steps with four.
     "small": {"channels": (32, 64), "kernel": 3},
     "base": {"channels": (128, 256, 512), "kernel": 5, "eye": "resnet18"},  # as in the FDP authors' released code
 }
@@ -60,7 +60,7 @@ class TrainConfig:
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations: other seeds, a dataset of their own
     steps: int | None = None  # optimiser steps; default 2000 times the number of tasks, 40,000 at most
     batch_size: int = 64  # windows per step; many small steps beat fewer large ones here (LOG.md, 2026-11-21)
-    lr: float = 1e-3  # peak learning rate: linear warm-up over at most 100 steps, then a cosine to zero
+    lr: float = 1e-3  # peak learning rate: a cosine from there to zero, times a linear warm-up over at most 100 steps
     weight_decay: float = 1e-4  # hardly any; no other value was tried
     grad_clip: float = 1.0  # largest gradient norm; rarely reached after warm-up, saves the run from one bad batch
     seed: int = 0  # the same command with the same seed gives the same weights, bit for bit, on one CPU
@@ -105,7 +105,7 @@ class Windows:
         return observation, task.repeat_interleave(self.noises), actions.repeat_interleave(self.noises, 0)
 
     def select(self, index) -> tuple:
-        """These windows."""
+        """The windows at these indices (B,): observation {part: (B, *shape)}, task (B,), actions (B, H, A)."""
         return rows(self.observations, index), self.task_ids[index], self.actions[index]
 
 
@@ -148,8 +148,9 @@ class Learner:
         self.precision = runs.choose_precision(precision, policy.config, policy.device)
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
+        # "parametrizations": the rows that adapt.py freezes, which are constants, as is a mask of -inf.
         statistics = {n: b for n, b in policy.named_buffers() if b.is_floating_point() and "parametrizations" not in n}
-        statistics = {n: b for n, b in statistics.items() if b.isfinite().all()}  # not a mask of -inf
+        statistics = {n: b for n, b in statistics.items() if b.isfinite().all()}
         self.names = [n for n, p in policy.named_parameters() if p.requires_grad] + list(statistics)
         self.tracked = [*self.parameters, *statistics.values()]
         self.average = [x.detach().clone() for x in self.tracked]
@@ -209,7 +210,7 @@ class Learner:
 def main(config: TrainConfig) -> dict:
     """Train, then evaluate. Returns what the command's last line says: the run folder, success, seconds, paths."""
     check_training(config)
-    tasks = seen_as(config.observation, resolve_tasks(config.tasks), config.image_size, config.cameras)
+    tasks = through_cameras(config.observation, resolve_tasks(config.tasks), config.image_size, config.cameras)
     config.steps = config.steps or default_steps(len(tasks))
     parallel.begin(config.device, config.batch_size)  # under torchrun; from here on several processes do all of this
     device = runs.choose_device(config.device)
@@ -299,7 +300,7 @@ def main(config: TrainConfig) -> dict:
 def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
     """The flags and the environment -> the fields of a PolicyConfig, a fork's own among them."""
     spaces = common_spaces(tasks)
-    seen = seen_by(config.cameras, spaces.observation) if config.observation == "pixels" else spaces.observation
+    seen = parts_seen(config.cameras, spaces.observation) if config.observation == "pixels" else spaces.observation
     own = {field.name: getattr(config, field.name) for field in runs.own_fields(config.policy)}
     own |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size
     return {

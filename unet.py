@@ -216,6 +216,6 @@ class UNet(nn.Module):
         for block in self.middle:
             x = block(x, next(film))
         for upsample, block in self.up:
-            # The skip carries the fine detail that halving threw away; the path from below carries the plan.
+            # The skip carries single time steps; the path from below carries the chunk as a whole.
             x = block(torch.cat([upsample(x), skips.pop()], dim=-1), next(film))
         return self.head(x).transpose(1, 2)  # (K, B, H, A)

@@ -372,7 +372,8 @@ def make_windows(episodes: list[dict], horizon: int) -> tuple[dict[str, Tensor],
 
     A window starts at *every* recorded action, the last one included: otherwise the end of each episode, where the task
     is completed, would never be the present moment of any training sample. Windows that reach past the end are
-    filled by repeating the last action (as in Diffusion Policy): zeros would teach the gripper to let go.
+    filled by repeating the last action. (As in Diffusion Policy, where actions are positions and that means to stay. A
+    displacement goes on, hence STEPS_AFTER_SUCCESS: the end is not the moment of success.) Zeros would let go.
 
         actions  a0 a1 a2 a3        H = 3:  [a0 a1 a2] [a1 a2 a3] [a2 a3 a3] [a3 a3 a3]
 

@@ -127,7 +127,7 @@ def main(config: ConvertConfig) -> dict:
     """Returns what the command's last line says: the dataset written, and how many episodes it has."""
     if config.size not in pixels.SIZES or config.most < 1:
         raise BadInput(f"--size must be one of {pixels.SIZES}, and --most at least 1; got {config.size}, {config.most}")
-    tasks = pixels.seen_as("pixels", resolve_tasks(config.tasks), config.size)
+    tasks = pixels.through_cameras("pixels", resolve_tasks(config.tasks), config.size)
     if len(tasks) > 1:
         raise BadInput(f"--tasks must name one task, got {len(tasks)}: a label is of one")
     (task,), episodes = tasks, convert(Path(config.folder), config.label, config.size, config.most)

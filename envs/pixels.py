@@ -49,7 +49,7 @@ def task_id(task: str, size: int) -> str:
 IDS = {task_id(task, size): (task, size) for task in TASKS for size in SIZES}
 
 
-def seen_as(observation: str, tasks: list[str], size: int, cameras: str = ",".join(CAMERAS)) -> list[str]:
+def through_cameras(observation: str, tasks: list[str], size: int, cameras: str = ",".join(CAMERAS)) -> list[str]:
     """Tasks as `--observation` has them: as they are ("state"), or MetaWorld's with cameras ("pixels"). BadInput for
     others, which have pictures of their own or none, and for cameras where there are none."""
     if observation == "state":
@@ -63,13 +63,13 @@ def seen_as(observation: str, tasks: list[str], size: int, cameras: str = ",".jo
     return list(dict.fromkeys(task_id(IDS.get(task, (task,))[0], size) for task in tasks))  # two names, one task
 
 
-def as_seen_by(policy_tasks: list[str], tasks: list[str]) -> list[str]:
+def as_policy_sees(policy_tasks: list[str], tasks: list[str]) -> list[str]:
     """Tasks as a policy that knows `policy_tasks` would see them: through cameras of its size, or as they are."""
     sizes = [IDS[task][1] for task in policy_tasks if task in IDS]
-    return seen_as("pixels", tasks, sizes[0]) if sizes else tasks
+    return through_cameras("pixels", tasks, sizes[0]) if sizes else tasks
 
 
-def seen_by(cameras: str, parts: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def parts_seen(cameras: str, parts: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Of all parts, name -> shape, those that a policy with some cameras ("corner,wrist") sees. BadInput for a camera
     that there is not, or for none."""
     names = [name.strip() for name in cameras.split(",") if name.strip()]

@@ -35,7 +35,7 @@ class Spaces:
     action_high: tuple[float, ...]
     differences: tuple = ()  # positions whose difference helps (encoder.py)
     expert: bool = True  # whether it has one
-    pictures: bool = True  # whether it can be filmed
+    filmable: bool = True  # whether it draws itself, for videos
 
 
 def resolve_tasks(text: str) -> list[str]:
@@ -144,11 +144,11 @@ def spaces(task: str) -> Spaces:
         say_once(f"environment '{task}' is registered without max_episode_steps: unless it says `truncated` itself, an "
                  "episode without success never ends")  # fmt: skip
     expert = hasattr(env.unwrapped, "expert_action")
-    pictures = "rgb_array" in (env.metadata.get("render_modes") or ())
+    filmable = "rgb_array" in (env.metadata.get("render_modes") or ())
     differences = tuple(getattr(env.unwrapped, "differences", ()))
     env.close()
     shapes = {name: space.shape for name, space in parts.items()}
-    return Spaces(shapes, low, high, differences, expert, pictures)
+    return Spaces(shapes, low, high, differences, expert, filmable)
 
 
 def common_spaces(tasks: list[str]) -> Spaces:

@@ -1,6 +1,6 @@
 """A simulator process: steps the environments of many episodes, for envs/rollout.py in the main process.
 
-    message in       ("chunk", [(index, new episode or None, actions (H, A) or None), ...])   or   ("expert", episode)
+    message in       ("chunk", [(index, new episode or None, actions (n, A) or None), ...])   or   ("expert", episode)
     message out      [(index, observation, finished episode or None), ...]                    or   the episode, recorded
                      None, now and then, from a simulator that takes long: it has not died, and the answer is to come
 

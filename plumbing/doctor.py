@@ -48,7 +48,7 @@ def _versions():
 def _simulators(opengl: bool):
     """Each expert plays one episode, filmed where that is possible: without videos all else works."""
     seed, reinstall = FIRST_EVALUATION_SEED, "pip install -r requirements.txt"
-    todo = [Episode(task, seed, expert=True, render_every=60 * (opengl and spaces(task).pictures)) for task in TASKS]
+    todo = [Episode(task, seed, expert=True, render_every=60 * (opengl and spaces(task).filmable)) for task in TASKS]
     try:
         with Roller(min(available_cores(), len(TASKS))) as roller:
             played = roller.play_expert(todo)

@@ -20,7 +20,7 @@ import train
 from encoder import StateEncoder, rows
 from envs import elsewhere
 from envs.demos import DATASET_ID, drawn
-from envs.pixels import as_seen_by
+from envs.pixels import as_policy_sees
 from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, common_spaces, resolve_tasks, slug
 from plumbing import figures, files, folders, interrupt, reports, resume, runs
@@ -69,7 +69,7 @@ def check(config) -> list[str]:
     tasks, known = resolve_tasks(config.tasks or config.sequence), {}
     if config.run:
         known = runs.read_config(Path(config.run))["policy_config"]
-        tasks = as_seen_by(known["tasks"], tasks)
+        tasks = as_policy_sees(known["tasks"], tasks)
         # One that it knows is named to let its module be imported (envs/tasks.py, `trust`), not to be learned again.
         named = [task for task in tasks if ":" in task and task in known["tasks"]]
         if named and len(named) < len(tasks):
@@ -263,9 +263,7 @@ def stage_folder(config, out: Path, number: int, tasks: list[str]) -> Path:
     return out / f"{number}-{slug('-'.join(tasks))}" if config.sequence else out
 
 
-def begin(
-    config, origin: Path, folder: Path, variant: str, grown, parts: dict, windows, found: dict, going_on: bool
-) -> dict:
+def begin(config, origin: Path, folder: Path, grown, parts: dict, windows, found: dict, going_on: bool) -> dict:
     """Say what learns and what new data look like to old parts; claim the run folder, and begin the run there, unless
     an interrupted stage is gone on with. -> what `finish` completes. found: what else there is to record of it."""
     for number, task in enumerate(windows.tasks):
@@ -291,7 +289,7 @@ def begin(
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
     about = {**provenance(config.seed, str(grown.device)), "adapted": [*(source.get("adapted") or []), stage],
              "datasets": datasets(source) | dict.fromkeys(windows.tasks, learned_from)}  # fmt: skip
-    flags = asdict(config) | {"policy": variant, "run": str(origin)}
+    flags = asdict(config) | {"policy": grown.variant, "run": str(origin)}
     runs.begin_run(folder, flags, asdict(grown.config), about)
     return about
 
@@ -433,13 +431,13 @@ def chunk_ms(run: Path, tasks: list[str]) -> float:
         return evaluate.latency(policy, tasks[0], *policy.choose_sampler())
 
 
-def before_learning(variant: str, named, tasks: list[str], episodes: int, seed: int = 0, roller=None) -> dict:
+def before_learning(named, tasks: list[str], episodes: int, seed: int = 0, roller=None) -> dict:
     """What forward transfer compares: new tasks' success with a policy that knows their names only, and untrained.
 
     named: the old policy, with the new names at the mean of the known ones. The untrained one sees through the same
     encoder's statistics.
     """
-    untrained = runs.build_policy(variant, asdict(named.config)).to(named.device)
+    untrained = runs.build_policy(named.variant, asdict(named.config)).to(named.device)
     for mine, theirs in zip(untrained.encoder.buffers(), named.encoder.buffers(), strict=True):
         mine.copy_(theirs)
     measured, begin, episodes = {}, time.perf_counter(), min(episodes, TRANSFER)

@@ -132,7 +132,7 @@ MUTANTS = {
     "pictures that nobody lights": ("variants/lit.py", "(pictures * light)", "(1.0 * pictures)", "test_pixels.py -k lit"),
     # Cameras.
     "pictures of where things stood before": ("envs/pixels.py", "            mujoco.mj_kinematics(self.sim.model, self.sim.data)\n", "", "test_pixels.py -k first_picture"),
-    "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(max(1, len(task) // max(1, len(condition))), 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
+    "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // len(condition), 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
     "a flow's router is not told the step": ("variants/flow.py", "self.weigh(condition, step)  # the same", "self.weigh(condition)  # the same", "test_forks.py -k flow_asks"),
     "an optimiser's memory of any size": ("plumbing/resume.py", "copy_(_like(saved[f\"{i}.{name}\"], weight.shape))", "copy_(saved[f\"{i}.{name}\"])", "test_untrusted_runs.py -k too_short"),
     "a slower command replaces a finished run": ("plumbing/stages.py", "if not unfinished(config, origin, folder) or going_on != (folder / resume.FILE).exists():", "if False:", "test_run_folders.py -k meanwhile"),

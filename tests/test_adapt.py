@@ -53,7 +53,9 @@ def make_policy(router="softmax", target="velocity", conditioning="name", K=3) -
     torch.manual_seed(0)
     config = PolicyConfig(PARTS, (-1.0,) * 4, (1.0,) * 4, ["reach", "push"], K, channels=(8, 16), router=router,
                           target=target, task_conditioning=conditioning, differences=DIFFERENCES)  # fmt: skip
-    return Policy(config).eval()
+    policy = Policy(config).eval()
+    policy.variant = "fdp"
+    return policy
 
 
 # ------------------------------------------------------------------------------------------------ growing
@@ -64,9 +66,9 @@ def make_policy(router="softmax", target="velocity", conditioning="name", K=3) -
 def test_a_grown_policy_does_what_it_did(router, target, copied):
     policy = make_policy(router, target)
     before, _ = chunks(policy, ["reach", "push"] * 4)
-    variant, grown = grow("fdp", policy, ["drawer-open"], len(copied), copied, rank=None)
+    grown = grow(policy, ["drawer-open"], len(copied), copied, rank=None)
     after, weights = chunks(grown, ["reach", "push"] * 4)
-    assert variant == "fdp" and weights.shape[1] == 3 + len(copied) and np.allclose(before, after, atol=1e-4)
+    assert grown.variant == "fdp" and weights.shape[1] == 3 + len(copied) and np.allclose(before, after, atol=1e-4)
     # A copy of another component without sharing its weight is another function: the check above can fail.
     newest_router(grown).net[-1].bias.data[3] += 1
     assert not np.allclose(before, chunks(grown, ["reach", "push"] * 4)[0], atol=1e-3)
@@ -75,7 +77,7 @@ def test_a_grown_policy_does_what_it_did(router, target, copied):
 def test_new_components_copy_those_named_or_nothing():
     policy = make_policy()
     for copied in ([0, 2], [2, 1], []):
-        _, grown = grow("fdp", policy, ["drawer-open"], 2, copied, rank=None)
+        grown = grow(policy, ["drawer-open"], 2, copied, rank=None)
         for name, p in grown.components.named_parameters():
             assert torch.equal(p[:3], policy.components.get_parameter(name)), name
             assert torch.equal(p[3:], p[copied]) if copied else (p[3:, None] != p[:3]).any(), name
@@ -86,10 +88,10 @@ def test_most_used_is_measured_on_the_observations():
     observations = split_state(torch.randn(50, 39))
     condition = policy.encoder(observations) + policy.task_embedding.weight.mean(0)
     winner = int(policy.router(condition).mean(0).argmax())
-    assert most_used("fdp", policy, observations, "hammer", 1) == [winner]
+    assert most_used(policy, observations, "hammer", 1) == [winner]
     with torch.no_grad():  # turn the router to another component, and the answer follows
         policy.router.net[-1].bias[(winner + 1) % 3] += 10
-    assert most_used("fdp", policy, observations, "hammer", 2) == [(winner + 1) % 3, winner]
+    assert most_used(policy, observations, "hammer", 2) == [(winner + 1) % 3, winner]
 
 
 # ------------------------------------------------------------------------------------------------ freezing
@@ -261,7 +263,7 @@ def test_drift_is_the_change_of_what_is_predicted_at_old_observations(tiny_run, 
     speaks five times as loudly, and less of it the less weight it has."""
     old = load_policy(tiny_run, CPU)
     memory = adapt.Memory(tiny_run, old, data_dir)
-    _, grown = adapt.grow(old.variant, old, ["drawer-open"], 1, [0], None)
+    grown = adapt.grow(old, ["drawer-open"], 1, [0], None)
     assert memory.drift(grown.eval()) < 1e-10
     with torch.no_grad():
         for x in grown.components.head.parameters():
@@ -640,7 +642,7 @@ def test_a_staged_run_goes_on_exactly_or_not_at_all(tiny_run, flags, tmp_path):
 def test_a_staged_policy_asks_for_the_task_even_where_the_network_does_not():
     policy = make_policy(conditioning="none")
     before, _ = chunks(policy, ["reach", "push"])
-    _, grown = grow("fdp", policy, ["drawer-open"], 1, [0], rank=4)
+    grown = grow(policy, ["drawer-open"], 1, [0], rank=4)
     assert np.array_equal(chunks(grown, ["reach", "push"])[0], before)
     with pytest.raises(ValueError, match="does not know task 'hammer'"):
         chunks(grown, ["hammer"])

@@ -173,7 +173,7 @@ def test_the_average_of_the_weights_has_the_statistics_of_the_same_steps():
 
 def test_growing_keeps_counters(norm_run):
     policy = runs.load_policy(norm_run)
-    _, grown = adapt.grow("norm", policy, ["toy:OtherPoint-v0"], 1, [0], rank=None)
+    grown = adapt.grow(policy, ["toy:OtherPoint-v0"], 1, [0], rank=None)
     assert grown.encoder.norm.num_batches_tracked == 20
     assert torch.equal(grown.encoder.norm.running_var, policy.encoder.norm.running_var)
     adapt.train_only(grown, [3], [1], encoder=False)
@@ -730,7 +730,7 @@ class Two(nn.ModuleList):
 def test_what_a_component_is_is_copied_with_it(my_forks, monkeypatch):
     monkeypatch.setitem(my_forks, "norm", with_policy(Labelled))
     policy = make("norm")
-    _, grown = adapt.grow("norm", policy, ["door-close"], 2, [2, 1], rank=None)
+    grown = adapt.grow(policy, ["door-close"], 2, [2, 1], rank=None)
     assert grown.components.label.tolist() == [0, 10, 20, 30, 20, 10] and grown.components.steps_seen == 7
     assert grown.components.taps.tolist() == list(range(6))  # as many as components now, by chance
 

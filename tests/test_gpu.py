@@ -110,7 +110,7 @@ def test_a_training_step_never_waits_for_the_gpu(both, data_dir, tmp_path):
     _, _, policy, _ = both
     demos = demonstrations([TASK], 3, data_dir)
     windows = train.Windows(policy, [TASK], demos, torch.device(DEVICE))
-    variant, grown = adapt.grow("fdp", policy, ["push"], 1, [0], rank=None)
+    grown = adapt.grow(policy, ["push"], 1, [0], rank=None)
     adapt.train_only(grown, [3], [1], encoder=False)
     for number, learning in enumerate((policy, grown)):
         learner, folder = train.Learner(learning), tmp_path / str(number)

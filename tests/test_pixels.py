@@ -228,11 +228,11 @@ def test_what_cannot_be_seen_is_refused(tmp_path, flags, message):
 
 
 def test_two_names_of_one_task_are_one_task():
-    assert pixels.seen_as("pixels", ["push", "fdp/push-pixels-v3", "reach"], 64) == [
+    assert pixels.through_cameras("pixels", ["push", "fdp/push-pixels-v3", "reach"], 64) == [
         "fdp/push-pixels-v3", "fdp/reach-pixels-v3"]  # fmt: skip
-    assert pixels.as_seen_by(["fdp/push-pixels96-v3"], ["reach"]) == ["fdp/reach-pixels96-v3"]
+    assert pixels.as_policy_sees(["fdp/push-pixels96-v3"], ["reach"]) == ["fdp/reach-pixels96-v3"]
     with pytest.raises(BadInput, match="'fdp/reach-pixels-v3' has pictures of 64 pixels, and 96 are asked for"):
-        pixels.as_seen_by(["fdp/push-pixels96-v3"], ["fdp/reach-pixels-v3"])
+        pixels.as_policy_sees(["fdp/push-pixels96-v3"], ["fdp/reach-pixels-v3"])
 
 
 # ------------------------------------------------------------------------------------------------ encoder
@@ -352,8 +352,8 @@ def small_policy(variant="fdp", **changes):
 
 
 def test_a_policy_with_one_camera_sees_that_one():
-    parts = pixels.seen_by("wrist", PARTS)
-    assert list(parts) == ["wrist", "proprioception"] and list(pixels.seen_by("corner,wrist", PARTS)) == list(PARTS)
+    parts = pixels.parts_seen("wrist", PARTS)
+    assert list(parts) == ["wrist", "proprioception"] and list(pixels.parts_seen("corner,wrist", PARTS)) == list(PARTS)
 
 
 def test_a_policy_with_one_camera_gets_nothing_of_the_other():
@@ -515,5 +515,5 @@ def test_going_on_gives_the_same_weights(run, flags, tmp_path):
 def test_pictures_stay_bytes_and_numbers_do_not():
     parts = name_parts("x", {"a": np.zeros((3, 4, 4), np.uint8), "b": np.zeros(3, np.uint8), "c": np.zeros(2)})
     assert {name: x.dtype for name, x in parts.items()} == {"a": np.uint8, "b": np.float32, "c": np.float32}
-    assert resolve_tasks("mt6") == GROUPS["mt6"] and pixels.as_seen_by(["reach"], ["push"]) == ["push"]
+    assert resolve_tasks("mt6") == GROUPS["mt6"] and pixels.as_policy_sees(["reach"], ["push"]) == ["push"]
     assert (ROOT / ".ci" / "run").read_text().count("libosmesa6") and "MUJOCO_GL" in os.environ

@@ -91,9 +91,9 @@ def test_a_fresh_correction_changes_nothing_and_can_learn():
 
 def test_every_stage_begins_as_what_the_policy_was_and_leaves_it_as_it_is():
     policy, stages = make_policy(), [("drawer-open", 2), ("window-close", 2), ("door-close", 5)]
-    variant, expected = "fdp", {}
+    expected = {}
     for task, rank in stages:
-        variant, grown = grow(variant, policy, [task], 1, [0], rank)
+        grown = grow(policy, [task], 1, [0], rank)
         newest = policy.config.tasks[-1]
         # The new name's embedding is the mean of the known ones: with that of the newest task it has to act like it.
         with torch.no_grad():
@@ -114,7 +114,7 @@ def test_every_stage_begins_as_what_the_policy_was_and_leaves_it_as_it_is():
 
 def test_a_fused_optimiser_does_not_leave_what_was_kept():
     """It changes weights without counting the change. The log looks at the router between steps of training."""
-    _, grown = grow("fdp", make_policy(), ["drawer-open"], 1, [0], 2)
+    grown = grow(make_policy(), ["drawer-open"], 1, [0], 2)
     parts = [p for p in grown.residual[-1].parameters() if p.numel()]
     optimizer = torch.optim.AdamW(parts, lr=0.1, fused=True)
     for _ in range(2):
@@ -129,9 +129,9 @@ def test_a_fused_optimiser_does_not_leave_what_was_kept():
 
 def test_what_acting_keeps_from_call_to_call_is_made_anew_when_a_weight_changes(monkeypatch):
     """A correction's product, and a stage's components where they are not the first ones of all."""
-    _, grown = grow("fdp", make_policy(), ["drawer-open"], 1, [0], 2)
+    grown = grow(make_policy(), ["drawer-open"], 1, [0], 2)
     apart, (skill,) = skills.take_apart(grown)
-    _, other = grow("fdp", make_policy(), ["window-close"], 1, [1], 2)
+    other = grow(make_policy(), ["window-close"], 1, [1], 2)
     _, (second,) = skills.take_apart(other)
     policy = skills.put_together(apart, [skill, second])
     task, K = "window-close", policy.config.components
@@ -162,7 +162,7 @@ def test_what_acting_keeps_from_call_to_call_is_made_anew_when_a_weight_changes(
 def test_only_the_newest_correction_learns():
     policy = make_policy()
     for task in ("drawer-open", "window-close"):
-        variant, policy = grow("fdp" if task == "drawer-open" else "staged", policy, [task], 1, [0], 3)
+        policy = grow(policy, [task], 1, [0], 3)
     parts = train_only(policy, [4], [3], False)
     inputs = sum(layer.weight.shape[1] for _, layer in LoRA.layers(policy.encoder))
     outputs = sum(layer.weight.shape[0] for _, layer in LoRA.layers(policy.encoder))

@@ -154,7 +154,7 @@ def test_the_file_says_where_it_comes_from(learned):
 
 def test_a_skill_of_the_run_that_comes_with_the_code_is_small():
     policy = load_policy(ROOT / "study" / "core" / "mt6", CPU)
-    _, grown = adapt.grow("fdp", policy, ["door-close"], 1, [0], 16)
+    grown = adapt.grow(policy, ["door-close"], 1, [0], 16)
     _, (skill,) = take_apart(grown)
     assert sum(x.nbytes for x in skill.tensors.values()) < 10**6
 
@@ -237,7 +237,7 @@ def test_a_stage_after_skills_begins_as_the_newest_of_them(tiny_run, learned):
     """Its router is over all components, theirs over some of them."""
     both = put(load_policy(tiny_run, CPU), *(file(learned[task]) for task in NEW[:2]))
     assert both.config.stages[2][0] == [0, 1, 2, 3, 5]
-    _, grown = adapt.grow(both.variant, both, ["push-back"], 1, [5], both.config.ranks[-1])
+    grown = adapt.grow(both, ["push-back"], 1, [5], both.config.ranks[-1])
     with torch.no_grad():
         grown.task_embedding.weight[-1] = both.task_embedding.weight[both.config.tasks.index("drawer-close")]
     (mine, w), (theirs, v) = chunks(grown.eval(), ["push-back"] * 5), chunks(both, ["drawer-close"] * 5)

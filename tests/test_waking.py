@@ -98,7 +98,7 @@ def test_a_stage_upon_it_does_not_cool_it_further():
     assert policy.seen == 1
     # A stage with an adapter of the encoder, whose weights are sums of which one part learns.
     config = adapt.AdaptConfig(retain="exact", start_from="0", encoder_rank=2)
-    _, grown, *_ = adapt.prepare(config, "waking", policy.eval(), ["drawer-open"], {})
+    grown, *_ = adapt.prepare(config, policy.eval(), ["drawer-open"], {})
     observation, task, *rest = batch(make())
     grown.loss(observation, torch.full_like(task, 2), *rest).mean().backward()
     assert grown.residual[-1].A[0].grad.any() and grown.seen == 1
@@ -107,7 +107,7 @@ def test_a_stage_upon_it_does_not_cool_it_further():
 def test_components_that_shrink_as_they_become_more_are_not_added_to():
     config = adapt.AdaptConfig(retain="exact", start_from="0", encoder_rank=2)
     with pytest.raises(BadInput, match="this policy makes components of another size where there are more of them"):
-        adapt.prepare(config, "waking", make("waking", how="narrow"), ["drawer-open"], {})
+        adapt.prepare(config, make("waking", how="narrow"), ["drawer-open"], {})
 
 
 class TwoTables(FactorizedPolicy):
@@ -123,7 +123,7 @@ def test_a_fork_with_a_second_table_of_tasks_is_refused_before_its_stage_is_trai
     staged.on_top_of.cache_clear()
     config = adapt.AdaptConfig(retain="exact", start_from="0", encoder_rank=2)
     with pytest.raises(BadInput, match="do not come apart"):
-        adapt.prepare(config, "waking", make("waking"), ["drawer-open"], {})
+        adapt.prepare(config, make("waking"), ["drawer-open"], {})
     staged.on_top_of.cache_clear()
 
 
@@ -132,7 +132,7 @@ def test_a_new_task_is_named_to_both_encoders(retain):
     """own-encoder: the row that the router reads, too, begins at the mean of the known ones, and learns."""
     policy = make("waking", how="own-encoder")
     config = adapt.AdaptConfig(retain=retain, start_from="0", encoder_rank=2 if retain == "exact" else None)
-    _, grown, parts, _ = adapt.prepare(config, "waking", policy, ["drawer-open"], {})
+    grown, parts, _ = adapt.prepare(config, policy, ["drawer-open"], {})
     assert torch.equal(grown.task_embedding.weight[2], policy.task_embedding.weight.mean(0)) and parts[
         "task_embedding"
     ] == (3 * 32, 32)

@@ -4,7 +4,7 @@
 
 Lipman et al. 2023 (arXiv 2210.02747), with the straight paths of rectified flow (Liu et al. 2022, arXiv 2209.03003):
 x_s = (1 - s) * clean + s * noise, and the network predicts the direction noise - clean. It replaces what is learned
-(`errors`) and how it acts (`sample`); the rest is that of fdp.py, and `--target` changes nothing.
+(`errors`) and how it acts (`sample`, `choose_sampler`); the rest is that of fdp.py, and `--target` changes nothing.
 """
 
 import torch

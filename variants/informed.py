@@ -3,9 +3,9 @@
     python train.py --policy informed --tasks mt6
     python train.py --policy informed --tasks mt6 --top 2
 
-By default fdp.py's router stays near 1/K: nothing in the loss asks for more (study/README.md). `--router informed`
-adds a bonus for information (router.py); here its coefficient is a flag, and `--top` limits how many act. The others
-have weight zero in training too: what acts sparsely has to be trained sparsely.
+By default fdp.py's router gives all tasks nearly the same weights: nothing in the loss asks for more (study/README.md).
+`--router informed` adds a bonus for information (router.py); here its coefficient is a flag, and `--top` limits how
+many act. The others have weight zero in training too: what acts sparsely has to be trained sparsely.
 
 And what has weight zero need not be computed. Weights do not change while a chunk is denoised, so each component gets
 the rows of the batch that chose it, and nothing else is touched (study/README.md, "What acting sparsely costs").

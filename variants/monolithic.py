@@ -2,8 +2,9 @@
 
     python train.py --policy monolithic --tasks mt6 --components 4
 
-Also the shortest example of a fork: it replaces `build` and `weigh` and keeps everything else of fdp.py. `--components`
-says how many components it has to match in size; there is no router, so `--router` changes nothing.
+Also an example of a fork that replaces `build` and `weigh` and keeps everything else of fdp.py (the shortest is
+variants/uniform.py). `--components` says how many components it has to match in size; there is no router, so `--router`
+changes nothing.
 """
 
 import torch

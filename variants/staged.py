@@ -182,6 +182,11 @@ def unstaged(config) -> dict:
     return {name: value for name, value in asdict(config).items() if name not in ("base", "stages", "ranks")}
 
 
+def as_first_stage(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A policy's tensors, under the names that they have where it is the first stage: its router is number 0."""
+    return {f"router.0.{name[7:]}" if name.startswith("router.") else name: x for name, x in state.items()}
+
+
 def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str], rank: int) -> tuple:
     """One stage more: settings (a PolicyConfig's fields, grown already) and tensors of a policy -> the same, staged.
 
@@ -193,7 +198,7 @@ def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks
     settings = settings | {"stages": [*before, (settings["components"], list(tasks))], "ranks": ranks}
     if variant != "staged":
         settings["base"] = variant
-        state = {f"router.0.{name[7:]}" if name.startswith("router.") else name: x for name, x in state.items()}
+        state = as_first_stage(state)
     for part in ("router", "residual"):
         newest, added = f"{part}.{len(before) - 1}.", f"{part}.{len(before)}."
         state = state | {name.replace(newest, added): x for name, x in state.items() if name.startswith(newest)}

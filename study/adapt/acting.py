@@ -26,7 +26,7 @@ def main() -> dict:
     base = load_policy(ROOT / "study/core/mt6", device)
     policies = {"before": (base, base.config.tasks[0])}
     for name, rank in (("added, --encoder-rank 0", 0), (f"added, --encoder-rank {RANK}", RANK)):
-        policies[name] = adapt.grow("fdp", base, ["door-close"], 1, [0], rank)[1].eval(), "door-close"
+        policies[name] = adapt.grow(base, ["door-close"], 1, [0], rank).eval(), "door-close"
 
     def chunk(policy, task: str):
         observation = {part: torch.zeros(1, *shape).numpy() for part, shape in policy.config.observation.items()}

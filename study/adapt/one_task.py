@@ -21,7 +21,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
 import train  # noqa: E402
-from envs.pixels import as_seen_by  # noqa: E402
+from envs.pixels import as_policy_sees  # noqa: E402
 from envs.rollout import Roller, block_seeds  # noqa: E402
 from envs.tasks import resolve_tasks, slug  # noqa: E402
 from evaluate import evaluate  # noqa: E402
@@ -112,7 +112,7 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
         if found != (seeds, config.run):
             raise BadInput(f"{before} is of {found}: move it, or choose another --out")
     every = product(map(int, config.seeds.split(",")), map(int, config.draws.split(",")), config.ways.split(","),
-                    as_seen_by(old.config.tasks, resolve_tasks(config.tasks)))  # fmt: skip
+                    as_policy_sees(old.config.tasks, resolve_tasks(config.tasks)))  # fmt: skip
     for seed, draw, way, task in every:
         budget = "" if (config.demos, config.steps) == (25, 2000) else f"-d{config.demos}-n{config.steps}"
         path = out / f"{way}-{slug(task)}{budget}{f'-draw{draw}' if draw else ''}-s{seed}.json"

@@ -45,7 +45,7 @@ def main(config: WhyPaperConfig) -> dict:
 
         observation, _ = make_windows(demonstrations([task], 25, ROOT / "data")[task], 1)
         seen = {part: x.to(device) for part, x in observation.items()}
-        original = most_used("fdp", old_policy, seen, task, 1)[0]
+        original = most_used(old_policy, seen, task, 1)[0]
 
         def given_back(condition, step=None, weigh=policy.weigh, original=original):
             weights = weigh(condition).clone()

@@ -54,13 +54,13 @@ def add_adapters(policy, rank: int, tasks: list[int]) -> int:
     return adapt.count(policy, learning=True)
 
 
-def prepare(config, variant: str, policy, tasks: list[str], demos: dict) -> tuple:
+def prepare(config, policy, tasks: list[str], demos: dict) -> tuple:
     """As adapt.py's, in the place of its mode "full"."""
     known = len(policy.config.tasks)
-    variant, grown = adapt.grow(variant, policy, tasks, 0, [], None)
+    grown = adapt.grow(policy, tasks, 0, [], None)
     add_adapters(grown, RANK, list(range(known, known + len(tasks))))
     parts = {name: (adapt.count(p), adapt.count(p, learning=True)) for name, p in grown.named_children()}
-    return variant, grown, {name: x for name, x in parts.items() if x[0]}, []
+    return grown, {name: x for name, x in parts.items() if x[0]}, []
 
 
 class LowRankRow(LowRank):
@@ -73,9 +73,9 @@ class LowRankRow(LowRank):
         return torch.cat([weight[:-1], super().forward(weight[-1])[None]])
 
 
-def prepare_component(config, variant: str, policy, tasks: list[str], demos: dict) -> tuple:
+def prepare_component(config, policy, tasks: list[str], demos: dict) -> tuple:
     """As adapt.py's, but of the new component's matrices, only A and B learn."""
-    variant, grown, parts, copied = as_usual(config, variant, policy, tasks, demos)
+    grown, parts, copied = as_usual(config, policy, tasks, demos)
     for layer in list(grown.components.modules()):
         for name in list(getattr(layer, "parametrizations", {})):
             whole = getattr(layer, name).detach()
@@ -85,4 +85,4 @@ def prepare_component(config, variant: str, policy, tasks: list[str], demos: dic
                 parametrize.register_parametrization(layer, name, LowRankRow(whole, OF_A_COMPONENT))
     components = adapt.count(policy.components) // policy.config.components * grown.config.components
     parts["components"] = components, adapt.count(grown.components, learning=True)
-    return variant, grown, parts, copied
+    return grown, parts, copied

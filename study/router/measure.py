@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import sampler  # noqa: E402
-from envs.pixels import as_seen_by  # noqa: E402
+from envs.pixels import as_policy_sees  # noqa: E402
 from envs.rollout import Roller  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
@@ -237,7 +237,7 @@ def main(config: MeasureConfig) -> dict:
     device = runs.choose_device(config.device)
     policy = runs.load_policy(folder, device)
     known = policy.config.tasks
-    tasks = as_seen_by(known, resolve_tasks(config.tasks)) if config.tasks else known
+    tasks = as_policy_sees(known, resolve_tasks(config.tasks)) if config.tasks else known
     if len(tasks) < 2:
         raise BadInput(f"--tasks must name two at least, whose weights are exchanged, got '{config.tasks}'")
     found = measure(policy, tasks, config.episodes, config.seed)

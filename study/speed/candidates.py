@@ -10,8 +10,8 @@ import torch
 
 from envs.pixels import CAMERAS
 from envs.tasks import spaces
-from fdp import Policy, PolicyConfig
-from plumbing.runs import autocast
+from fdp import Policy
+from plumbing.runs import autocast, build_policy
 from train import NOISES, SIZES, Learner, draw_noise
 from unet import Linear, ResidualBlock
 
@@ -25,11 +25,10 @@ def make_policy(components: int, size: str, device: torch.device, pixels: int = 
     parts, differences = seen.observation, seen.differences
     if pixels:
         parts, differences = {**dict.fromkeys(CAMERAS, (3, pixels, pixels)), "proprioception": (2, 4)}, ()
-    config = PolicyConfig(
-        observation=parts, action_low=seen.action_low, action_high=seen.action_high, tasks=[TASK],
-        components=components, differences=differences, **SIZES[size],
-    )  # fmt: skip
-    return Policy(config).to(device)
+    return build_policy("fdp", {
+        "observation": parts, "action_low": seen.action_low, "action_high": seen.action_high, "tasks": [TASK],
+        "components": components, "differences": differences, **SIZES[size],
+    }).to(device)  # fmt: skip
 
 
 def three_policies(components: int, size: str, device: torch.device) -> tuple[Policy, Policy, Policy]:
