@@ -47,6 +47,26 @@ def test_identical_components_ignore_the_weights(noisy):
     assert torch.allclose(policy(*noisy, one), policy(*noisy, other), atol=1e-5)
 
 
+@pytest.mark.parametrize("sees", [False, True])
+def test_a_router_is_told_the_step_while_it_learns_and_acts_or_never(batch, sees):
+    """Or it would be trained with something that it does not get when it acts."""
+    asked = []
+
+    class Recording(Policy):
+        router_sees_step = sees
+
+        def weigh(self, condition, step=None):
+            asked.append(step)
+            return super().weigh(condition, step)
+
+    torch.manual_seed(0)
+    policy = Recording(make().config)
+    policy.loss(*batch)
+    policy.eval().act({name: x.numpy() for name, x in batch[0].items()}, ["reach"] * B)
+    assert len(asked) == (6 if sees else 2)  # once a batch; at each of five steps, or once a chunk
+    assert all(isinstance(step, torch.Tensor) == sees for step in asked)
+
+
 @pytest.mark.parametrize("mode", ["softmax", "affine"])
 def test_one_component_is_a_plain_diffusion_policy(batch, mode):
     """The DDPM loss of the bare U-Net, written out here, is the policy's loss to the last bit. So is its noise."""
