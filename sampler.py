@@ -5,10 +5,10 @@ Diffusion in one paragraph. Take a clean action chunk x_0, and mix it with Gauss
     x_t = sqrt(ab_t) * x_0 + sqrt(1 - ab_t) * e                  (Ho et al. 2020, DDPM, equation 4)
 
 where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. (The squares of both factors sum
-to one, so actions of unit variance keep it.) A *chunk* is the next H actions:
-here x, with noise e, as in papers on sampling; in fdp.py a, with noise eps. (Those papers count steps from 1 to T; our
-t = 0 is their 1.) A network learns to predict the noise in x_t. Sampling goes backwards: start at pure noise, predict
-the noise in it, remove a little of that, predict again. Everything below is arithmetic on that one equation.
+to one, so actions of unit variance keep it.) A *chunk* is the next H actions: here x, with noise e, as in papers on
+sampling; in fdp.py a, with noise eps. (Those papers count steps from 1 to T; our t = 0 is their 1.) A network learns to
+predict the noise in x_t. Sampling goes backwards: start at pure noise, predict the noise in it, remove a little of
+that, predict again. Everything below is arithmetic on that one equation.
 
 Why not remove all of it at once: under a squared error the best prediction is the *average* of all noise that could be
 in x_t. So one jump from pure noise lands at the average of all demonstrated chunks, which may be none of them: between
