@@ -24,6 +24,7 @@ SPREAD = 0.07  # metres, standard deviation of how far things are moved along ei
 LOWEST = 0.05  # metres above the table: lower no hand gets, so a goal is not moved lower either
 CENTIMETRE, LAG = 0.01, 3  # what an action of 1 moves the hand by, and how many steps later it has done so
 THING, OTHER = slice(0, 3), slice(7, 10)  # positions among an object's numbers
+SETTLED = 15  # steps after which what moves along the table is moved by the hand: at reset things fall a little
 
 
 def possible(task: str, seen=PARTS) -> bool:
@@ -81,11 +82,16 @@ def moved(episode: dict, thing: np.ndarray, goal: np.ndarray, height: float = 0.
 
 
 def turns(episode: dict) -> tuple[int, int]:
-    """The first steps at which the hand is at the thing (within 2 cm of the nearest that it ever gets), and at which
-    the thing has been moved from there by 1 cm (L, if never)."""
+    """The first steps at which the hand is at the thing (within 2 cm of the nearest that it gets), and at which the
+    thing has been moved from there by 1 cm (L, if never). Where it is nearest only after it has begun to carry the
+    thing, which may turn in the hand (a stick, a lever), what counts is how near it got before."""
     hand, thing = (episode["observations"][part][:, 0, THING] for part in ("proprioception", "objects"))
     distance = np.linalg.norm(hand - thing, axis=1)
+    carried = (np.linalg.norm(np.diff(thing[:, :2], axis=0), axis=1) > 0.003) & (distance[:-1] < 0.13)
+    first = SETTLED + int(np.argmax(carried[SETTLED:])) if carried[SETTLED:].any() else len(thing) - 1
     at = int(np.argmax(distance < distance.min() + 0.02))
+    if first < at and np.linalg.norm(thing[at] - thing[first]) > 0.02:
+        at = int(np.argmax(distance < distance[: first + 1].min() + 0.02))
     away = np.linalg.norm(thing[at:] - thing[at], axis=1) > 0.01
     return at, at + int(np.argmax(away)) if away.any() else len(thing) - 1
 

@@ -59,6 +59,28 @@ def test_a_demonstration_as_if_things_had_stood_elsewhere():
     assert np.abs(both[..., 7:9]).max() > 0.02
 
 
+def test_what_turns_in_the_hand_is_reached_where_it_is_grasped(data_dir):
+    """Held at its end, 6 cm beside its middle, and at last tilted: the middle is nearest long after it was grasped, and
+    what was made had the hand go beside it. First a made-up one, then MetaWorld's stick."""
+    L = 100
+    hand, objects = np.full((L + 1, 2, 4), 0.3), np.zeros((L + 1, 2, 14))
+    hand[:, 0, 0] = [*np.linspace(0, 0.1, 31), *[0.1] * 10, *np.linspace(0.1, 0.3, 60)]  # goes, waits, carries
+    beside = np.concatenate([np.full(80, 0.06), np.linspace(0.06, 0.01, 21)])
+    objects[:, 0, 0] = np.where(np.arange(L + 1) < 41, 0.1, hand[:, 0, 0])
+    objects[:, 0, 1], objects[:, 0, 2:7] = 0.3 + beside, 0.3
+    episode = {"observations": {"proprioception": hand, "objects": objects}}
+    at, moving = elsewhere.turns(episode)
+    assert at == 15 and moving == 44  # at 8 cm, 2 from the nearest before it is carried; and not 93
+    objects[:6, 0, 0] -= np.linspace(0.02, 0, 6)  # at first it slides by itself, with the hand not far
+    assert elsewhere.turns(episode) == (15, 44)
+    for one in demonstrations(["stick-pull"], 3, data_dir)["stick-pull"]:
+        made = elsewhere.moved({**one}, np.array([0.07, 0.0]), np.array([0.07, 0.0]))["observations"]
+        seen, thing = one["observations"], one["observations"]["objects"][:, 0, :3]
+        grasped = 10 + int(np.argmax(np.linalg.norm(thing[10:] - thing[10], axis=1) > 0.01))
+        away = [o["proprioception"][grasped, 0, :3] - o["objects"][grasped, 0, :3] for o in (seen, made)]
+        assert np.linalg.norm(away[0] - away[1]) < 0.01
+
+
 def test_things_are_moved_by_seven_centimetres(data_dir):
     (one,) = demonstrations(["push"], 1, data_dir)["push"]
     made = elsewhere.multiply({"push": [one]}, 300, 0)["push"][1:]
