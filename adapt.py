@@ -111,7 +111,7 @@ def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | No
             if name in state:  # into the first rows and columns; those beyond keep what `build` drew at random
                 value[tuple(map(slice, state[name].shape))] = state[name]
         used = components_of(old.stages[-1][0]) if rank is not None and hasattr(old, "stages") else []
-        if used != list(range(len(used))):  # the copied router's rows were for some components, such as 0, 1, 5
+        if used and used != list(range(old.components)):  # the copied router's rows were for some, such as 0, 1, 5
             spread_rows(newest_router(grown), used)
         if old.task_conditioning == "name":
             known = grown.task_embedding.weight[: len(old.tasks)]

@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from envs.pixels import IDS
 from envs.tasks import slug
 from plumbing import configs, files, folders, runs, tensors
 from plumbing.cli import BadInput, parse, provenance, run, say
@@ -215,15 +216,16 @@ def main(config: SkillsConfig) -> dict:
         told = [stage for stage in stages if stage["tasks"] == skill.tasks]
         skill.about = {"stage": (told or [{"tasks": skill.tasks}])[-1],
                        "datasets": {task: name for task, name in datasets.items() if task in skill.tasks}}  # fmt: skip
-    off = [task for task in config.take_off.split(",") if task]
     known = [task for skill in skills for task in skill.tasks]
+    usual = {IDS[task][0]: task for task in known if task in IDS}  # with cameras, too, the usual names will do
+    off = [usual.get(task.strip(), task.strip()) for task in config.take_off.split(",") if task.strip()]
     if strange := [task for task in off if task not in known]:
         raise BadInput(f"no skill for '{strange[0]}' to take off {origin}; it has {', '.join(known) or 'none'}")
     for skill in skills:
         if 0 < len(set(off) & set(skill.tasks)) < len(skill.tasks):
             raise BadInput(f"--take-off: one skill is for {', '.join(skill.tasks)}; name all of them, or none")
     skills = [skill for skill in skills if skill.tasks[0] not in off]
-    put = [path for path in config.put.split(",") if path]
+    put = [path.strip() for path in config.put.split(",") if path.strip()]
     if config.put and not put:
         raise BadInput(f"--put: name files of skills, separated by commas, got '{config.put}'")
     skills += map(read, put)
@@ -231,7 +233,7 @@ def main(config: SkillsConfig) -> dict:
     for skill in skills:
         size = sum(x.nbytes for x in skill.tensors.values())
         say(f"{', '.join(skill.tasks)}: {size:,} bytes, leans on {skill.leans_on[:12]}")
-    record = runs.training_record(origin)
+    made = source.get("base_training") or runs.how_trained(origin)  # of the base; "adapted" says it of skills
     names = slug("-".join(task for skill in skills for task in skill.tasks))[:100] or "base"
     wanted = Path(config.out or Path("runs") / f"{origin.name}-{names}")
     files.exists(wanted)  # refuses what is no name, before links are followed
@@ -245,12 +247,13 @@ def main(config: SkillsConfig) -> dict:
     about = provenance(source["train"].get("seed", 0), "cpu") | {
         "adapted": [*before, *(skill.about["stage"] for skill in skills)],
         "datasets": {task: name for task, name in datasets.items() if task in base.config.tasks},
+        **({"base_training": made} if skills else {}),
     }
     for skill in skills:
         about["datasets"] |= skill.about["datasets"]
-    flags = source["train"] | {"policy": policy.variant, "run": str(origin)}
+    flags = made["train"] | {"policy": policy.variant, "run": str(origin)}
     runs.begin_run(folder, flags, asdict(policy.config), about)
-    runs.save_weights(folder, policy.state_dict(), record["steps"], record["seconds"])
+    runs.save_weights(folder, policy.state_dict(), made["steps"], made["seconds"])
     return {"skills": [skill.tasks for skill in skills], "wrote": [str(folder)]}
 
 

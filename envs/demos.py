@@ -115,6 +115,13 @@ def demonstrations(
     return {task: load(task, dataset_name(task, dataset_id), count, data_dir, parts) for task in tasks}
 
 
+def recorded(task: str, dataset_id: str, data_dir: Path) -> int:
+    """How many demonstrations of a task a dataset holds; 0 if it is not there."""
+    name, data_dir = dataset_name(task, dataset_id), data_dir.resolve()
+    there = os.path.lexists(files.inside(data_dir, name, "a dataset id"))
+    return datasets.find(name, data_dir).metadata["total_episodes"] if there else 0
+
+
 def _must_collect(task: str, count: int, data_dir: Path, draw: int) -> bool:
     name = dataset_name(task, drawn(draw))
     if not os.path.lexists(files.inside(data_dir, name, "a dataset id")):

@@ -90,6 +90,8 @@ def _fields(config: dict) -> None:
         "seed": _whole, "command": _text, "revision": _text, "hardware": _text, "software": _text,
         "datasets": lambda x: isinstance(x, dict) and all(map(_text, x.values())),
         "versions": lambda x: isinstance(x, dict) and all(map(_text, x.values())),
+        "base_training": lambda x: isinstance(x, dict) and isinstance(x.get("train"), dict) and _whole(x.get("steps"))
+        and _number(x.get("seconds")),
         "resumed": lambda x: isinstance(x, list) and all(isinstance(y, dict) for y in x),
         "adapted": lambda x: isinstance(x, list) and all(isinstance(y, dict) and texts(y.get("tasks")) for y in x),
     }  # fmt: skip

@@ -92,7 +92,8 @@ def write(path: Path, content: bytes | memoryview) -> None:
     The temporary name is a new one each time: a fixed one could be a link that somebody put there. An OSError (a full
     disk) leaves the old file and nothing else.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+    # Links are followed first: mkstemp would take a/link/../b for a/b.
+    handle, name = tempfile.mkstemp(dir=os.path.realpath(path.parent), prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

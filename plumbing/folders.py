@@ -152,7 +152,7 @@ def drop_replaced(folder: Path) -> None:
     if not _is_run(folder / REPLACED):
         return
     with contextlib.suppress(OSError):  # a full disk: it goes with the next checkpoint
-        rest = tempfile.mkdtemp(dir=folder, prefix=files.TEMPORARY)
+        rest = tempfile.mkdtemp(dir=os.path.realpath(folder), prefix=files.TEMPORARY)
         os.replace(folder / REPLACED, rest)  # under another name first: half of it would be taken for the old run
         _remove(Path(rest))
 

@@ -10,7 +10,7 @@ import torch
 from envs.demos import DRAWS
 from plumbing import runs
 from plumbing.cli import BadInput
-from plumbing.files import TEXT_LIMIT
+from plumbing.files import TEXT_LIMIT, exists
 
 # Flag -> least and most, for every command that has it. The limits are far beyond what is useful: they keep out slips,
 # and what would fail deep inside. Python's numbers have no end; those of a tensor's shape or a file do.
@@ -47,11 +47,18 @@ def check_training(config) -> None:
         raise BadInput(f"--{'resume' if config.resume else 'overwrite'} needs --out with the run folder")
     if config.resume and config.overwrite:
         raise BadInput("--resume and --overwrite exclude each other")
-    if config.out and Path(config.out).absolute() in Path(config.data_dir).absolute().parents:
-        raise BadInput(f"--data-dir {config.data_dir} is inside --out: demonstrations go elsewhere")
+    if config.out:
+        check_apart(Path(config.out), Path(config.data_dir))
     if config.held_out >= config.demos_per_task:
         asked = f"--held-out {config.held_out} of --demos-per-task {config.demos_per_task}"
         raise BadInput(f"{asked} leaves none to learn from")
+
+
+def check_apart(out: Path, data_dir: Path) -> None:
+    """BadInput where demonstrations would lie in the folder of a run."""
+    exists(out), exists(data_dir)  # refuses what is no name, before links are followed
+    if Path(os.path.realpath(data_dir)).is_relative_to(os.path.realpath(out)):
+        raise BadInput(f"--data-dir {data_dir} is --out {out}, or inside it: demonstrations go elsewhere")
 
 
 def check_log(steps: int, every: int, tasks: int, K: int) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import sampler
 from encoder import join, rows
-from envs.demos import demonstrations, make_windows
+from envs.demos import demonstrations, make_windows, recorded
 from plumbing import formats, runs, stages, tensors
 from plumbing.cli import BadInput
 from train import draw_noise
@@ -37,8 +37,9 @@ class Memory:
         shapes, tasks = policy.config.observation, policy.config.tasks
         self.kept = read_memory(folder, {part: (REPLAYED, *shape) for part, shape in shapes.items()})
         source = runs.read_config(folder)
-        came_from, few = stages.datasets(source), min(5, source["train"]["demos_per_task"])
+        came_from, most = stages.datasets(source), min(5, source["train"]["demos_per_task"])
         for task in [task for task in tasks if not any(name.startswith(f"{task}/") for name in self.kept)]:
+            few = min(most, recorded(task, came_from[task], data_dir) or most)  # an earlier stage may have had fewer
             demos = demonstrations([task], few, data_dir, came_from[task], parts=shapes)[task]
             self.add(task, make_windows(demos, 1)[0])
         self.old = join([{part: self.kept[f"{task}/{part}"].to(policy.device) for part in shapes} for task in tasks])

@@ -187,7 +187,14 @@ def training_record(folder: Path, policy=None) -> dict:
         record.update(steps=int(about["step"]), seconds=float(about["seconds"]))
     except (KeyError, ValueError) as error:
         raise BadInput(f"{path} does not say after how many steps and seconds it was saved, in its header") from error
-    return {**record, "seed": config.get("seed"), "demos_per_task": config["train"]["demos_per_task"]}
+    held_out = {"held_out": n} if (n := config["train"].get("held_out")) else {}
+    return {**record, "seed": config.get("seed"), "demos_per_task": config["train"]["demos_per_task"], **held_out}
+
+
+def how_trained(folder: Path) -> dict:
+    """The flags, steps and seconds behind a run's weights, for a run that will be made of it (skills.py)."""
+    record = training_record(folder)
+    return {"train": read_config(folder)["train"], "steps": record["steps"], "seconds": record["seconds"]}
 
 
 def fingerprint(folder: Path) -> str:

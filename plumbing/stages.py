@@ -25,7 +25,7 @@ from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, common_spaces, resolve_tasks, slug
 from plumbing import figures, files, folders, interrupt, reports, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
-from plumbing.limits import check_limits, check_memory
+from plumbing.limits import check_apart, check_limits, check_memory
 from plumbing.log import read_log
 
 TRANSFER = 10  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
@@ -233,6 +233,7 @@ def run_folder(config, stages: list[list[str]]) -> Path:
         if config.out:
             raise BadInput(f"{out} exists{other.rstrip()}: choose another --out")
         out, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    check_apart(out, Path(config.data_dir))
     if config.run and out.resolve().is_relative_to(Path(config.run).resolve()):
         raise BadInput(f"--out {out} is inside the run that is only read: choose another --out")
     if not folders.taken(out):
@@ -255,6 +256,9 @@ def _taken_by_another(config, out: Path, stages: list[list[str]]) -> str:
         later = (stage_folder(config, out, i, new) for i, new in enumerate(stages[1:], 2))
         begun = [folder for folder in later if (folder / "config.json").exists()]
         other = other or next(filter(None, (runs.difference(folder, asdict(config), FREE) for folder in begun)), None)
+        if not other:  # of another sequence that begins with the same task
+            others = sorted({path.parent for path in out.glob("[0-9]*-*/config.json")} - {first, *begun})
+            other = f"{others[0].name}, which this sequence does not" if others else None
     return f", and the run in it has {other}" if other else ""
 
 
@@ -289,6 +293,9 @@ def begin(config, origin: Path, folder: Path, grown, parts: dict, windows, found
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
     about = {**provenance(config.seed, str(grown.device)), "adapted": [*(source.get("adapted") or []), stage],
              "datasets": datasets(source) | dict.fromkeys(windows.tasks, learned_from)}  # fmt: skip
+    if config.retain == "exact":  # how the base was made, which is what is left where all skills are taken off
+        made = source.get("base_training") if source["policy"] == "staged" else runs.how_trained(origin)
+        about |= {"base_training": made} if made else {}
     flags = asdict(config) | {"policy": grown.variant, "run": str(origin)}
     runs.begin_run(folder, flags, asdict(grown.config), about)
     return about

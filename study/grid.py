@@ -12,11 +12,12 @@ project's folder, without a shell, until one fails. Where the file `result` is t
 
 A row that fails does not stop the others of its step; what it said is in runs/grid/. Ctrl-C and SIGTERM reach the
 commands as SIGTERM, and grid.py waits until they have saved; a second one does not wait. Where a row of train.py was
-stopped, and --overwrite would begin anew, it goes on with what was saved.
+stopped, it goes on with what was saved.
 """
 
 import fcntl
 import itertools
+import os
 import runpy
 import shlex
 import signal
@@ -65,8 +66,13 @@ def read_table(path: Path) -> list[list[Row]]:
     for result, commands in (row for step in steps for row in step):
         if not commands or not all(commands) or results.count(result) > 1:
             raise BadInput(f"{path}: {result} must be the result of one row, with a command")
-    logs = ROOT / "runs" / "grid"
-    return [[Row(*row, logs / (row[0].strip("/").replace("/", "-")[-200:] + ".log")) for row in step] for step in steps]
+    logs, found = ROOT / "runs" / "grid", {}
+    for result in results:
+        name = os.path.normpath(result).strip("/").replace("/", "-")[-200:]
+        if (other := found.setdefault(name, result)) != result:
+            raise BadInput(f"{path}: {other} and {result} would have the same log: give one another name")
+    named = {result: logs / f"{name}.log" for name, result in found.items()}
+    return [[Row(*row, named[row[0]]) for row in step] for step in steps]
 
 
 def work(rows: list[Row], start: Callable, at_once: int, ended: Callable[[Row, int], None]) -> None:

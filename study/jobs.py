@@ -45,8 +45,8 @@ class Row(NamedTuple):
 
     def same(self, log: list[str]) -> bool:
         """Whether the commands in a log are these, or, where it was stopped, the first of these."""
-        ran = [line.replace("--resume", "--overwrite") for line in log if line.startswith("$ ")]
-        wanted = [f"$ {shlex.join(words)}".replace("--resume", "--overwrite") for words in self.commands]
+        ran = [_alike(line) for line in log if line.startswith("$ ")]
+        wanted = [_alike(f"$ {shlex.join(words)}") for words in self.commands]
         return ran == (wanted if log[-1] == DONE else wanted[: len(ran)])
 
     def said(self) -> str:
@@ -55,6 +55,17 @@ class Row(NamedTuple):
             return self.log.read_text(errors="replace").splitlines()[-2]
         except (OSError, IndexError):
             return f"nothing in {self.log}"
+
+
+def _value(words: list[str], flag: str) -> str:
+    """Of `--flag value` or `--flag=value`; empty where it is not given."""
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{flag}=") else [word])]
+    return split[split.index(flag) + 1] if flag in split[:-1] else ""
+
+
+def _alike(line: str) -> str:
+    """A command, without what decides whether it begins anew or goes on."""
+    return " ".join(word for word in line.split(" ") if word not in ("--overwrite", "--resume"))
 
 
 class Job:
@@ -84,10 +95,12 @@ class Job:
 
     def begin(self, words: list[str]) -> int | None:
         """None, or the exit code where there is no such command."""
-        if self.since and "--overwrite" in words and "--out" in words[:-1]:
-            saved = ROOT / words[words.index("--out") + 1] / "resume.safetensors"
+        anew, out = "--overwrite" in words, _value(words, "--out")
+        if self.since and out and (anew or words[1:2] == ["train.py"]):
+            saved = ROOT / out / "resume.safetensors"
             if saved.exists() and saved.stat().st_mtime > self.since:  # else it is of a run that is to be replaced
                 words = ["--resume" if word == "--overwrite" else word for word in words]
+                words += [] if "--resume" in words else ["--resume"]
         self.say(f"$ {shlex.join(words)}")
         words = [sys.executable, *words[1:]] if words[0] == "python" else words
         try:

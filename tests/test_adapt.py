@@ -258,6 +258,21 @@ def test_old_observations_come_from_the_demonstrations_that_taught_the_task(tiny
                 tmp_path / "b")  # fmt: skip
 
 
+def test_replay_asks_for_no_more_demonstrations_than_there_are(tiny_run, tmp_path):
+    """Of somebody else's, whose task was learned from two of them, although a later stage had five."""
+    own, home = tmp_path / "own", tmp_path / "data"
+    shutil.copytree(tiny_run, own)
+    config = read_config(own)
+    config["train"] |= {"dataset_id": "mylab/{task}/v0", "demos_per_task": 5}
+    (own / "config.json").write_text(json.dumps(config))
+    whole = demonstrations(["reach", "push"], 2, home)
+    for task in whole:
+        shutil.copytree(home / "fdp" / task / "expert-v0", home / "mylab" / task / "v0")
+    kept = adapt.Memory(own, load_policy(own, CPU), home).kept
+    assert torch.equal(kept["reach/goal"][0], torch.from_numpy(whole["reach"][0]["observations"]["goal"][0]))
+    assert torch.equal(kept["reach/goal"][-1], torch.from_numpy(whole["reach"][1]["observations"]["goal"][0]))
+
+
 def test_drift_is_the_change_of_what_is_predicted_at_old_observations(tiny_run, data_dir):
     """By two policies asked apart: nothing while the copy shares its weight, and as much as it comes to when the copy
     speaks five times as loudly, and less of it the less weight it has."""
@@ -426,6 +441,16 @@ def test_a_sequence_without_a_run_begins_with_what_train_makes(flags, tmp_path, 
     assert {p: x for p, x in fingerprint(tmp_path).items() if p.suffix == ".safetensors"} == {
         p: x for p, x in before.items() if p.suffix == ".safetensors"
     }
+
+
+def test_another_sequence_that_begins_with_the_same_task_leaves_the_first_one_alone(flags, tmp_path):
+    """Its second stage has another folder, and both would have the same matrix."""
+    line = [*flags, "--steps", 2, "--out", tmp_path / "s"]
+    command(adapt, "--sequence", "reach,drawer-open", *line)
+    before = fingerprint(tmp_path)
+    with pytest.raises(BadInput, match="the run in it has 2-drawer-open, which this sequence does not: choose another"):
+        command(adapt, "--sequence", "reach,door-close", *line)
+    assert fingerprint(tmp_path) == before
 
 
 @pytest.mark.parametrize("arguments,message", [

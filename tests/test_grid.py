@@ -203,6 +203,26 @@ def test_a_training_that_was_stopped_goes_on_and_one_that_is_wanted_again_begins
     assert (tmp_path / "calls").read_text().splitlines() == [anew, again, again, anew]
 
 
+@pytest.mark.parametrize("given,then", [
+    ("--out run", "--out run --resume"), ("--out=run --overwrite", "--out=run --resume"),
+    ("--out=run", "--out=run --resume"), ("--resume --out run", "--resume --out run"),
+])  # fmt: skip
+def test_it_goes_on_however_it_was_written(table, tmp_path, monkeypatch, given, then):
+    """Without --overwrite only train.py's own commands, since others have no --resume."""
+    calls = tmp_path / "calls"
+    (tmp_path / "train.py").write_text(
+        "import pathlib, sys\npathlib.Path('run').mkdir(exist_ok=True)\n"
+        "pathlib.Path('run/resume.safetensors').touch()\n"
+        f"print(*sys.argv[1:], file=open({str(calls)!r}, 'a')); sys.exit(len(open({str(calls)!r}).readlines()) < 2)"
+    )
+    config = grid.GridConfig(table([("a", f"python train.py {given}", "touch a")]))
+    with pytest.raises(SystemExit):
+        grid.main(config)
+    assert grid.main(config)["done_now"] == 1
+    assert calls.read_text().splitlines() == [given, then]
+    assert not grid.read_table(Path(config.table))[0][0].changed()
+
+
 def test_what_an_earlier_row_has_saved_is_not_gone_on_with(table, tmp_path):
     """Wanted anew, and stopped before it could save; or stopped, and then wanted with other flags."""
     train = code(tmp_path, "print(*sys.argv[1:], file=open('calls', 'a'))\n"
@@ -253,6 +273,8 @@ def test_two_grids_do_not_work_on_the_same_table(table, tmp_path):
     ("TABLE = [[('a', '')]]", "a must be the result of one row, with a command"),
     ("TABLE = [['x1.json']]", "is no table: TypeError: a row is"),
     ("raise SystemExit(0)", "is no table: SystemExit: 0"),
+    ("TABLE = [[('a/b', 'true'), ('a-b', 'false')]]", "a/b and a-b would have the same log"),
+    ("TABLE = [[('a', 'true')], [('./a', 'false')]]", "a and ./a would have the same log"),
     ("TABLE = [[('a', 'true')], [('a', 'false')]]", "a must be the result of one row, with a command"),
 ])  # fmt: skip
 def test_what_is_no_table_is_refused(tmp_path, text, words):

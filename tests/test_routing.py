@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -282,3 +283,9 @@ def test_a_policy_of_one_component_is_refused(tmp_path):
     (tmp_path / "router.json").write_text("{}")
     with pytest.raises(BadInput, match=r"router\.json"):  # something else's file
         measure.main(measure.MeasureConfig(run=str(ROOT / "study/core/mt6"), out=str(tmp_path / "router.json")))
+    # Without --out it is beside train.py's figures, which go with the weights, and a quick look does not replace it.
+    shutil.copytree(ROOT / "study/core/mt6", tmp_path / "run", ignore=shutil.ignore_patterns("figures"))
+    (tmp_path / "run/figures").mkdir()
+    (tmp_path / "run/figures/router.json").write_text('{"tells": {}, "flags": {"episodes": 3}}')
+    with pytest.raises(BadInput, match="router.json has more episodes: name another file with --out"):
+        measure.main(measure.MeasureConfig(run=str(tmp_path / "run"), episodes=2))

@@ -16,7 +16,7 @@ import adapt
 import evaluate
 import skills
 import train
-from plumbing import folders, interrupt, runs, tensors
+from plumbing import files, folders, interrupt, runs, tensors
 from plumbing.cli import BadInput
 from study import grid
 
@@ -313,10 +313,23 @@ def test_what_nobody_replaced_is_not_dropped(tiny_run, tmp_path):
     assert (run / "replaced" / "thesis.txt").exists()
 
 
-def test_demonstrations_are_not_kept_in_the_run_that_they_are_for(tiny, tmp_path):
-    with pytest.raises(BadInput, match="--data-dir .* is inside --out"):
-        command(train, *tiny, "--out", tmp_path / "run", "--data-dir", tmp_path / "run" / "data")
+def test_demonstrations_are_not_kept_in_the_run_that_they_are_for(tiny, tiny_run, tmp_path):
+    (tmp_path / "link").symlink_to("run")
+    for data_dir in ("run/data", "run", "x/../run/data", "link/data"):
+        with pytest.raises(BadInput, match="--data-dir .* is --out .*, or inside it: demonstrations go elsewhere"):
+            command(train, *tiny, "--out", tmp_path / "run", "--data-dir", tmp_path / data_dir)
+        with pytest.raises(BadInput, match="--data-dir .* is --out .*, or inside it: demonstrations go elsewhere"):
+            command(adapt, "--run", tiny_run, "--tasks", "door-open", "--steps", 2, "--out", tmp_path / "run",
+                    "--data-dir", tmp_path / data_dir)  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_is_written_where_links_lead(tmp_path):
+    """a/link/../b is beside what the link leads to, and not a/b."""
+    (tmp_path / "far/away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/away")
+    files.write(tmp_path / "link" / ".." / "b", b"content")
+    assert (tmp_path / "far/b").read_bytes() == b"content" and not (tmp_path / "b").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="nothing can be made in /proc, by nobody")

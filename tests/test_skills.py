@@ -14,7 +14,7 @@ from test_adapt import CPU, chunks, fingerprint, flags, inputs  # noqa: F401  (f
 import adapt
 import skills
 from plumbing.cli import BadInput
-from plumbing.runs import load_policy, read_config
+from plumbing.runs import load_policy, read_config, training_record
 from skills import put, put_together, take_apart
 
 NEW = ("drawer-open", "drawer-close", "door-close")
@@ -243,6 +243,37 @@ def test_a_stage_after_skills_begins_as_the_newest_of_them(tiny_run, learned):
     (mine, w), (theirs, v) = chunks(grown.eval(), ["push-back"] * 5), chunks(both, ["drawer-close"] * 5)
     assert mine == pytest.approx(theirs, abs=1e-4)
     assert w[:, 5] + w[:, 6] == pytest.approx(v[:, 5], abs=1e-4) and w[:, 4].max() < 1e-4
+
+
+def test_a_stage_after_one_that_added_no_component_begins_as_it_too(tiny_run, learned):
+    """The newest skill's router is over the base's components, and another skill's component is there, too."""
+    both = put(load_policy(tiny_run, CPU), file(learned["drawer-open"]), file(learned["door-close"]))
+    assert both.config.stages[2][0] == [0, 1, 2, 3] and both.config.components == 5
+    grown = adapt.grow(both, ["push-back"], 1, [0], both.config.ranks[-1])
+    with torch.no_grad():
+        grown.task_embedding.weight[-1] = both.task_embedding.weight[both.config.tasks.index("door-close")]
+    (mine, w), (theirs, v) = chunks(grown.eval(), ["push-back"] * 5), chunks(both, ["door-close"] * 5)
+    assert mine == pytest.approx(theirs, abs=1e-4)
+    assert w[:, 0] + w[:, 5] == pytest.approx(v[:, 0], abs=1e-4) and w[:, 4].max() < 1e-4
+
+
+def test_what_is_left_says_how_it_was_made(tiny_run, learned, tmp_path):
+    """And not how the skill that was taken off was."""
+    before = training_record(tiny_run)
+    use("--run", learned["both"], "--take-off", "push-back", "--out", tmp_path / "one")
+    use("--run", tmp_path / "one", "--take-off", " drawer-open ", "--out", tmp_path / "bare")
+    for run in (tmp_path / "one", tmp_path / "bare"):
+        found = training_record(run)
+        assert [found[key] for key in ("steps", "seconds", "demos_per_task")] == [
+            before[key] for key in ("steps", "seconds", "demos_per_task")
+        ]
+    assert read_config(tmp_path / "bare")["train"]["tasks"] == read_config(tiny_run)["train"]["tasks"]
+    assert "base_training" in read_config(tmp_path / "one") and "base_training" not in read_config(tmp_path / "bare")
+
+
+def test_names_may_have_blanks_around_them(tiny_run, learned, tmp_path):
+    paths = f" {file(learned[NEW[0]])} , {file(learned[NEW[1]])} "
+    assert use("--run", tiny_run, "--put", paths, "--out", tmp_path / "x")["skills"] == [[NEW[0]], [NEW[1]]]
 
 
 class Planted:

@@ -26,7 +26,7 @@ from evaluate import wilson_interval
 from plumbing import figures, folders, opengl, reports, resume, runs, tensors
 from plumbing.cli import BadInput
 from plumbing.log import HeldOut, read_log
-from plumbing.runs import load_policy
+from plumbing.runs import load_policy, training_record
 
 
 def test_train_evaluate_reload(tiny_run):
@@ -251,6 +251,8 @@ def test_demonstrations_that_are_held_out_are_not_learned_and_tell_memorising(ti
     assert all(torch.equal(one[name], other[name]) for name in one)
     first, *_, last = read_log(tmp_path / "50" / "log.jsonl")
     assert last["loss"] < 0.3 * first["loss"] and last["held_out"] > 2 * last["loss"]
+    about = training_record(tmp_path / "50")  # what evaluations repeat
+    assert (about["demos_per_task"], about["held_out"]) == (3, 2)
     policy = load_policy(tmp_path / "50")  # the same steps and noise whenever it is asked
     assert HeldOut(held)(policy) == HeldOut(held)(policy) != HeldOut(mine)(policy)
     with pytest.raises(BadInput, match="^--held-out 3 of --demos-per-task 3 leaves none to learn from$"):

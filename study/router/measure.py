@@ -31,8 +31,9 @@ from envs.rollout import Roller  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from fdp import Policy  # noqa: E402
-from plumbing import runs  # noqa: E402
+from plumbing import folders, runs  # noqa: E402
 from plumbing.cli import BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
+from plumbing.files import read_json  # noqa: E402
 from study import intervals  # noqa: E402
 from study.router import pictures, routing  # noqa: E402
 
@@ -49,7 +50,7 @@ class MeasureConfig:
     tasks: str = ""  # default: all that it was trained on
     episodes: int = 20  # per task; all are played 5 + K times
     seed: int = 400  # block of evaluation episodes: 400 is the one for choices
-    out: str = ""  # the JSON, and the pictures' first words; default: router.json in the run's folder
+    out: str = ""  # the JSON, and the pictures' first words; default: figures/router.json in the run's folder
     device: str = "auto"
 
 
@@ -232,8 +233,12 @@ def describe(traces: list, K: int, executed: int) -> dict:
 def main(config: MeasureConfig) -> dict:
     """Returns what the command's last line says."""
     folder = Path(config.run)
-    path = Path(config.out or folder / "router.json")
+    path = Path(config.out or folder / "figures" / "router.json")
     check_output(path, "tells")
+    if not config.out:  # beside what train.py draws, so that it goes with the weights where these are replaced
+        folders.check_inner(folder)
+        if path.exists() and read_json(path)["flags"]["episodes"] > config.episodes:
+            raise BadInput(f"{path} has more episodes: name another file with --out")
     device = runs.choose_device(config.device)
     policy = runs.load_policy(folder, device)
     known = policy.config.tasks
