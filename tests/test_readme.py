@@ -132,3 +132,18 @@ def test_numbers_that_are_typed_by_hand_are_those_of_the_files():
     assert f"five such tasks: {least}, {most[0]} and {most[1]} with three demonstrations, one each." in README
     cameras = json.loads((ROOT / "study/pixels/fdp-25-s0.json").read_text())["mean_success"]
     assert f"to {cameras:.2f}. It is not a framework" in README
+
+
+def test_what_is_said_of_shifts_is_what_was_found():
+    """docs/cameras.md, of the policy with cameras that comes with the code."""
+
+    def successes(shift: str) -> int:
+        tasks = json.loads((ROOT / f"study/pixels/shift/run{shift}.json").read_text())["tasks"]
+        return sum(task["successes"] for task in tasks.values())
+
+    page = " ".join((ROOT / "docs/cameras.md").read_text().split())
+    for words in ("{} of 300 as it is; {-camera} with the moved camera, {-object} with the box, {-table} with another "
+                  "table, and {-light} in half of the light", "{-corner-off} without the corner camera",
+                  "{-wrist-off} without the other"):  # fmt: skip
+        said = re.sub(r"\{(.*?)\}", lambda shift: str(successes(shift[1])), words)
+        assert said in page, said
