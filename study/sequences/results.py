@@ -76,6 +76,7 @@ def from_nothing(study: Path) -> list[str]:
             if "long" in mine:
                 lines += text(hours(mine["long"][0][0]["stages"]))
             lines += sooner(study, group)
+            lines += lacking(study) if "replay" in mine else []
             if (study / f"sequences/{group}.png").exists():
                 lines += [f"![{GROUPS[group]}: success of every task after every stage](sequences/{group}.png)", ""]
     return [*lines, *text(DAGGER), *learned_apart(study), *text(
@@ -113,6 +114,21 @@ def sooner(study: Path, group: str) -> list[str]:
             said += text(f"The last policies of \"{IN_TURN[way]}\", executing two actions per chunk instead of four "
                          f"({seeds}): {rate(by_task(two)).share}, {change} points.")  # fmt: skip
     return said
+
+
+def lacking(study: Path) -> list[str]:
+    """What replay lacks: one stage by three ways. Nothing where that was not played."""
+    files = [study / f"sequences/choice/why-{way}.json" for way in ("replay", "exact-0", "exact-16")]
+    if not all(file.exists() for file in files):
+        return []
+    results = [json.loads(file.read_text()) for file in files]
+    (task, entry), *_ = results[0]["tasks"].items()
+    replay, without, adapted = (r["tasks"][task]["successes"] for r in results)
+    return text(
+        f"What replay lacks is an adapter of the encoder: {task}, upon seven tasks learned by replay, has {replay} of "
+        f"{entry['n']} by replay, {without} by exact retention without an adapter, and {adapted} with one "
+        f"(`study/sequences/choice/why-*.json`, one seed, on the block for choices)."
+    )
 
 
 def learned_apart(study: Path) -> list[str]:
