@@ -9,6 +9,8 @@ class Agent:
     """The policy as MetaWorld's own `metaworld.evaluation.evaluation` wants it: one action per environment and step.
 
     It keeps each environment's action chunk and asks the policy for a new one where it has run out.
+
+    tasks: a name for each environment, in their order.
     """
 
     def __init__(self, policy, tasks: list[str]):

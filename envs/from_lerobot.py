@@ -44,7 +44,8 @@ class ConvertConfig:
 
 
 def convert(folder: Path, label: str, size: int, most: int) -> list[dict]:
-    """Episodes of one label: {"corner": (L, 3, size, size), "proprioception": (L, 2, 4), "goal": (L, 3), "actions"}."""
+    """Episodes of one label: {"corner": (L, 3, size, size), "proprioception": (L, 2, 4), "goal": (L, 3),
+    "actions": (L, 4)}."""
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:

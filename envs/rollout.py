@@ -66,6 +66,7 @@ class Roller:
         slots: episodes in flight at once, half of them in each group, each with a simulator of 40 MB. The number of
             workers changes neither which episodes these are nor the batch that the policy sees: two machines with
             different core counts play the same evaluation.
+        last_try: lost episodes are not played once more.
     """
 
     MOST_DEATHS = 5  # in a row: one may be the out-of-memory killer's bad luck; five are a broken installation

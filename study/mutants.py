@@ -133,7 +133,7 @@ MUTANTS = {
     # Cameras.
     "pictures of where things stood before": ("envs/pixels.py", "            mujoco.mj_kinematics(self.sim.model, self.sim.data)\n", "", "test_pixels.py -k first_picture"),
     "noises of one picture go to another": ("fdp.py", "condition.repeat_interleave(len(task) // len(condition), 0)", "condition.repeat(len(task) // len(condition), 1)", "test_forks.py -k looked_at_once"),
-    "a flow's router is not told the step": ("variants/flow.py", "self.weigh(condition, step)  # the same", "self.weigh(condition)  # the same", "test_forks.py -k flow_asks"),
+    "a flow's router is not told the step": ("variants/flow.py", "self.weigh(condition, step if self.router_sees_step else None)", "self.weigh(condition)", "test_forks.py -k flow_asks"),
     "an optimiser's memory of any size": ("plumbing/resume.py", "copy_(_like(saved[f\"{i}.{name}\"], weight.shape))", "copy_(saved[f\"{i}.{name}\"])", "test_untrusted_runs.py -k too_short"),
     "a slower command replaces a finished run": ("plumbing/stages.py", "if not unfinished(config, origin, folder) or going_on != (folder / resume.FILE).exists():", "if False:", "test_run_folders.py -k meanwhile"),
     "a quick look replaces many episodes": ("plumbing/folders.py", "r[\"n\"] <= new[\"n\"]", "True", "test_run_folders.py -k quick_look"),
@@ -154,7 +154,7 @@ MUTANTS = {
     "half of a router learns": ("adapt.py", 'return policy.router[-1] if hasattr(policy.config, "stages") else policy.router', "return policy.router[-1] if isinstance(policy.router, nn.ModuleList) else policy.router", "test_forks.py -k learns_whole"),
     "one robot acts on what another sees": ("variants/staged.py", "            check_rows(observation, c.observation, tasks)\n", "", "test_forks.py -k row_for_each"),
     "stages are tried after the training": ("adapt.py", "stages.try_out(grown)", "skills.take_apart(grown)", "test_forks.py -k before_it_is_trained"),
-    "a sparse fork trains otherwise than it acts": ("variants/informed.py", "p = self.probabilities(condition, step).float()", "p = self.router(condition).float()", "test_forks.py -k trains_as_it_acts"),
+    "a sparse fork trains otherwise than it acts": ("variants/informed.py", "p = self.probabilities(condition, step if self.router_sees_step else None).float()", "p = self.router(condition).float()", "test_forks.py -k trains_as_it_acts"),
     # What intervals cover.
     "seeds are not drawn": ("study/intervals.py", "return crossed_difference(redrawn(one), redrawn(other))", "return compare(one, other)", "test_report.py -k seeds_that_differ"),
     "a run of 1/K is left out": ("study/router/results.py", '    "mt50/fdp-s[0-9]-even.json",\n', "", "test_report.py -k left_out"),

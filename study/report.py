@@ -30,7 +30,7 @@ from study.finding import finding  # noqa: E402
 from study.forks.results import fork_table  # noqa: E402
 from study.gpu.results import on_a_gpu  # noqa: E402
 from study.intervals import RESAMPLES, number  # noqa: E402
-from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, read, span, table, text, words  # noqa: E402
+from study.markdown import BLOCK, FIRST, STUDY, NotMeasured, read, table, text, words  # noqa: E402
 from study.ml45.results import one_demonstration  # noqa: E402
 from study.mt50.results import fifty, speed_run  # noqa: E402
 from study.pixels.results import cameras  # noqa: E402
@@ -46,18 +46,18 @@ from study.router.results import (  # noqa: E402
 from study.sequences.results import from_nothing, upon_one_task  # noqa: E402
 from study.speed.results import samplers, speed  # noqa: E402
 
-ALIKE = ("core/mt6-fdp-50", "core/mt6-fdp-25", "core/mt6-monolithic-50", "core/mt6-monolithic-25", "mt50/fdp",
-         "mt50/monolithic", "pixels/fdp-25", "pixels/monolithic-25", "router/fifty/softmax", "router/fifty/bonus-0.1",
-         "router/fifty/top2-bonus")  # policies of several tasks, of which there are several seeds  # fmt: skip
-
 
 def coverage(study: Path) -> list[str]:
     """How often an interval that draws seeds and episodes anew has the truth inside."""
     (made,) = read(study, "coverage.json").values()
-    spreads = []
-    for name in ALIKE:
-        found = [r["mean_success"] for r in (json.loads(p.read_text()) for p in study.glob(f"{name}-s[0-9].json"))]
-        spreads += [100 * float(np.std(found, ddof=1))] if len(found) > 1 else []
+    trained: dict[str, list[float]] = {}
+    for folder in ("core", "mt50", "pixels", "router/fifty", "router/baselines", "router/components"):
+        for path in sorted(study.glob(f"{folder}/*-s[0-9].json")):
+            name = f"{folder}/{path.stem.rsplit('-', 1)[0]}"
+            if (result := json.loads(path.read_text())).get("mean_success") is not None:  # not a curve
+                trained.setdefault(name, []).append(result["mean_success"])
+    spreads = {name: 100 * float(np.std(x, ddof=1)) for name, x in trained.items() if len(x) > 1}
+    least, most = sorted(spreads, key=spreads.get)[:: len(spreads) - 1]
     rows = [[f"{spread} points", *(number(by[spread]) for each in made["covered"].values() for by in each.values())]
             for spread in next(iter(next(iter(made["covered"].values())).values()))]  # fmt: skip
     header = ["standard deviation of seeds", *(f"{what}, {seeds} seeds" for what, each in made["covered"].items()
@@ -65,8 +65,10 @@ def coverage(study: Path) -> list[str]:
     return [
         *text("Command: `python study/coverage.py`. Simulated comparisons of two equally good policies, "
               f"{made['repeats']} per cell: the share of intervals, resampled over seeds and episodes, that contain "
-              "zero; it should be 0.95. The multi-task policies trained here with several seeds have a standard "
-              f"deviation of {span(spreads, 1)} points over seeds."),
+              "zero; it should be 0.95 (and may be 0.03 off by chance). "
+              f"Of the {len(spreads)} policies trained here with several seeds, the standard deviation over seeds is "
+              f"{number(spreads[least], 1)} to {number(spreads[most], 1)} points ({most}), in the middle "
+              f"{number(float(np.median(list(spreads.values()))), 1)}."),
         *table(header, rows),
     ]  # fmt: skip
 
@@ -97,7 +99,9 @@ def sources(study: Path) -> list[str]:
 HEAD = f"""# Results, with the commands that make them
 
 `python study/report.py` writes this page from the JSON files beside it. With `--check` it says whether they agree.
-Commands are typed in the repository's root. How everything was measured: [measuring.md](../docs/measuring.md).
+Commands are typed in the repository's root. Where *Commands* names a Python file, it is a table of them: `python
+study/grid.py FILE` runs those whose result is not there. How everything was measured:
+[measuring.md](../docs/measuring.md).
 
 **Success** is the share of simulated episodes in which the environment's success flag was set at some step.
 
@@ -146,7 +150,7 @@ SECTIONS = {  # title -> the function that writes it, and what it answers
     "Forks": (fork_table, "How good are the variants?"),
     "What makes the router route": (waking, "Does the router tell situations apart, and what makes it?"),
     "What routes, on fifty tasks": (on_fifty, "Does that hold for many tasks, and what does it cost?"),
-    "A router that routes, as the default": (as_default, "Should it be the default, by a rule set beforehand?"),
+    "A router that routes, as the default": (as_default, "The rule set beforehand allows it: what speaks against it?"),
     "What acting sparsely costs": (sparse_cost, "Two of eight components: how long does a step take?"),
     "A new task by routing alone": (by_routing, "Can a new task be learned by new weights for old components?"),
     "The factorized policy beside its rivals": (rivals, "One network, regression, mixtures: who is ahead?"),

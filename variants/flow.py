@@ -32,9 +32,10 @@ class Policy(FactorizedPolicy):
 
     def sample(self, condition, noise, name, steps, generator=None):
         """From s = 1, pure noise, to s = 0 in equal steps; each one goes on in the direction predicted there."""
-        x, T = noise, self.config.diffusion_steps
+        x, T, weights = noise, self.config.diffusion_steps, []
         for i in range(steps, 0, -1):
             step = torch.full((len(x),), round(i * T / steps) - 1, device=x.device)
-            weights = self.weigh(condition, step)  # the same each time, unless a fork's router looks at the step
-            x = x - self(x, step, condition, weights) / steps
-        return x.clamp(-1, 1), weights
+            if self.router_sees_step or not weights:
+                weights.append(self.weigh(condition, step if self.router_sees_step else None))
+            x = x - self(x, step, condition, weights[-1]) / steps
+        return x.clamp(-1, 1), torch.stack(weights).mean(0)

@@ -109,6 +109,6 @@ class Policy(FactorizedPolicy):
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's errors (B,), and the bonus for information, in nats."""
         condition = self.encode(observation, task)
-        p = self.probabilities(condition, step).float()
+        p = self.probabilities(condition, step if self.router_sees_step else None).float()
         errors = self.errors(condition, self.sparse(p), actions, step, noise)
         return errors, {"information": (-self.config.bonus, batch_information(self.config, p, task))}

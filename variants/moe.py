@@ -69,7 +69,7 @@ class Policy(FactorizedPolicy):
         """fdp.py's errors (B,), and K * sum_k (share of observations that selected k) * (mean probability of k): it is
         `top` for a balanced router, and larger the more of the work goes to the same few."""
         condition = self.encode(observation, task)
-        probabilities = self.probabilities(condition, step)
+        probabilities = self.probabilities(condition, step if self.router_sees_step else None)
         weights, selected = self.sparse(probabilities)
         balance = self.config.components * (selected.mean(0) * probabilities.mean(0)).sum()
         errors = self.errors(condition, weights, actions, step, noise)

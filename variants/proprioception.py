@@ -1,6 +1,6 @@
 """A policy that feels its own hand and sees nothing else: what can be done blindly, and the shortest encoder fork.
 
-python train.py --policy proprioception --tasks drawer-close,door-open
+    python train.py --policy proprioception --tasks drawer-close,door-open
 
 It replaces `build_encoder` by one that reads a single part of the observation. An encoder of another kind goes in the
 same place; encoder.py says which methods it needs, and has one for cameras (`--observation pixels`).

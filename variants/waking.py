@@ -102,7 +102,7 @@ class Policy(FactorizedPolicy):
         if self.training and hasattr(self, "seen") and first.requires_grad and first.is_leaf:
             self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
         condition = self.encode(observation, task)
-        weights = own = self.weigh(condition, step)
+        weights = own = self.weigh(condition, step if self.router_sees_step else None)
         if self.training and self.config.how == "dropout":
             kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # all dropped: as if none were
             weights = kept / kept.sum(-1, keepdim=True)

@@ -188,7 +188,7 @@ def one_task_notes(found: dict[str, list[dict]], was: dict[str, dict], acting: d
         f"Time per chunk (B = 1, {acting['threads']} thread{'s' * (acting['threads'] > 1)}): an added task takes "
         f"{number(acting['ratio']['a component more'], 2)} x as long as an old one (one more component, acting by a "
         f"view), times {number(acting['ratio']['the correction of the encoder'], 2)} with the encoder's "
-        f"adapter (`python study/adapt/acting.py`). Old tasks take as long as before.",
+        f"adapter (`python study/adapt/acting.py`).",
         f"`replay` keeps a few observations of every old task. The old tasks change by {replay} points. The new "
         f"component's mean weight on an old task is {span(weights)}.",
         f"`paper` changes the old tasks by {paper} points, and `full` fine-tuning by {full}.",
@@ -323,7 +323,9 @@ def budget(study: Path) -> list[str]:
         *text("Commands: `study/adapt/table.py`, such as `python study/adapt/one_task.py --demos 5 --new-only --out "
               "study/adapt/budget`.", played_on(shown), "No augmentation (`--copies 0`). Success "
               "is over new tasks, each learned alone. Counts pool "
-              "all seeds: three in the largest cells, one elsewhere."),
+              "all seeds: three in the largest cells, one elsewhere. There is one draw of the demonstrations: with "
+              "one of them, success depends on which ([below](#a-new-task-from-one-demonstration)), and no interval "
+              "here covers that."),
         *tables,
         *text(DAGGER),
         "![Success on new tasks over demonstrations, and over training steps](adapt/budget.png)", "",

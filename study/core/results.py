@@ -83,10 +83,13 @@ def core_notes(found: dict[str, list[dict]]) -> list[str]:
         notes.append(f"{what} changes success by {change} points ({words(seeds)} seeds): {change.verdict}.")
     means = np.array([[e["router_weights"]["mean"] for e in r["tasks"].values()] for r in found["mt6-fdp-50"]])
     alone = sorted(found["overfit-hammer"][0]["tasks"]["hammer"]["router_weights"]["mean"])
-    notes.append(f"The router hardly specialises. On mt6 a task's mean weights are {span(means.ravel())}, where "
+    apart = np.ptp(means.reshape(len(found["mt6-fdp-50"]), -1, means.shape[-1]), axis=1)  # (S, K), over tasks
+    notes.append(f"The router hardly specialises. On mt6 one component's mean weight differs by {span(apart.ravel())} "
+                 f"between tasks; over components, tasks and seeds mean weights are {span(means.ravel())}, where "
                  f"{number(1 / means.shape[-1], 2)} is indifference. In the overfit check they are "
                  f"{words(number(w, 2) for w in alone)}.")  # fmt: skip
-    worst = sorted(found["mt10-fdp-50"][0]["tasks"].items(), key=lambda item: item[1]["success"])[:2]
+    worst = sorted(found["mt10-fdp-50"][0]["tasks"].items(),
+                   key=lambda item: item[1]["successes"] - item[1]["expert"]["successes"])[:2]  # fmt: skip
     notes.append("mt10 loses most on " + words(f"{task} ({e['successes']} of {e['n']}, the expert "
                  f"{e['expert']['successes']})" for task, e in worst) + ".")  # fmt: skip
     return bullets(*notes)
@@ -158,17 +161,14 @@ def looking(study: Path) -> list[str]:
         for n in sorted(mine):
             r = mine[n]
             change = compare([r], [mine[4]]) if n != 4 and 4 in mine else ""
-            played = sum(e["n"] for e in r["tasks"].values())
-            rows.append(
-                [name, n, rate(by_task([r])), change, expert_cell([r]), f"{1000 * r['policy_seconds'] / played:.0f}"]
-            )
+            rows.append([name, n, rate(by_task([r])), change, expert_cell([r])])
     fifty = {r["executed"]: r["mean_success"] for stem, r in found.items() if stem.startswith("mt50-")}
     within = [n for n, success in fifty.items() if success >= max(fifty.values()) - 0.01 - 1e-9]
     verdict = (f"By the rule of that file, the largest number within one point of the best on the 50 tasks, it is "
                f"{max(within)}." if 8 in fifty else "The rule of that file needs eight actions on fifty tasks, "
                "too.")  # fmt: skip
     header = ["tasks", "actions executed per chunk", "success, 95 % interval", "minus four, points",
-              "expert, same episodes", "policy, ms per episode"]  # fmt: skip
+              "expert, same episodes"]  # fmt: skip
     return [
         *text("Commands: `study/core/executed.py`. The policies that come with the code, trained once: `evaluate.py "
               "--executed` decides it at run time. A chunk has eight actions, of which train.py's default carries out "

@@ -83,8 +83,8 @@ def one_demonstration(study: Path) -> list[str]:
              for name in ("fdp", "monolithic")]  # fmt: skip
     return [
         *text("Commands: `study/ml45/table.py`. Bases: the 45 tasks of MetaWorld's ml45-train, 25 demonstrations each, "
-              f"24,000 steps; success on them {words(bases)} (each seed). New: the five of ml45-test, one at a time, "
-              "from ONE demonstration, 2000 steps.", played_on(runs)),
+              f"24,000 steps; success on them {words(bases)} (each seed; 20 episodes of each task, block 0). New: the "
+              "five of ml45-test, one at a time, from ONE demonstration, 2000 steps.", played_on(runs)),
         *ways_table(study, found, 1),
         *text("A draw is the choice of the demonstration. Intervals resample draws, bases and episodes; "
               "differences are on the bases and draws that both have. With one base and one draw (1 x 1) an interval "
@@ -141,11 +141,11 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]],
     pairs = {base: np.array([row["nearer_and_farther_half"][base] for rows in near.values() for row in rows.values()])
              for base in ("fdp", "monolithic")}  # (tasks x draws, 2)  # fmt: skip
     told = {base: words(map(number, x.mean(0))) for base, x in pairs.items()}
-    worse = [(x[:, 0] > x[:, 1]).sum() for x in pairs.values()]
+    better = [(x[:, 0] > x[:, 1]).sum() for x in pairs.values()]
     notes.append(
         "Episodes that start near the demonstration succeed more often: the nearer and the farther "
         f"half have {told['fdp']} (adapters on one network: {told['monolithic']}). The nearer half is "
-        f"better in {words(worse)} of {len(pairs['fdp'])} pairs of task and draw (`python "
+        f"better in {words(better)} of {len(pairs['fdp'])} pairs of task and draw (`python "
         "study/ml45/nearness.py`: the distance of first object and goal from the demonstration's)."
     )
     return bullets(*notes)

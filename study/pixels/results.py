@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
 from envs.pixels import SHIFTS
 from study.adapt.results import WAYS
 from study.intervals import (
@@ -43,10 +41,9 @@ def cameras(study: Path) -> list[str]:
         both = paired(study, *(f"pixels/{one}-s[0-9].json" for one in (name, rival)))
         across = compare_seeds if len(both[0]) > 1 else compare  # several seeds are drawn anew, too
         change = f"{across(*both)} ({called})" if both[0] else ""
-        played, training = by_task(results), np.median([r["training"]["seconds"] for r in results]) / 60
+        played = by_task(results)
         rows.append([what, len(results), *(count({task: played[task]}) for task in tasks),
-                     rate(played).share, change, evenly(study, f"pixels/{name}-s[0-9]-even.json"),
-                     f"{training:.0f}"])  # fmt: skip
+                     rate(played).share, change, evenly(study, f"pixels/{name}-s[0-9]-even.json")])  # fmt: skip
         for shift in SHIFTS:
             pair = paired(study, f"pixels/shift/{name}-s[0-9]-{shift}.json", f"pixels/{name}-s[0-9].json")
             if pair[0]:
@@ -63,14 +60,12 @@ def cameras(study: Path) -> list[str]:
     rows.append(["scripted expert", "", *each, number(successes / n)])
     names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
     demos = flag(first[0]["training"]["command"], "--demos-per-task", 25)
-    header = ["policy", "seeds", *names, "all, 95 % interval", "minus (in brackets), points", "with 1/K, points",
-              "minutes"]  # fmt: skip
+    header = ["policy", "seeds", *names, "all, 95 % interval", "minus (in brackets), points", "with 1/K"]
     moved = ["policy", "`--shift`", "seeds", "all, 95 % interval", "minus as it was, points"]
     return [
         *text("Commands: `study/pixels/table.py`. mt6 from a corner and a wrist camera of 64 x 64 pixels and the "
               f"hand's own position, {demos} demonstrations per task, {first[0]['training']['steps']:,} steps, K = 4. "
-              "Each seed draws its own demonstrations. Minutes are of training, on one core, but the first seed of fdp "
-              "on two.", played_on(first)),
+              "Each seed draws its own demonstrations.", played_on(first)),
         *table(header, rows), *text(DAGGER),
         *(table(moved, shifted) if shifted else []),
         *at_once(study), *shipped(study), *router(study),

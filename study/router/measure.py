@@ -48,7 +48,7 @@ class MeasureConfig:
 
     run: str = "study/core/mt6"
     tasks: str = ""  # default: all that it was trained on
-    episodes: int = 20  # per task; all are played 5 + K times
+    episodes: int = 20  # per task; all are played 6 + K times
     seed: int = 400  # block of evaluation episodes: 400 is the one for choices
     out: str = ""  # the JSON, and the pictures' first words; default: figures/router.json in the run's folder
     device: str = "auto"

@@ -73,6 +73,8 @@ def waking(study: Path) -> list[str]:
                      number(max(r["untrained"]["task"]), 2), number(r["contrast"], 0),
                      number(r["similarity"]["effective_rank"], 1), "yes" if routes(r) else "no",
                      PREDICTIONS[name]])  # fmt: skip
+    asleep = [found[name]["changed"]["another task's"]["difference"] for name in names if not routes(found[name])]
+    alone = sum(change["mean"] <= ROUTES[1] and change["high"] < 0 for change in asleep)
     one = found[names[0]]
     successes, n = (sum(e[key] for e in one["expert"].values()) for key in ("successes", "n"))
     header = ["way", "flags", "K", "parameters", "success, 95 % interval", "weights 1/K", "another task's",
@@ -97,7 +99,8 @@ def waking(study: Path) -> list[str]:
               "the task that loses most minus the median task, in points, mean over components. Effective rank of the "
               "components' predictions: 1 (all alike) to K. *Routes*, by a rule "
               f"written down beforehand: {ROUTES[0]} nats about the task, with an interval above the untrained; and "
-              f"{-ROUTES[1]} points lost with weights of another task, with an interval below zero."),
+              f"{-ROUTES[1]} points lost with weights of another task (the next of the list), with an interval below "
+              f"zero. {alone} of the {len(asleep)} ways that do not route pass that half, too: the nats decide."),
         *(pictures(found[READ], one) if READ in found and "tasks" in found[READ] else []),
     ]  # fmt: skip
 
@@ -252,7 +255,8 @@ def as_default(study: Path) -> list[str]:
     return [
         *text("Commands: `study/router/default.py`. Ways that route, beside today's default where people would meet "
               "them, one seed, block 400. In brackets: points more or less, on the same episodes. (softmax from "
-              "cameras has the best of four sizes of shift, chosen on these episodes, which favours it.)"),
+              "cameras has the best of four sizes of shift, chosen on these episodes, which favours it. An interval "
+              "that ends within half a point of zero depends on the seed of the resampling.)"),
         *table(["what", "softmax, 95 % interval", *(f"`{name}`" for name in NAMES[1:]), "expert"], rows),
         *text(DAGGER), *text(*(decided(study, name, what) for name, what in loses.items())),
     ]  # fmt: skip
@@ -269,7 +273,8 @@ def decided(study: Path, name: str, loses: list[str]) -> str:
         return f"`{name}` has {change} points on fifty tasks; whether it routes there was not measured."
     if not routes(json.loads(looked.read_text())) or change.high < 0:
         return f"`{name}` is no default by the rule: fifty tasks, {change} points."
-    ends = f"it loses in {words(loses)}, so is not" if loses else "nothing above speaks against it"
+    ends = (f"it loses in {words(loses)}, so we left it; for that look no threshold had been written down" if loses
+            else "nothing above speaks against it")  # fmt: skip
     return f"Fifty tasks ({change} points) would let `{name}` be the default by the rule; {ends}."
 
 
@@ -369,8 +374,9 @@ def rivals(study: Path) -> list[str]:
               played_on([r for mine in found.values() for r in mine])),
         *table(header, rows), *daggers(rows),
         *regression_by_task(found),
-        *text("Differences are in points, on the same episodes. Intervals draw episodes and seeds anew, and with a "
-              "seed its demonstrations; with one seed they are over episodes alone, and too narrow."),
+        *text("Differences are in points, of the seeds that both have, on the same episodes. Intervals draw episodes "
+              "and seeds anew, and with a seed its demonstrations; with one seed they are over episodes alone, and too "
+              "narrow."),
     ]  # fmt: skip
 
 
@@ -425,8 +431,8 @@ def how_many(study: Path) -> list[str]:
     return [
         *text("Commands: `study/router/components.py`. mt6, 25 demonstrations, 6,000 steps.", played_on(results)),
         *table(header, rows), *text(DAGGER),
-        *text("Differences are in points; with several seeds these are resampled, too. The last loss is the mean of "
-              "the last 200 steps. The gradient's norm is that of every 200th step; its largest, beside its median, is "
-              "of the worst seed. Least used: the smallest mean weight of a component over all tasks, in any seed; 0 "
-              "would be dead.", times),
+        *text("Differences are in points, of the seeds that both have; several seeds are resampled, too. The last "
+              "loss is the mean of the last 200 steps. The gradient's norm is that of every 200th step; its largest, "
+              "beside its median, is of the worst seed. Least used: the smallest mean weight of a component over all "
+              "tasks, in any seed; 0 would be dead.", times),
     ]  # fmt: skip

@@ -65,7 +65,7 @@ def shuffled(labels: list[np.ndarray], how: str, tasks: list[str], random: np.ra
 
 
 def _nobodys_own(mine: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(n,) -> (n,): the same in another order, in which nothing stands where it stood."""
+    """(n,) -> (n,): the same in another order, in which nothing stands where it stood (one alone keeps its place)."""
     order = random.permutation(len(mine))
     given = np.empty_like(mine)
     given[order] = mine[np.roll(order, 1)]

@@ -159,7 +159,8 @@ def on_their_own(study: Path) -> list[str]:
     each = words(f"{task} {gained[task]:+d}" for task in most) if most else "none"
     return [
         f"The fair baseline, for each task a policy of its own without a base (`study/sequences/alone.py`: the "
-        f"same demonstrations, steps and episodes; {len(own)} of {len(OTHERS)} tasks): {rate(own).share}, where "
+        f"same demonstrations, steps and episodes; the first {len(own)} of {len(OTHERS)} tasks by name, all that "
+        f"were played so far): {rate(own).share}, where "
         f"learned apart upon the first has {number(success(apart))}: {change} points from the base, {change.verdict}. "
         f"Largest differences, in episodes of {next(iter(own.values())).shape[1]}: {each}."
     ]

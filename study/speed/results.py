@@ -90,7 +90,7 @@ def samplers(study: Path) -> list[str]:
         *table(["sampler", "calls", "successes, each run", "all"],
                [*rows, ["scripted expert", "", *cells(one, "expert_successes")]]),
         *text(f"From 3 calls on, all settings have {span(many, 0)} successes; fewer: {span(few, 0)}. The default is 5: "
-              "few calls narrow the distribution of actions, fewer more (`sampling_timesteps` in sampler.py). The file "
-              "holds counts, not single episodes, so no intervals are given."),
+              "the fewer calls, the narrower the distribution of actions (`sampling_timesteps` in sampler.py). The "
+              "file holds counts, not single episodes, so no intervals are given."),
         "![Success over network calls per chunk, for three samplers](speed/samplers.png)", "",
     ]  # fmt: skip
