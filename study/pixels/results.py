@@ -154,6 +154,7 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "shift-0-6000-camera": "the same weights, the corner camera moved in evaluation",
     "lit-6000": "by up to 1 pixel, and brightness multiplied by 0.6 to 1.4 (`--policy lit`); half the steps",
     "lit-6000-light": "the same weights, half of the light in evaluation (`--shift light`)",
+    "wrist-6000": "by up to 1 pixel, the wrist camera alone (`--cameras wrist`); half the steps",
     "fine-6000": "half the steps, 15 x 15 feature maps, not 6 x 6, smaller receptive fields (code not kept: LOG.md)",
 }
 
