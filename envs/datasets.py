@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,8 @@ MOST_PARTS = 100
 MOST_BYTES = 2 * 2**30  # of all arrays that are asked for; 50 episodes of MetaWorld have 2 MB
 # Compression that comes with h5py: gzip, shuffle, Fletcher's checksum, lzf. For any other number in a file HDF5 would
 # look for a program library to load.
-FILTERS = {1, 2, 3, 32000}
+GZIP = 1
+FILTERS = {GZIP, 2, 3, 32000}
 
 
 @dataclass(frozen=True)
@@ -153,12 +155,26 @@ def _check(array: h5py.Dataset, shapes: dict) -> None:
     if array.is_virtual or array.external:  # first of all: to ask for the size of one may open the other files
         raise BadInput(f"{array.name} keeps its numbers in other files")
     settings = array.id.get_create_plist()
-    if not {settings.get_filter(i)[0] for i in range(settings.get_nfilters())} <= FILTERS:
+    filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
+    if not set(filters) <= FILTERS or len(set(filters)) < len(filters):  # none twice: what is packed in what is packed
         raise BadInput(f"{array.name} is compressed in a way that is not read")
     if array.dtype.kind not in "fiub" and not _is_jpeg(array):
         raise BadInput(f"{array.name} must hold numbers, not {array.dtype}")
+    if GZIP in filters and not _packs_what_it_says(array):
+        raise BadInput(f"{array.name} unpacks to more than its blocks hold")
     if not array.shape or array.shape[0] > MOST_STEPS:
         raise BadInput(f"{array.name} has shape {array.shape}: there must be 1 to {MOST_STEPS:,} steps")
+
+
+def _packs_what_it_says(array: h5py.Dataset) -> bool:
+    """Whether every block unpacks to its own size at most. HDF5 unpacks all that is there, whatever the size: 500 KB
+    may stand for 500 MB. (The other filters have the size they say, or fail.)"""
+    size = math.prod(array.chunks) * max(array.dtype.itemsize, 16) + 4  # 16: of a reference to bytes; 4: a checksum
+    for i in range(array.id.get_num_chunks()):
+        skipped, block = array.id.read_direct_chunk(array.id.get_chunk_info(i).chunk_offset)
+        if not skipped and len(zlib.decompressobj().decompress(block, size + 1)) > size:
+            return False
+    return True
 
 
 def _bytes(array: h5py.Dataset, shape: tuple[int, ...]) -> int:

@@ -9,6 +9,7 @@ sees ours a little differently (no shadows). Nothing of LeRobot is imported; wha
 """
 
 import io
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from plumbing.cli import BadInput, parse, run, say  # noqa: E402
 
 IMAGE, STATE, ACTION = "observation.image", "observation.environment_state", "action"  # columns of theirs
 MOST_PIXELS = 1024  # height and width
+LOOSE = re.compile(r"list(_view)?<[^<]*(null|bool)|dictionary|run_end|union|map<")  # types of a few bits a number
 MOST_ROWS = 10**6  # of a file; theirs have some thousands
 MOST_BYTES = 2 * 10**9  # of a file, unpacked
 
@@ -64,9 +66,12 @@ def convert(folder: Path, label: str, size: int, most: int) -> list[dict]:
         if (label and label not in labels) or (not label and len(labels) != 1):
             raise BadInput(f"--label must be one of {', '.join(map(repr, sorted(labels)))}, got '{label}'")
         wanted, found = labels[label or next(iter(labels))], {}
+        left = [MOST_BYTES]  # of all files together
         for path in sorted(folder.glob("data/chunk-*/*.parquet")):
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise BadInput(f"{path} is a link that leads out of {folder}")
             columns = ["episode_index", "frame_index", "task_index", IMAGE, STATE, ACTION]
-            table = rows_of(parquet, path, columns)
+            table = rows_of(parquet, path, columns, left)
             for row in table:
                 if row["task_index"] == wanted and (row["episode_index"] in found or len(found) < most):
                     found.setdefault(row["episode_index"], []).append(row)
@@ -87,13 +92,18 @@ def read_labels(folder: Path, parquet) -> dict[str, int]:
     return {row.get("task") or row["__index_level_0__"]: row["task_index"] for row in rows}
 
 
-def rows_of(parquet, path: Path, columns: list[str] | None = None) -> list[dict]:
-    """A Parquet file's rows. BadInput for more than a file of this kind has: a page of it may stand for gigabytes."""
+def rows_of(parquet, path: Path, columns: list[str] | None = None, left: list[int] | None = None) -> list[dict]:
+    """A Parquet file's rows. BadInput for more than a file of this kind has: a page of it may stand for gigabytes, and
+    lists of nothing, of bits, or of words from a dictionary for more. left: bytes, of which what it has is taken."""
     if (rows := parquet.ParquetFile(files.regular_file(path)).metadata.num_rows) > MOST_ROWS:
         raise BadInput(f"{path} has {rows:,} rows, more than the {MOST_ROWS:,} that are read")
-    found, size = [], 0
+    for column in parquet.ParquetFile(path).schema_arrow:
+        if (columns is None or column.name in columns) and LOOSE.search(str(column.type)):
+            raise BadInput(f"{path} has a column '{column.name}' of type {column.type!s:.80}, which is not read")
+    found, left = [], left or [MOST_BYTES]
     for batch in parquet.ParquetFile(path).iter_batches(batch_size=8, columns=columns):
-        if (size := size + batch.nbytes) > MOST_BYTES:  # a picture that is named a thousand times is kept once
+        left[0] -= batch.nbytes  # a picture that is named a thousand times is kept once
+        if left[0] < 0:
             raise BadInput(f"{path} unpacks to more than {MOST_BYTES:,} bytes")
         found += batch.to_pylist()
     return found

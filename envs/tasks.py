@@ -89,7 +89,9 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
     if module and module not in _named and module not in sys.modules:
         raise BadInput(f"task '{task}' comes from a file, and its module '{module}' is only imported when a task of it "
                        f"is named on the command line: --tasks {task}, if you trust it")  # fmt: skip
-    if os.getcwd() not in sys.path:  # Python looks beside train.py, but one's own module lies where one calls it from
+    # Python looks beside train.py, but one's own module lies where one calls it from. Only for one that was named: a
+    # name in somebody's config.json may be of an environment whose package is not installed, and lies there instead.
+    if module and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that no file there can hide one of ours
     if module and not all(word.isidentifier() for word in module.split(".")):
         raise BadInput(f"no environment '{task}': '{module}' is not the name of a module")

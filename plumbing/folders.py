@@ -137,6 +137,8 @@ def set_aside(folder: Path, names: list[str]) -> None:
     config.json is moved last: a process that is killed in between leaves one that the next goes on with.
     """
     aside = folder / REPLACED
+    if any((folder / name).exists() for name in CHECKPOINTS):
+        drop_replaced(folder)  # a process was killed before it could: what is here now has something to show
     keep = not (aside / "config.json").exists() and (aside.exists() or (_is_run(folder) and not _only_begun(folder)))
     for name in sorted(names, key="config.json".__eq__):
         path = folder / name

@@ -11,6 +11,7 @@ from envs.demos import DRAWS
 from plumbing import runs
 from plumbing.cli import BadInput
 from plumbing.files import TEXT_LIMIT, exists
+from plumbing.files import memory as machine_memory
 
 # Flag -> least and most, for every command that has it. The limits are far beyond what is useful: they keep out slips,
 # and what would fail deep inside. Python's numbers have no end; those of a tensor's shape or a file do.
@@ -75,7 +76,7 @@ def check_memory(policy: dict, batch_size: int, device: torch.device, weights: i
     policy: the fields of its PolicyConfig; weights: how many numbers it learns. A lower bound is asked for, so that
     nothing that fits is refused; a GPU's own memory tells in time by itself (plumbing/resume.py, `try_once`).
     """
-    K, H, memory = policy["components"], policy["horizon"], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    K, H, memory = policy["components"], policy["horizon"], machine_memory()
     needed = 20 * weights  # float32: the weight, its gradient, the optimiser's two moments, the average
     if device.type == "cpu":  # measured: 68 (monolithic) to 114 bytes per component, sample, action and channel
         needed += 64 * K * batch_size * H * sum(policy["channels"])

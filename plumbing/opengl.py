@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from plumbing.cli import BadInput
+from plumbing.cli import ROOT, BadInput
 
 MEND = "on Debian or Ubuntu: apt-get install libosmesa6"
 
@@ -22,10 +22,11 @@ def find() -> bool:
 
 @functools.cache
 def _works(name: str) -> bool:
-    """Tried in a process of its own: a missing driver may end the process instead of raising."""
+    """Tried in a process of its own: a missing driver may end the process instead of raising. In our folder: with -c,
+    Python imports from the current one first, and a mujoco.py that lies there would be run."""
     probe = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
     environment = {**os.environ, "MUJOCO_GL": name}
-    return subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0
+    return subprocess.run([sys.executable, "-c", probe], env=environment, cwd=ROOT, capture_output=True).returncode == 0
 
 
 def need() -> None:

@@ -55,6 +55,9 @@ def run_folder(config, policy) -> tuple[Path, bool]:
     check_log(config.steps, config.log_every, len(resolve_tasks(config.tasks)), config.components)
     if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and not config.out:
         raise BadInput("torchrun --max-restarts needs --out: a training that is started again goes on there")
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and parallel.about().get("torchrun") == "none":
+        # By this id it is known what is a start again: another torchrun without one would replace a finished run.
+        raise BadInput("torchrun --max-restarts on several machines needs --rdzv-id with a name for this training")
     out = Path(config.out)
     if _started_again(out):
         config.resume = (out / FILE).exists()

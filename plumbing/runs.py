@@ -164,7 +164,11 @@ def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict
     read_back = json.loads(json.dumps(content))  # what could not be read again is refused now, not after the training
     configs.check(configs.check_outline(read_back, path), path)
     # Evaluations of the old weights may have any name.
-    results = [path.name for path in folder.glob("*.json") if path.is_file() and b'"mean_success"' in path.read_bytes()]
+    results = [
+        path.name
+        for path in folder.glob("*.json")
+        if path.is_file() and path.stat().st_size <= files.TEXT_LIMIT and b'"mean_success"' in path.read_bytes()
+    ]
     folders.set_aside(folder, [*FILES, *results])
     write_json(path, content)
 

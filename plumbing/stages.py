@@ -466,6 +466,12 @@ def unchanged(old, new) -> list[str]:
     return [task for task, whole in zip(old.config.tasks, same, strict=True) if whole]
 
 
+def _adds_up(played: dict) -> bool:
+    """Whether an entry of an evaluation that is taken over says of its success what its episodes say."""
+    n, failed = played["n"], played["failed_seeds"]
+    return played["successes"] == n - len(set(failed)) and abs(played["success"] - played["successes"] / n) < 1e-6
+
+
 def evaluated(
     run: Path, path: Path, episodes: int, seed: int, device, before: tuple | None = None, roller=None
 ) -> dict:
@@ -491,9 +497,10 @@ def evaluated(
                 if not (result.get("even") or result.get("shift")):  # with other weights, or of other pictures
                     reports.table(result)  # all that is read of it later is there
                     reports.lost(result)
-                    float(result["seconds"] + sum(r["successes"] for r in result["tasks"].values()))
-                    say(f"not played again: {made}, by revision {result.get('revision')}")
-                    return result
+                    float(result["seconds"])
+                    if all(map(_adds_up, result["tasks"].values())):
+                        say(f"not played again: {made}, by revision {str(result.get('revision'))!r:.80}")
+                        return result
         except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: again
             continue
     same = []

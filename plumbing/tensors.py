@@ -6,6 +6,7 @@ that acts almost as before. safetensors checks that a file is complete, not that
 
 import hashlib
 import json
+import math
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from plumbing import files
 from plumbing.cli import BadInput, say_once
+
+KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"}  # that are written here
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
@@ -31,7 +34,15 @@ def opened(path: Path):
     files.regular_file(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
+            parts = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+            if strange := {part.get_dtype() for part in parts} - KINDS:
+                raise BadInput(f"{path} has numbers of type {min(strange)}, which no run here has")
+            needed, memory = 16 * sum(math.prod(part.get_shape()) for part in parts), files.memory()
+            if needed > memory:  # a file of zeros takes no room on a disk
+                raise BadInput(f"{path} needs {needed:,} bytes of memory, more than the {memory:,} of this machine")
             yield file
+    except BadInput:
+        raise
     except Exception as error:  # whatever a damaged file makes the library raise
         raise BadInput(f"{path} is damaged: {error!s:.200}") from error
 
@@ -50,7 +61,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     elif written != checksum([about, tensors]):
         raise BadInput(f"{path} is damaged: its numbers are not those that were written (checksum)")
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.float().isfinite().all():  # float8 is not asked directly
+        if tensor.is_floating_point() and not tensor.isfinite().all():
             raise BadInput(f"{path} is of no use: '{name}' has numbers that are not finite")
     return tensors, about
 

@@ -649,13 +649,15 @@ def test_an_evaluation_of_other_weights_or_steps_is_not_taken_for_this_one(tiny_
     assert stages.evaluated(run, tmp_path / "none" / "e.json", 2, 0, CPU)["tasks"] == made["tasks"]
     assert not (tmp_path / "none").exists() and not played  # it was found, not made
     short = {task: {name: x for name, x in r.items() if name != "interval"} for task, r in made["tasks"].items()}
+    whole = made["tasks"].items()
     for change in ({"sampling_steps": 1}, {"tasks": ["reach"]}, {"training": {**made["training"], "steps": 5}},
-                   {"tasks": short}, {"executed": 1}):  # fmt: skip
+                   {"tasks": short}, {"executed": 1}, {"tasks": {task: r | {"success": 7.5} for task, r in whole}},
+                   {"tasks": {task: r | {"failed_seeds": [0, 1, 2]} for task, r in whole}}):  # fmt: skip
         (run / "evaluation.json").write_text(json.dumps(made | change))
         assert stages.evaluated(run, tmp_path / "new" / "e.json", 2, 0, CPU)["sampling_steps"] == 5
         assert (tmp_path / "new" / "e.json").exists()
         (tmp_path / "new" / "e.json").unlink()
-    assert len(played) == 5
+    assert len(played) == 7
 
 
 def test_a_staged_run_goes_on_exactly_or_not_at_all(tiny_run, flags, tmp_path):

@@ -156,6 +156,38 @@ def test_a_file_that_unpacks_to_more_than_it_may_is_not_unpacked(tmp_path, monke
         from_lerobot.convert(folder, "Push the puck to a goal", 64, 3)
 
 
+def test_files_that_are_small_and_many_are_counted_together(tmp_path, monkeypatch):
+    folder = write(tmp_path / "theirs", "v2.1", three())
+    sizes = [
+        sum(b.nbytes for b in parquet.ParquetFile(path).iter_batches()) for path in folder.glob("data/*/*.parquet")
+    ]
+    monkeypatch.setattr(from_lerobot, "MOST_BYTES", max(sizes) + 10)
+    with pytest.raises(BadInput, match="unpacks to more than"):
+        from_lerobot.convert(folder, "Push the puck to a goal", 64, 3)
+
+
+@pytest.mark.parametrize("values", [pyarrow.nulls(12), pyarrow.array([True] * 12),
+                                    pyarrow.array(["x"] * 12).dictionary_encode()])  # fmt: skip
+def test_lists_of_what_takes_no_room_in_a_file_are_not_unpacked(tmp_path, values):
+    folder = write(tmp_path / "theirs", "v2.1", three())
+    (path, *_) = sorted(folder.glob("data/*/*.parquet"))
+    table = parquet.read_table(path)
+    lists = pyarrow.ListArray.from_arrays(list(range(0, 13, 2)), values)
+    at = table.column_names.index("action")
+    parquet.write_table(table.set_column(at, "action", lists), path)
+    with pytest.raises(BadInput, match="has a column 'action' of type list<.*, which is not read"):
+        from_lerobot.convert(folder, "Push the puck to a goal", 64, 3)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    folder = write(tmp_path / "theirs", "v2.1", three())
+    (path, *_) = sorted(folder.glob("data/*/*.parquet"))
+    shutil.move(path, tmp_path / "private.parquet")
+    path.symlink_to(tmp_path / "private.parquet")
+    with pytest.raises(BadInput, match="is a link that leads out of"):
+        from_lerobot.convert(folder, "Push the puck to a goal", 64, 3)
+
+
 def test_what_is_no_such_dataset_is_refused(tmp_path):
     video = {"observation.image": {"dtype": "video"}, "observation.environment_state": {}, "action": {}}
     bare = {"observation.image": {"dtype": "image"}, "action": {}}

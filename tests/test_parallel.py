@@ -276,6 +276,18 @@ def test_bad_input_is_said_once(tiny, tmp_path, monkeypatch, capfd):
     assert lines[0] == "error: --batch-size 16 does not fit" and lines[1:] in ([], [f"error: {parallel.LOST}"])
 
 
+def test_a_start_again_has_to_be_known_from_another_training(monkeypatch, tmp_path):
+    """By its id; where torchrun was given none, the next one without an id would replace this one's finished run."""
+    for name, value in {"RUN_ID": "none", "MAX_RESTARTS": "1", "RESTART_COUNT": "0"}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    config = train.TrainConfig(tasks="push", steps=2, out=str(tmp_path / "run"))
+    with pytest.raises(BadInput, match="--max-restarts on several machines needs --rdzv-id with a name"):
+        resume.run_folder(config, None)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    assert resume.run_folder(config, None) == (tmp_path / "run", False)
+
+
 def test_several_machines_cannot_start_again_with_the_store_of_dead_processes(monkeypatch):
     for name, value in {"RUN_ID": "x", "USE_AGENT_STORE": "True", "MAX_RESTARTS": "1"}.items():
         monkeypatch.setenv(f"TORCHELASTIC_{name}", value)

@@ -303,6 +303,16 @@ def test_a_quick_look_does_not_replace_the_evaluation_of_many_episodes(tmp_path)
         assert folders.evaluation_beside(path, result()) in (path, second)
 
 
+def test_a_finished_run_is_kept_where_the_one_it_replaced_was_left_beside_it(tiny_run, tmp_path):
+    """By a process that was killed before it could delete it: what would be replaced next is the finished one."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    shutil.copytree(tiny_run, run / "replaced")
+    (run / "replaced" / "log.jsonl").write_text("older")
+    folders.set_aside(run, list(runs.FILES))
+    assert (run / "replaced" / "log.jsonl").read_bytes() == (tiny_run / "log.jsonl").read_bytes()
+    assert (run / "replaced" / "model.safetensors").exists() and not (run / "config.json").exists()
+
+
 def test_what_nobody_replaced_is_not_dropped(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     (run / "replaced").mkdir()

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 import warnings
+import zlib
 from contextlib import contextmanager
 
 import gymnasium
@@ -173,7 +174,26 @@ def many(file):
     link("episode_1/observations", file["zeros"])(file)
 
 
+def overfull(file):
+    """A block of 80 bytes, and in it 50 MB."""
+    put("episode_1/actions", shape=(STEPS, 4), dtype="f4", chunks=(STEPS, 4), compression="gzip")(file)
+    file["episode_1/actions"].id.write_direct_chunk((0, 0), zlib.compress(bytes(50_000_000)))
+
+
+def twice(file):
+    """What is packed is packed again."""
+    del file["episode_1/actions"]
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk((STEPS, 4))
+    for _ in range(2):
+        settings.set_filter(h5py.h5z.FILTER_DEFLATE, 0, (9,))
+    space = h5py.h5s.create_simple((STEPS, 4))
+    h5py.h5d.create(file["episode_1"].id, b"actions", h5py.h5t.IEEE_F32LE, space, settings)
+
+
 @pytest.mark.parametrize("change,words", [
+    (overfull, "actions unpacks to more than its blocks hold"),
+    (twice, "is compressed in a way that is not read"),
     (link("episode_1/actions", h5py.SoftLink("/episode_0/actions")), "'actions' in /episode_1 is a link"),
     (link("episode_1", h5py.ExternalLink("other.hdf5", "/episode_1")), "'episode_1' in / is a link"),
     (link("episode_1", h5py.SoftLink("/episode_1")), "is a link"),

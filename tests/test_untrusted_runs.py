@@ -16,7 +16,8 @@ from conftest import command
 import adapt
 import evaluate
 import train
-from plumbing import cli, configs, resume, runs, stages, tensors
+from envs import tasks
+from plumbing import cli, configs, files, opengl, resume, runs, stages, tensors
 from plumbing.cli import BadInput
 from plumbing.log import read_log
 from plumbing.memory import read_memory
@@ -103,11 +104,33 @@ def test_a_seed_that_is_none_is_refused_before_a_run_is_made_of_it(run):
         runs.read_config(run)
 
 
-def test_numbers_of_eight_bits_are_looked_at_too(tmp_path):
-    bad = torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)
-    tensors.save(tmp_path / "x.safetensors", {"x": bad}, {})
-    with pytest.raises(BadInput, match="'x' has numbers that are not finite"):
+@pytest.mark.parametrize("kind,name", [(torch.float8_e4m3fn, "F8_E4M3"), (torch.complex64, "C64")])
+def test_numbers_that_no_run_here_has_are_refused_unread(tmp_path, monkeypatch, kind, name):
+    """Of eight bits they take twelve times their room, and complex ones would not be asked whether they are finite."""
+    tensors.save(tmp_path / "x.safetensors", {"x": torch.tensor([1.0, float("nan")]).to(kind)}, {})
+    monkeypatch.setattr(tensors, "checksum", lambda _: pytest.fail("read"))
+    with pytest.raises(BadInput, match=f"has numbers of type {name}, which no run here has"):
         tensors.load(tmp_path / "x.safetensors")
+
+
+def test_a_file_of_zeros_that_takes_no_room_is_not_read(tmp_path, monkeypatch):
+    tensors.save(tmp_path / "x.safetensors", {"x": torch.zeros(1000)}, {})
+    monkeypatch.setattr(files, "memory", lambda: 15_999)
+    with pytest.raises(BadInput, match="needs 16,000 bytes of memory, more than the 15,999 of this machine"):
+        tensors.load(tmp_path / "x.safetensors")
+
+
+def test_a_file_in_the_current_folder_is_not_imported_by_the_way(run, tmp_path, monkeypatch):
+    """Neither where OpenGL is looked for, nor by the name of an environment whose package is not installed."""
+    mark = tmp_path / "executed"
+    for name in ("mujoco", "Box2D"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(mark)!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    opengl._works.__wrapped__("osmesa")
+    with pytest.raises(BadInput, match="no environment 'LunarLanderContinuous-v3'"):
+        tasks.make("LunarLanderContinuous-v3")
+    assert not mark.exists()
 
 
 def test_copies_are_not_made_for_a_policy_that_does_not_see_all_of_the_state(run):
@@ -272,7 +295,7 @@ def test_a_page_of_disk_that_holds_gigabytes_of_zeros_is_not_read(run, monkeypat
         runs.load_policy(run)
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.complex64, torch.bool])
+@pytest.mark.parametrize("kind", [torch.float64, torch.int32, torch.bool])
 def test_what_replay_keeps_is_numbers_of_its_own_kind(run, kind):
     tensors.save(run / "replay.safetensors", {"reach/goal": torch.zeros(64, 3, dtype=kind)})
     with pytest.raises(BadInput, match="replay.safetensors is damaged: reach/goal is missing, or of another shape"):
@@ -285,6 +308,7 @@ def test_what_replay_keeps_is_numbers_of_its_own_kind(run, kind):
 BOMBS = {
     "policy_config__diffusion_steps": 10**9, "policy_config__components": 10**6, "train__demos_per_task": 10**9,
     "policy_config__horizon": 10**9, "policy_config__channels": [10**6, 10**6], "policy_config__condition_dim": 10**9,
+    "policy_config__kernel": 65,
     "policy_config__observation": {"state": [10**9]}, "policy_config__tasks": [f"t{i}" for i in range(20_000)],
 }  # fmt: skip
 

@@ -10,7 +10,6 @@ study/adapt/table.py has every command, and study/ml45/table.py those with one d
 """
 
 import json
-import shutil
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from envs.pixels import as_policy_sees  # noqa: E402
 from envs.rollout import Roller, block_seeds  # noqa: E402
 from envs.tasks import resolve_tasks, slug  # noqa: E402
 from evaluate import evaluate  # noqa: E402
-from plumbing import runs, stages  # noqa: E402
+from plumbing import folders, runs, stages  # noqa: E402
 from plumbing.cli import ROOT, BadInput, parse, provenance, run, say, write_json  # noqa: E402
 from study.ml45 import augment, low_rank  # noqa: E402
 
@@ -136,7 +135,8 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
         # train.py writes weights on its way, too.
         if not ((ROOT / folder / "model.safetensors").exists()
                 and runs.training_record(ROOT / folder)["steps"] == flags.steps):  # fmt: skip
-            shutil.rmtree(ROOT / folder, ignore_errors=True)  # what an interrupted training left
+            if alone:  # what an interrupted training left; adapt.py goes on with it
+                flags.overwrite = folders.taken(ROOT / folder)
             with mock.patch.multiple(train if alone else adapt, **OURS[way]) if way in OURS else nullcontext():
                 train.main(flags) if alone else stages.main(flags, adapt.learn)
         made = runs.difference(ROOT / folder, asdict(flags), ("out", "device", "retain", "encoder_rank"))
