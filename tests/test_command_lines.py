@@ -70,7 +70,7 @@ def test_a_run_does_not_wait_for_itself(where, monkeypatch):
     monkeypatch.setattr(commands, "PATIENCE", 5)
     for script in ("train.py --resume", "train.py"):
         how, said = tried(Case(script, ["--data-dir", "run"]), where)
-        assert how == "refused" and "is the folder of a run: demonstrations go elsewhere" in said, (script, said)
+        assert how == "refused" and "demonstrations go elsewhere" in said, (script, said)
 
 
 def test_what_breaks_the_promise_is_noticed(where, monkeypatch):

@@ -13,6 +13,7 @@ import adapt
 import skills
 from adapt import count, grow, train_only
 from encoder import StateEncoder
+from plumbing import tensors
 from plumbing.cli import BadInput
 from plumbing.runs import load_policy, read_config
 from study.ml45 import augment
@@ -180,6 +181,8 @@ def test_a_run_from_before_there_were_corrections_plays_the_same_bits(tiny_run, 
     config = json.loads(path.read_text())
     assert config["policy_config"].pop("ranks") == [0, 0]
     path.write_text(json.dumps(config))
+    state, about = tensors.load(tmp_path / "old" / "model.safetensors")  # nor did weights say which config is theirs
+    tensors.save(tmp_path / "old" / "model.safetensors", state, {name: about[name] for name in ("step", "seconds")})
     assert np.array_equal(chunks(load_policy(tmp_path / "old", CPU), tasks)[0], actions)
     command(adapt, "--run", tmp_path / "old", "--tasks", "door-close", *flags, "--out", tmp_path / "new")
     new = load_policy(tmp_path / "new", CPU)

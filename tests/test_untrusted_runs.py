@@ -51,6 +51,13 @@ def change(run: Path, **fields) -> None:
     (run / "config.json").write_text(json.dumps(config))
 
 
+def attack(run: Path, **fields) -> None:
+    """`change`, by somebody who makes the weights' file say that they belong to it."""
+    change(run, **fields)
+    state, about = tensors.load(run / "model.safetensors")
+    tensors.save(run / "model.safetensors", state, about | {"config": runs.settings(run)})
+
+
 # ------------------------------------------------------------------------------------------------ nothing is executed
 
 
@@ -87,7 +94,7 @@ def test_a_pickle_in_the_place_of_any_file_is_never_opened(run, tiny, tmp_path, 
 def test_a_module_that_only_a_file_names_is_not_imported(run, tmp_path, monkeypatch):
     (tmp_path / "payload_module.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'executed')!r})\n")
     monkeypatch.chdir(tmp_path)
-    change(run, policy_config__tasks=["reach", "payload_module:Evil-v0"])
+    attack(run, policy_config__tasks=["reach", "payload_module:Evil-v0"])
     # The numbers fit: only the name is another.
     for script, flags in ((evaluate, ["--episodes", 1]), (adapt, ["--tasks", "drawer-open", "--steps", 1])):
         with pytest.raises(BadInput, match="module 'payload_module' is only imported when .* --tasks"):
@@ -131,6 +138,20 @@ def test_a_file_in_the_current_folder_is_not_imported_by_the_way(run, tmp_path, 
     with pytest.raises(BadInput, match="no environment 'LunarLanderContinuous-v3'"):
         tasks.make("LunarLanderContinuous-v3")
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("changed", [{"tasks": ["push", "reach"]}, {"target": "noise"}, {"diffusion_steps": 10}])
+def test_weights_beside_another_config_are_refused(run, changed):
+    """They would fit, and act otherwise."""
+    change(run, policy_config__executed=2)  # this one may be changed by hand
+    assert runs.load_policy(run).config.executed == 2
+    change(run, **{f"policy_config__{name}": value for name, value in changed.items()})
+    with pytest.raises(BadInput, match="model.safetensors was saved with another config.json than the one beside it"):
+        runs.load_policy(run)
+    state, about = tensors.load(run / "model.safetensors")
+    del about["config"]  # an older run's
+    tensors.save(run / "model.safetensors", state, about)
+    assert runs.load_policy(run)
 
 
 def test_copies_are_not_made_for_a_policy_that_does_not_see_all_of_the_state(run):
@@ -219,7 +240,7 @@ def test_other_things_that_end_in_json_do_not_stop_a_run_from_being_replaced(run
 def test_an_action_range_beyond_the_environments_is_refused(run, monkeypatch):
     """Its actions would be clipped, and mean something else than what was learned."""
     monkeypatch.setattr(evaluate, "Roller", lambda *_: pytest.fail("played"))
-    change(run, policy_config__action_high=[1, 1, 1, 9])
+    attack(run, policy_config__action_high=[1, 1, 1, 9])
     for script, flags in ((evaluate, ["--episodes", 1]), (adapt, ["--tasks", "drawer-open", "--steps", 1])):
         with pytest.raises(BadInput, match="acts from -1.0 to 9, and task '.*' takes -1.0 to 1.0"):
             command(script, "--run", run, *flags)
@@ -356,7 +377,7 @@ def test_types_are_checked(run, fields):
 
 
 def test_a_task_that_nobody_knows_is_one_line(run):
-    change(run, policy_config__tasks=["reach", "no-such-task"])
+    attack(run, policy_config__tasks=["reach", "no-such-task"])
     with pytest.raises(BadInput, match="no environment 'no-such-task'"):
         command(evaluate, "--run", run, "--episodes", 1)
 
