@@ -175,9 +175,9 @@ def many(file):
 
 
 def overfull(file):
-    """A block of 80 bytes, and in it 50 MB."""
+    """A block of 16 bytes a step, and in it twice as many and five more."""
     put("episode_1/actions", shape=(STEPS, 4), dtype="f4", chunks=(STEPS, 4), compression="gzip")(file)
-    file["episode_1/actions"].id.write_direct_chunk((0, 0), zlib.compress(bytes(50_000_000)))
+    file["episode_1/actions"].id.write_direct_chunk((0, 0), zlib.compress(bytes(2 * 16 * STEPS + 5)))
 
 
 def twice(file):
