@@ -219,7 +219,7 @@ def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -
     if components:
         only_rows(policy.components, components)
     if policy.config.task_conditioning == "name":
-        only_rows(policy.task_embedding, list(tasks))
+        only_rows(policy.task_embedding, tasks)
     for part in policy.children():  # frozen parts run in eval mode: no dropout, no batch statistics of new data
         part.train(count(part, learning=True) > 0)
     return {name: (totals[name], count(part, learning=True)) for name, part in policy.named_children() if totals[name]}

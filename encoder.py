@@ -270,12 +270,11 @@ class PixelsEncoder(nn.Module):
 
     def shifted(self, pictures: Tensor) -> Tensor:
         """(B, 3, h, w) -> the same shape."""
-        B, channels, *sizes = pictures.shape
+        B, _, *sizes = pictures.shape
         at = []
         for n in sizes:
             most = max(1, round(self.SHIFT * n))
             by = torch.randint(-most, most + 1, (B, 1), device=pictures.device)
             at.append((torch.arange(n, device=pictures.device) + by).clamp(0, n - 1))  # (B, n)
         rows, columns = at[0][:, None, :, None], at[1][:, None, None, :]
-        batch, channel = (torch.arange(n, device=pictures.device) for n in (B, channels))
-        return pictures[batch[:, None, None, None], channel[None, :, None, None], rows, columns]
+        return pictures.take_along_dim(rows, 2).take_along_dim(columns, 3)

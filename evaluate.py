@@ -9,9 +9,8 @@ Exit code 0: all were played; 2: input that is refused; 3: episodes were lost, a
 """
 
 import plumbing.interrupt  # noqa: F401  isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
-import math
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +20,14 @@ import torch
 from envs.experts import forget_records, play_experts
 from envs.pixels import as_policy_sees, check_shift
 from envs.rollout import Roller, block_seeds
-from envs.tasks import check_fit, own_random, resolve_tasks, spaces
+from envs.tasks import own_random, resolve_tasks, spaces
 from envs.worker import Episode
 from plumbing import doctor, figures, reports
 from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say
-from plumbing.folders import check_inner, evaluation_beside
-from plumbing.runs import choose_device, load_policy, training_record
+from plumbing.folders import check_inner
+from plumbing.limits import check_evaluation
+from plumbing.reports import wilson_interval
+from plumbing.runs import choose_device, load_policy, one_thread, training_record
 
 
 @dataclass
@@ -48,34 +49,6 @@ class EvaluateConfig:
     check: bool = False  # no evaluation: look at this installation for some seconds, and say what to mend
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a success rate. Wilson 1927: unlike +-1.96 standard errors it has a width at 0 and 1. Near them,
-    where ours are, it covers 95 % on average over rates, and less at single ones (n = 50: 84 % at a rate of 0.9965).
-    """
-    if n == 0:
-        return 0.0, 1.0
-    z, p = 1.959964, successes / n
-    center = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # Exact at the ends, where rounding would leave 1e-17 or 1 - 1e-16.
-    return (0.0 if successes == 0 else center - half), (1.0 if successes == n else center + half)
-
-
-def check_request(policy, tasks: list[str], episodes: int, seed: int, sampler: str, steps: int | None) -> tuple:
-    """Refuse, before minutes of simulation, what cannot be evaluated. -> the sampler and its number of steps."""
-    if not 0 <= seed < 2**31:  # a negative block would reach down to the seeds of the demonstrations
-        raise BadInput(f"--seed must be between 0 and 2147483647, got {seed}")
-    if not 1 <= episodes <= 10_000:
-        raise BadInput(f"episodes must be between 1 and 10000 per task, got {episodes}")
-    try:
-        policy.task_index(tasks)
-        chosen = policy.choose_sampler(sampler or None, steps)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
-    check_fit(policy.config, tasks, "this policy")
-    return chosen
-
-
 def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.Tensor:
     """(B, H, A), from each episode's seed and chunk number: with a deterministic sampler an episode does not depend on
     which others share its batch, up to the rounding of matrix products.
@@ -85,20 +58,8 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
     return torch.tensor(np.stack([source.standard_normal(shape) for source in sources]), dtype=torch.float32)
 
 
-def evaluate(
-    policy,
-    tasks,
-    episodes=50,
-    seed=0,
-    sampler="",
-    steps=None,
-    video=False,
-    workers=None,
-    padded=False,
-    roller=None,
-    every=False,
-    shift="",
-):
+def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, padded=False,
+             roller=None, every=False, shift=""):  # fmt: skip
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights;
     with video also the first that failed).
 
@@ -110,13 +71,12 @@ def evaluate(
     Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
     policy or the scripted expert is so broken that its failures would say nothing.
     """
-    sampler, steps = check_request(policy, tasks, episodes, seed, sampler, steps)
+    sampler, steps = check_evaluation(policy, tasks, episodes, seed, sampler, steps)
     seeds = block_seeds(seed, episodes)
     # All tasks at the same time, not one after the other: simulators are used again instead of built again, and the
     # tasks that take long do not all end last.
     filmed = {t for t in tasks if video and spaces(t).filmable}
-    film = {(t, seeds[0]): 4 for t in filmed}
-    todo = [Episode(t, s, render_every=film.get((t, s), 0), shift=shift) for s in seeds for t in tasks]
+    todo = [Episode(t, s, render_every=4 * (t in filmed and s == seeds[0]), shift=shift) for s in seeds for t in tasks]
     generator = torch.Generator(device=policy.device).manual_seed(seed)  # used by stochastic samplers only
     weights: dict[tuple[str, int], list[np.ndarray]] = {}
     policy_seconds, started = 0.0, time.perf_counter()
@@ -168,6 +128,12 @@ def evaluate(
     return result, [(e, np.stack(weights[e.task, e.seed])) for e in kept if not e.lost]
 
 
+def _refuse_infinite(_module, _inputs, prediction) -> None:
+    """Samplers clip to [-1, 1]: an infinite prediction would become a finite action."""
+    if not torch.isfinite(prediction).all():
+        raise BadInput("the policy's predictions are not finite: its training has diverged")
+
+
 def summary(mine: list[Episode], experts: list[Episode], weights: list[np.ndarray]) -> dict:
     """One task's entry in evaluation.json (docs/metrics.md has the fields), from the policy's and the expert's episodes
     and the weights (chunks, K) of each that was played to its end."""
@@ -181,39 +147,6 @@ def summary(mine: list[Episode], experts: list[Episode], weights: list[np.ndarra
         "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
         "router_weights": {"mean": w.mean(0).round(4).tolist(), "std": w.std(0).round(4).tolist()} if len(w) else None,
     }
-
-
-def even(weigh):
-    """A policy's `weigh`, but each row's K weights share their sum equally."""
-
-    def weigh_evenly(condition, step=None):
-        weights = weigh(condition, step)
-        return weights.mean(-1, keepdim=True).expand_as(weights)
-
-    return weigh_evenly
-
-
-def _refuse_infinite(_module, _inputs, prediction) -> None:
-    """Samplers clip to [-1, 1]: an infinite prediction would become a finite action."""
-    if not torch.isfinite(prediction).all():
-        raise BadInput("the policy's predictions are not finite: its training has diverged")
-
-
-@contextmanager
-def one_thread():
-    """The simulators have the other cores, and threads that wait for each other on busy cores are slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def mean_success(result: dict) -> float | None:
-    """Over the tasks that were played at all."""
-    rates = [r["success"] for r in result["tasks"].values() if r["n"]]
-    return float(np.mean(rates)) if rates else None
 
 
 def _count(episodes: list[Episode]) -> dict:
@@ -231,6 +164,12 @@ def _count(episodes: list[Episode]) -> dict:
     }
 
 
+def mean_success(result: dict) -> float | None:
+    """Over the tasks that were played at all."""
+    rates = [r["success"] for r in result["tasks"].values() if r["n"]]
+    return float(np.mean(rates)) if rates else None
+
+
 def latency(policy, task: str, sampler: str, steps: int) -> float:
     """Median milliseconds for one action chunk of one robot, after warm-up."""
     observation = {name: np.zeros((1, *shape)) for name, shape in policy.config.observation.items()}
@@ -240,6 +179,16 @@ def latency(policy, task: str, sampler: str, steps: int) -> float:
         policy.act(observation, [task], sampler, steps)
         times.append(time.perf_counter() - begin)
     return round(1000 * float(np.median(times[2:])), 3)
+
+
+def even(weigh):
+    """A policy's `weigh`, but each row's K weights share their sum equally."""
+
+    def weigh_evenly(condition, step=None):
+        weights = weigh(condition, step)
+        return weights.mean(-1, keepdim=True).expand_as(weights)
+
+    return weigh_evenly
 
 
 def main(config: EvaluateConfig) -> dict:
@@ -253,7 +202,7 @@ def main(config: EvaluateConfig) -> dict:
     policy = load_policy(folder, device)
     known = policy.config.tasks
     tasks = as_policy_sees(known, resolve_tasks(config.tasks)) if config.tasks else known
-    check_request(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
+    check_evaluation(policy, tasks, config.episodes, config.seed, config.sampler, config.sampling_steps)
     if config.executed is not None:
         if not 1 <= config.executed <= policy.config.horizon:
             raise BadInput(f"--executed must be between 1 and {policy.config.horizon}, got {config.executed}")
@@ -275,9 +224,7 @@ def main(config: EvaluateConfig) -> dict:
     how = (config.sampler, config.sampling_steps, video)
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, *how, shift=config.shift)
     result.update(source, even=config.even, shift=config.shift)
-    say(reports.table(result))  # first: if the disk is full, it is at least said
-    path = path if config.out else evaluation_beside(path, result)
-    written = reports.write_evaluation(path, policy, result, traces, video)
+    written = reports.write_evaluation(path, policy, result, traces, video, replace=bool(config.out))
     told = {"mean_success": result["mean_success"], **reports.lost(result), "seconds": result["seconds"]}
     return told | {"wrote": written}
 

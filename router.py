@@ -90,20 +90,6 @@ def batch_information(config, weights: Tensor, task: Tensor) -> Tensor:
     return paid * information(weights.float())
 
 
-def errors_and_terms(loss) -> tuple[Tensor, dict]:
-    """What a policy's `loss` returns -> errors (B,), {name: (coefficient, term)}."""
-    return loss if isinstance(loss, tuple) else (loss, {})
-
-
-def check_mode(mode: str, target: str, task_conditioning: str) -> None:
-    """ValueError for a mode that does not go with what is predicted, or with what the policy is told."""
-    if mode == "raw" and target != "noise":
-        # See sampler.py, `to_noise`: with such weights, only noise predictions compose as in the paper.
-        raise ValueError("router 'raw' needs target 'noise': its weights do not sum to one")
-    if mode == "informed" and task_conditioning == "none":  # all task indices are 0: several tasks look like one
-        raise ValueError("router 'informed' needs to know tasks apart: task conditioning name, not none")
-
-
 def information(weights: Tensor) -> Tensor:
     """I(component; situation) in nats, 0 .. ln K, of a batch of probabilities (B, K):
 
@@ -120,3 +106,17 @@ def information(weights: Tensor) -> Tensor:
 def entropy(p: Tensor) -> Tensor:
     """(..., K) -> (...), in nats."""
     return -(p * p.clamp_min(1e-9).log()).sum(-1)
+
+
+def errors_and_terms(loss) -> tuple[Tensor, dict]:
+    """What a policy's `loss` returns -> errors (B,), {name: (coefficient, term)}."""
+    return loss if isinstance(loss, tuple) else (loss, {})
+
+
+def check_mode(mode: str, target: str, task_conditioning: str) -> None:
+    """ValueError for a mode that does not go with what is predicted, or with what the policy is told."""
+    if mode == "raw" and target != "noise":
+        # See sampler.py, `to_noise`: with such weights, only noise predictions compose as in the paper.
+        raise ValueError("router 'raw' needs target 'noise': its weights do not sum to one")
+    if mode == "informed" and task_conditioning == "none":  # all task indices are 0: several tasks look like one
+        raise ValueError("router 'informed' needs to know tasks apart: task conditioning name, not none")

@@ -22,7 +22,7 @@ from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.pixels import parts_seen, through_cameras
 from envs.tasks import common_spaces, resolve_tasks
-from plumbing import figures, folders, parallel, reports, resume, runs
+from plumbing import figures, parallel, reports, resume, runs
 from plumbing.cli import BadInput, progress, provenance, run, say
 from plumbing.limits import check_memory, check_training, count_weights
 from plumbing.log import HeldOut, Log, Usage, loss_by_step, read_log
@@ -288,9 +288,7 @@ def main(config: TrainConfig) -> dict:
         result, traces = evaluate.evaluate(policy, tasks, config.eval_episodes)
         seconds["evaluation"] = time.perf_counter() - begin
         result.update(provenance(0, str(device)), training=runs.training_record(folder))
-        say(reports.table(result))  # first: if the disk is full, it is at least said
-        path = folders.evaluation_beside(folder / "evaluation.json", result)
-        written += reports.write_evaluation(path, policy, result, traces, video=False)
+        written += reports.write_evaluation(folder / "evaluation.json", policy, result, traces)
         summary |= {"mean_success": result["mean_success"], **reports.lost(result)}
     say("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     seconds = {name: round(value, 1) for name, value in seconds.items()}

@@ -182,9 +182,7 @@ class UNet(nn.Module):
             self.down.append(nn.ModuleList([ResidualBlock(K, inputs, width, kernel), Downsample(K, width, deeper)]))
             self.up.insert(0, nn.ModuleList([Upsample(K, deeper, width), ResidualBlock(K, 2 * width, width, kernel)]))
             inputs = deeper
-        self.middle = nn.ModuleList(
-            [ResidualBlock(K, inputs, channels[-1], kernel), ResidualBlock(K, channels[-1], channels[-1], kernel)]
-        )
+        self.middle = nn.ModuleList([ResidualBlock(K, n, channels[-1], kernel) for n in (inputs, channels[-1])])
         self.head = Conv(K, channels[0], action_dim, kernel=1)
 
         # One two-layer network turns (step, observation) into the FiLM terms of *all* blocks at once: one large

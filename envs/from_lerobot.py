@@ -22,6 +22,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from envs import demos, pixels  # noqa: E402
+from envs.metaworld import split_state  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
 from plumbing import files  # noqa: E402
 from plumbing.cli import BadInput, parse, run, say  # noqa: E402
@@ -46,8 +47,7 @@ class ConvertConfig:
 
 
 def convert(folder: Path, label: str, size: int, most: int) -> list[dict]:
-    """Episodes of one label: {"corner": (L, 3, size, size), "proprioception": (L, 2, 4), "goal": (L, 3),
-    "actions": (L, 4)}."""
+    """Episodes of one label: {"corner": (L, 3, size, size), "actions": (L, 4)}, and the parts of MetaWorld's state."""
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
@@ -122,8 +122,7 @@ def episode(rows: list[dict], size: int, where: str) -> dict:
     if np.abs(actions).max() > 1.001:
         raise BadInput(f"{where} has actions up to {np.abs(actions).max():.2f}, and MetaWorld takes -1 to 1")
     pictures = [small(row[IMAGE]["bytes"], size, where) for row in rows]
-    frames = state[:, :36].reshape(-1, 2, 18)
-    return {"corner": np.stack(pictures), "proprioception": frames[..., :4], "goal": state[:, 36:], "actions": actions}
+    return split_state(state) | {"corner": np.stack(pictures), "actions": actions}
 
 
 def small(content: bytes, size: int, where: str) -> np.ndarray:

@@ -96,10 +96,8 @@ def _fields(config: dict) -> None:
         "adapted": lambda x: isinstance(x, list) and all(isinstance(y, dict) and texts(y.get("tasks")) for y in x),
     }  # fmt: skip
     for name, fits in kinds.items():
-        _is(
-            config.get(name) is None or fits(config[name]),
-            f"'{name}' is not what it should be: {config.get(name)!s:.80}",
-        )
+        value = config.get(name)
+        _is(value is None or fits(value), f"'{name}' is not what it should be: {value!s:.80}")
 
 
 def large(policy: dict) -> bool:

@@ -4,6 +4,7 @@ A run folder or a dataset is data: it is read with limits, names in it are not t
 ever executed. Imports nothing heavy.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -44,7 +45,7 @@ def regular_file(path: Path, most: int = FILE_LIMIT) -> Path:
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise BadInput(f"cannot read {_short(path)}: {getattr(error, 'strerror', None) or error}") from error
+        raise BadInput(f"cannot read {path!s:.120}: {getattr(error, 'strerror', None) or error}") from error
     if not stat.S_ISREG(found.st_mode):
         raise BadInput(f"{path} is no file")
     if found.st_size > most:
@@ -76,7 +77,7 @@ def inside(folder: Path, name: str, what: str) -> Path:
     word and it stays in the folder once links are followed."""
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or len(name) > 200 or not all(_PLAIN.fullmatch(part) for part in parts):
-        raise BadInput(f"{what} must be plain words, separated by '/', got {_short(repr(name))}")
+        raise BadInput(f"{what} must be plain words, separated by '/', got {name!r:.120}")
     try:
         path, root = (folder / name).resolve(), folder.resolve()
     except (OSError, RuntimeError) as error:  # a circle of links; Python 3.13 on resolves it without complaint
@@ -99,7 +100,8 @@ def write(path: Path, content: bytes | memoryview) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp lets nobody else read
+        os.umask(mask := os.umask(0))  # there is no other way to ask for it
+        os.chmod(name, 0o666 & ~mask)  # mkstemp lets nobody else read
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -127,26 +129,11 @@ def disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _sync_folder(folder: Path) -> None:
     """The renaming itself is an entry in the folder, and reaches the disk with it."""
-    try:
+    with contextlib.suppress(OSError):  # not every file system lets one
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # not every file system lets one
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
-def _short(text: object) -> str:
-    text = str(text)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -38,13 +38,8 @@ def upgrade_config(config: dict, folder: Path) -> dict:
             raise BadInput(f"the run in {folder} was made for an environment that is not known here")
         center, scale = _action_range(folder / "model.safetensors", old.pop("action_dim"))
         pairs = [[*POSITIONS[i], *POSITIONS[j]] for i, j in old.pop("differences", ())]
-        low, high = (center - scale).tolist(), (center + scale).tolist()
-        new = {
-            "observation": {part: list(shape) for part, shape in PARTS.items()},
-            "action_low": low,
-            "action_high": high,
-            "differences": pairs,
-        }
+        new = {"observation": {part: list(shape) for part, shape in PARTS.items()}, "differences": pairs}
+        new |= {"action_low": (center - scale).tolist(), "action_high": (center + scale).tolist()}
         config = config | {"format": FORMAT, "policy_config": new | old}
     policy = config["policy_config"]
     if isinstance(policy, dict) and isinstance(stages := policy.get("stages"), list) and not policy.get("ranks"):

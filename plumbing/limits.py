@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from envs.demos import DRAWS
+from envs.tasks import check_fit
 from plumbing import runs
 from plumbing.cli import BadInput
 from plumbing.files import TEXT_LIMIT, exists
@@ -53,6 +54,21 @@ def check_training(config) -> None:
     if config.held_out >= config.demos_per_task:
         asked = f"--held-out {config.held_out} of --demos-per-task {config.demos_per_task}"
         raise BadInput(f"{asked} leaves none to learn from")
+
+
+def check_evaluation(policy, tasks: list[str], episodes: int, seed: int, sampler: str, steps: int | None) -> tuple:
+    """Refuse, before minutes of simulation, what cannot be evaluated. -> the sampler and its number of steps."""
+    if not 0 <= seed < 2**31:  # a negative block would reach down to the seeds of the demonstrations
+        raise BadInput(f"--seed must be between 0 and 2147483647, got {seed}")
+    if not 1 <= episodes <= 10_000:
+        raise BadInput(f"episodes must be between 1 and 10000 per task, got {episodes}")
+    try:
+        policy.task_index(tasks)
+        chosen = policy.choose_sampler(sampler or None, steps)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    check_fit(policy.config, tasks, "this policy")
+    return chosen
 
 
 def check_apart(out: Path, data_dir: Path) -> None:

@@ -221,9 +221,7 @@ def try_once(policy, windows, config) -> Callable:
     statistics = [(buffer, buffer.clone()) for buffer in policy.buffers()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            index = torch.arange(config.batch_size, device=device) % len(windows.actions)
-            observation, *both = windows.select(index)
-            task, actions = (x.repeat_interleave(windows.noises, 0) for x in both)
+            observation, task, actions = windows.sample(config.batch_size)
             step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)
             with runs.autocast(device, config.precision):
                 loss = loss_function(observation, task, actions, step, torch.randn_like(actions))

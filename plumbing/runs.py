@@ -20,6 +20,7 @@ import re
 import sys
 import traceback
 import typing
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -92,12 +93,9 @@ def parse_with_own_fields(config_class, arguments: list[str] | None = None):
         if field.name in usual or field.name in ("base", "stages", "ranks"):  # the second: of variants/staged.py
             raise BadInput(f"variants/{fork}.py: config field '{field.name}' has the name of a flag, or of what "
                            "adapt.py adds; rename it")  # fmt: skip
-        if field.default_factory is not dataclasses.MISSING:
-            default = dataclasses.field(default_factory=field.default_factory)
-        elif field.default is not dataclasses.MISSING:
-            default = dataclasses.field(default=field.default)
-        else:
+        if field.default is field.default_factory is dataclasses.MISSING:
             raise BadInput(f"variants/{fork}.py: config field '{field.name}' needs a default, as it becomes a flag")
+        default = dataclasses.field(default=field.default, default_factory=field.default_factory)
         extra.append((field.name, explained(load_variant(fork).PolicyConfig, field), default))
     changed = changed_defaults(fork, usual)
     if extra or changed:
@@ -211,7 +209,7 @@ def how_trained(folder: Path) -> dict:
     return {"train": read_config(folder)["train"], "steps": record["steps"], "seconds": record["seconds"]}
 
 
-def fingerprint(folder: Path) -> str:
+def weights_checksum(folder: Path) -> str:
     """Which weights a run holds: the SHA-256 of its model.safetensors."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
@@ -304,3 +302,14 @@ def has_bf16() -> bool:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which a training step computes."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def one_thread():
+    """The simulators have the other cores, and threads that wait for each other on busy cores are slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -26,7 +26,7 @@ from envs.tasks import check_fit, common_spaces, resolve_tasks, slug
 from plumbing import figures, files, folders, interrupt, reports, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_apart, check_limits, check_memory
-from plumbing.log import read_log
+from plumbing.log import at_rest, read_log
 
 TRANSFER = 10  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
 RANK = 16  # of a stage's adapter of the encoder
@@ -143,11 +143,9 @@ def check_forgetful(policy) -> None:
     names = policy.config.tasks[:1] * 2
     one, other = (made_up(policy, names, np.random.default_rng(seed)) for seed in (0, 1))
     noise = torch.zeros(len(names), policy.config.horizon, policy.config.action_dim)
-    training = policy.training
-    policy.eval()  # a fresh one is not: it would move pictures at random
-    with torch.random.fork_rng(devices=[]):  # what a fork draws here decides on nothing else
+    # A fresh one in training mode would move pictures at random; and what a fork draws here decides on nothing else.
+    with at_rest(policy), torch.random.fork_rng(devices=[]):
         first, _, again = (policy.act(seen, names, noise=noise)[0] for seen in (one, other, one))
-    policy.train(training)
     if not np.array_equal(first, again):
         raise BadInput("this policy acts otherwise when it sees the same again: it remembers, or draws at random, and "
                        "exact retention cannot hold that; use --retain replay or paper")  # fmt: skip
@@ -205,9 +203,8 @@ def check_grown(old: dict, new: dict) -> None:
 
 def first_flags(config, task: str, folder: Path | str) -> train.TrainConfig:
     """How the first policy of a sequence without --run is trained: as train.py does, with the flags that both have."""
-    both = {field.name for field in fields(train.TrainConfig)} & {field.name for field in fields(config)}
-    flags = {name: getattr(config, name) for name in both} | {"tasks": task, "eval_episodes": 0, "out": str(folder)}
-    return train.TrainConfig(**flags)
+    both = {f.name: getattr(config, f.name) for f in fields(train.TrainConfig) if hasattr(config, f.name)}
+    return train.TrainConfig(**both | {"tasks": task, "eval_episodes": 0, "out": str(folder)})
 
 
 def train_first(config, task: str, folder: Path) -> None:
@@ -288,7 +285,7 @@ def begin(config, origin: Path, folder: Path, grown, parts: dict, windows, found
     stage = {"tasks": windows.tasks, "mode": config.mode, "retain": config.retain,
              "components": grown.config.components, "trained_parameters": sum(learns for _, learns in parts.values()),
              "precision": runs.choose_precision("auto", grown.config, grown.device),
-             "source_weights": runs.fingerprint(origin), **found}  # fmt: skip
+             "source_weights": runs.weights_checksum(origin), **found}  # fmt: skip
     source = runs.read_config(origin)
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
     about = {**provenance(config.seed, str(grown.device)), "adapted": [*(source.get("adapted") or []), stage],
@@ -333,13 +330,11 @@ def note_success(folder: Path, tasks: list[str], result: dict) -> None:
 def outside(policy, observation, actions) -> str:
     """How far new observations {part: (N, *shape)} and actions (N, H, A) leave what an old policy can see and do, in
     words. Samplers clip actions to [-1, 1], the range of the environment that the policy was made for."""
-    found = []
-    beyond = (policy.normalize(actions).abs() - 1 - 1e-4).clamp(min=0)
-    found.append(("action", beyond))
+    beyond = {"action": policy.normalize(actions).abs() - 1 - 1e-4}
     if isinstance(policy.encoder, StateEncoder):
-        found.insert(0, ("observed", (policy.encoder.standardize(observation).abs() - StateEncoder.CLIP).clamp(min=0)))
-    words = [f"{(beyond > 0).float().mean():.1%} of its {kind} numbers (by up to {beyond.max():.1f} scales)"
-             for kind, beyond in found]  # fmt: skip
+        beyond = {"observed": policy.encoder.standardize(observation).abs() - StateEncoder.CLIP} | beyond
+    words = [f"{(x > 0).float().mean():.1%} of its {kind} numbers (by up to {x.max().clamp(min=0):.1f} scales)"
+             for kind, x in beyond.items()]  # fmt: skip
     return f"{' and '.join(words)} are outside the range that is known, and clipped"
 
 
@@ -364,7 +359,6 @@ def learn_all(config, learn, stages: list[list[str]], out: Path, device, roller)
         nonlocal lost, before
         asked = (config.eval_episodes, config.eval_seed, device)
         result = evaluated(run, into / "evaluation.json", *asked, before, roller)
-        say(reports.table(result))
         played = {task: r for task, r in result["tasks"].items() if not r.get("same_bits")}
         lost += reports.lost({"tasks": played}).get("lost", 0)
         success.append({task: r["success"] for task, r in result["tasks"].items()})
@@ -391,13 +385,9 @@ def learn_all(config, learn, stages: list[list[str]], out: Path, device, roller)
         if config.eval_episodes:
             measure(folder, folder)
             note_success(folder, new, before[1])
-            same = [task for task, r in before[1]["tasks"].items() if r.get("same_bits")]
             # As before this stage, and therefore not played again; and what it costs beside training.
-            stage |= {
-                "same_bits": same,
-                "evaluation_seconds": before[1]["seconds"],
-                "latency_ms": chunk_ms(folder, new),
-            }
+            stage["same_bits"] = [task for task, r in before[1]["tasks"].items() if r.get("same_bits")]
+            stage |= {"evaluation_seconds": before[1]["seconds"], "latency_ms": chunk_ms(folder, new)}
         history.append(stage | {"run": str(folder)})
         origin = folder
     written = [stage["run"] for stage in history]
@@ -419,7 +409,7 @@ def unfinished(config, origin: Path, folder: Path) -> bool:
     if other := runs.difference(folder, asdict(config), FREE):
         raise BadInput(f"the run in {folder} has {other}: choose another --out")
     stage = (runs.read_config(folder).get("adapted") or [{}])[-1]
-    if stage.get("source_weights") != runs.fingerprint(origin):
+    if stage.get("source_weights") != runs.weights_checksum(origin):
         raise BadInput(f"the run in {folder} was learned from other weights than {origin} holds: choose another --out")
     return not (folder / "model.safetensors").exists()
 
@@ -434,7 +424,7 @@ def datasets(config: dict) -> dict[str, str]:
 def chunk_ms(run: Path, tasks: list[str]) -> float:
     """Milliseconds for one action chunk, B = 1, of the first of these tasks, on one thread."""
     policy = runs.load_policy(run)
-    with evaluate.one_thread():
+    with runs.one_thread():
         return evaluate.latency(policy, tasks[0], *policy.choose_sampler())
 
 
@@ -466,15 +456,15 @@ def unchanged(old, new) -> list[str]:
     return [task for task, whole in zip(old.config.tasks, same, strict=True) if whole]
 
 
-def _adds_up(played: dict) -> bool:
-    """Whether an entry of an evaluation that is taken over says of its success what its episodes say."""
-    n, failed = played["n"], played["failed_seeds"]
-    return played["successes"] == n - len(set(failed)) and abs(played["success"] - played["successes"] / n) < 1e-6
+def _adds_up(played: dict, block: list[int], n: int) -> bool:
+    """Whether an entry of an evaluation that may be taken over is of these episodes, and its counts and rates agree."""
+    if played["seeds"] != block or played["n"] != n:
+        return False
+    successes = played["successes"]
+    return successes == n - len(set(played["failed_seeds"])) and abs(played["success"] - successes / n) < 1e-6
 
 
-def evaluated(
-    run: Path, path: Path, episodes: int, seed: int, device, before: tuple | None = None, roller=None
-) -> dict:
+def evaluated(run: Path, path: Path, episodes: int, seed: int, device, before=None, roller=None) -> dict:
     """A run's evaluation on the first episodes of a block: read where it was made before, made into `path` otherwise.
 
     (Never into the run that we start from.) before: the run that it was learned from, and that one's evaluation, from
@@ -492,15 +482,13 @@ def evaluated(
             same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)
             looks = policy.config.executed
             same = same and result.get("executed", looks) == looks  # older files do not say: the policy's own
-            block = [seeds[0], seeds[-1]]
-            if same and all(r["seeds"] == block and r["n"] == episodes for r in result["tasks"].values()):
-                if not (result.get("even") or result.get("shift")):  # with other weights, or of other pictures
-                    reports.table(result)  # all that is read of it later is there
-                    reports.lost(result)
-                    float(result["seconds"])
-                    if all(map(_adds_up, result["tasks"].values())):
-                        say(f"not played again: {made}, by revision {str(result.get('revision'))!r:.80}")
-                        return result
+            same = same and not (result.get("even") or result.get("shift"))  # with other weights, or of other pictures
+            if same and all(_adds_up(r, [seeds[0], seeds[-1]], episodes) for r in result["tasks"].values()):
+                table = reports.table(result)  # and what else is read of it later: is it all there?
+                reports.lost(result)
+                float(result["seconds"])
+                say(f"not played again: {made}, by revision {str(result.get('revision'))!r:.80}\n{table}")
+                return result
         except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: again
             continue
     same = []
@@ -514,7 +502,7 @@ def evaluated(
         result["tasks"] = {task: found[task] for task in policy.config.tasks}
         result["mean_success"] = evaluate.mean_success(result)
     result.update(provenance(seed, str(device)), training=how["training"])
-    reports.write_evaluation(folders.evaluation_beside(path, result), policy, result, traces, video=False)
+    reports.write_evaluation(path, policy, result, traces)
     return result
 
 

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plumbing.reports import wilson_interval as wilson
+
 RESAMPLES = 10_000
 DAGGER = "† Wilson's interval over the episodes: one training seed, or the same outcome everywhere."
 
@@ -54,14 +56,6 @@ def success(played: dict[str, np.ndarray]) -> float:
 def count(played: dict[str, np.ndarray]) -> str:
     """successes/episodes, over tasks and seeds"""
     return f"{sum(np.nansum(x) for x in played.values()):.0f}/{sum(np.isfinite(x).sum() for x in played.values())}"
-
-
-def wilson(successes: float, n: float) -> tuple[float, float]:
-    """95 % interval of a rate (Wilson 1927), right near 0 and 1 too. successes: may be a fraction, as a mean is."""
-    z, p = 1.959964, successes / n
-    center = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (0.0 if successes == 0 else center - half), (1.0 if successes == n else center + half)
 
 
 @lru_cache
