@@ -213,7 +213,7 @@ def main(config: EvaluateConfig) -> dict:
     other += f"-executed-{config.executed}" * (config.executed is not None)
     path = Path(config.out) if config.out else folder / f"evaluation{other}.json"
     check_output(path, "mean_success")
-    check_inner(path.parent)
+    check_inner(path.parent, ("figures", "videos"))
     if config.video and (blind := [task for task in tasks if not spaces(task).filmable]):
         say(f"no video of {', '.join(blind)}: without 'rgb_array' among its render modes")
     video = config.video and figures.find_opengl()

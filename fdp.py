@@ -173,7 +173,7 @@ class Policy(nn.Module):
         if noise is None:
             noise = torch.randn((len(tasks), c.horizon, c.action_dim), generator=generator, device=self.device)
         condition = self.encode(seen, self.task_index(tasks).to(self.device))
-        clean, weights = self.sample(condition, noise.to(self.device), name, steps, generator)
+        clean, weights = self.sample(condition, noise.to(condition), name, steps, generator)
         return self.denormalize(clean).cpu().numpy(), weights.cpu().numpy()
 
     def choose_sampler(self, name: str | None = None, steps: int | None = None) -> tuple[str, int]:

@@ -70,7 +70,8 @@ def demonstrations(
 
     parts: of observations, which a policy needs; somebody else's dataset may lack a camera that nobody asks for.
 
-    Returns task -> episodes, each {"observations": {part: (L+1, *shape)}, "actions": (L, A)} in float32.
+    Returns task -> episodes, each {"observations": {part: (L+1, *shape)}, "actions": (L, A)} in float32,
+    pictures in uint8.
     Raises BadInput for a dataset that cannot be used. Only the default dataset ids are ever (re)made.
     """
     if count < 1:
@@ -80,6 +81,11 @@ def demonstrations(
         raise BadInput(f"--dataset-id must contain {{task}}, which stands for the task's name, got {got}")
     if draw and dataset_id != DATASET_ID:
         raise BadInput("--demo-draw chooses among the demonstrations that are made here: leave out --dataset-id")
+    names: dict[str, str] = {}
+    for task in tasks:
+        if (other := names.setdefault(slug(task), task)) != task:
+            raise BadInput(f"'{other}' and '{task}' would have one dataset, {dataset_name(task, dataset_id)}: learn "
+                           "them in different data folders, or give one another id")  # fmt: skip
     draws = {drawn(d): d for d in range(DRAWS)}
     draw = draws.get(dataset_id, 0) or draw
     ours, dataset_id = dataset_id in draws, drawn(draw) if dataset_id in draws else dataset_id
@@ -128,6 +134,9 @@ def _must_collect(task: str, count: int, data_dir: Path, draw: int) -> bool:
         return True
     dataset = datasets.find(name, data_dir)
     episodes, ours = dataset.metadata["total_episodes"], _is_ours(dataset)
+    if ours and (other := dataset.metadata.get("task", task)) != task:  # older datasets do not say
+        raise BadInput(f"dataset {name} in {data_dir} is of '{other}', and '{task}' would have the same name: choose "
+                       "another --data-dir")  # fmt: skip
     if ours and dataset.metadata.get("recipe") != RECIPE:
         return True
     if episodes >= count:
@@ -221,6 +230,7 @@ def _store(task: str, episodes: list[Episode], attempts: int, data_dir: Path, dr
         "expert_attempts": attempts,
         "expert_success_rate": len(episodes) / attempts,
         "recipe": RECIPE,
+        "task": task,
     }, spec, lambda: _must_collect(task, len(episodes), data_dir, draw))  # fmt: skip
 
 

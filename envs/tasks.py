@@ -137,6 +137,9 @@ def spaces(task: str) -> Spaces:
     if not all(least < most for least, most in zip(low, high, strict=True)):
         raise BadInput(f"environment '{task}' must have actions whose lowest value is below the highest, not {action}")
     first, again = (copy.deepcopy(name_parts(task, env.reset(seed=0)[0])) for _ in range(2))
+    told, given = ({name: tuple(x.shape) for name, x in those.items()} for those in (parts, first))
+    if told != given:
+        raise BadInput(f"environment '{task}' says that it gives {told}, and gives {given}")
     if others := [name for name in first if not np.array_equal(first[name], again[name], equal_nan=True)]:
         say_once(f"environment '{task}' begins with another '{others[0]}' when it is reset with the same seed again: "
                  "no two policies play the same episodes, and no result comes again")  # fmt: skip
@@ -149,8 +152,7 @@ def spaces(task: str) -> Spaces:
     filmable = "rgb_array" in (env.metadata.get("render_modes") or ())
     differences = tuple(getattr(env.unwrapped, "differences", ()))
     env.close()
-    shapes = {name: space.shape for name, space in parts.items()}
-    return Spaces(shapes, low, high, differences, expert, filmable)
+    return Spaces(told, low, high, differences, expert, filmable)
 
 
 def common_spaces(tasks: list[str]) -> Spaces:
@@ -158,8 +160,12 @@ def common_spaces(tasks: list[str]) -> Spaces:
     for task in tasks[1:]:
         for what in ("observation", "action_low", "action_high"):
             one, other = getattr(spaces(tasks[0]), what), getattr(spaces(task), what)
-            if one != other:
+            # Ends of ranges may differ by a rounding: 0.05 in float32 and in float64.
+            same = one == other or (what != "observation" and len(one) == len(other) and np.allclose(one, other))
+            if not same:
                 raise BadInput(f"tasks '{tasks[0]}' and '{task}' cannot be learned together: {what} {one} and {other}")
+        if spaces(task).differences != spaces(tasks[0]).differences:
+            say_once(f"'{tasks[0]}' and '{task}' name other `differences`: the policy gets those of '{tasks[0]}'")
     return spaces(tasks[0])
 
 

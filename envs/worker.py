@@ -158,7 +158,7 @@ class Worker:
             self.alive()
             action = np.array(policy.expert_action(), np.float32)  # a copy, too
             noise[disturbed] = random.standard_normal(len(disturbed))
-            executed = (action + episode.action_noise * noise * half_range).clip(space.low, space.high)
+            executed = inside(space, action + episode.action_noise * noise * half_range)
             observation, over = step(episode, env, executed)
             episode.observations.append(copy.deepcopy(observation))
             episode.actions.append(action)
@@ -194,6 +194,7 @@ def reset(episode: Episode, env: gymnasium.Env):
     _warnings.clear()
     observation, _ = env.reset(seed=episode.seed)
     episode.seconds += time.process_time() - begin
+    check_finite(observation)
     episode.unstable |= bool(_warnings)
     return observation
 
@@ -204,6 +205,7 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     _warnings.clear()
     observation, reward, terminated, truncated, info = env.step(action)
     episode.seconds += time.process_time() - begin
+    check_finite(observation)
     episode.unstable |= bool(_warnings)
     if "success" not in info:
         raise KeyError(f"environment '{episode.task}' must say info['success'] at every step")
@@ -216,6 +218,13 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     if episode.render_every and ((len(episode.phases) - 1) % episode.render_every == 0 or info["success"] or over):
         episode.frames.append(env.render())
     return observation, over
+
+
+def check_finite(observation) -> None:
+    """ValueError for numbers that are not: the episode is lost then, and not the evaluation with all others."""
+    for name, x in (observation if isinstance(observation, dict) else {"state": observation}).items():
+        if not np.isfinite(x).all():
+            raise ValueError(f"observation '{name}' has numbers that are not finite")
 
 
 SIGN_OF_LIFE = 5.0  # seconds; envs/rollout.py waits a minute for one

@@ -236,7 +236,8 @@ def success_matrix(results: dict[str, dict], path: Path) -> Path:
                 axis.text(j, i, text, ha="center", va="center", fontsize=4 if many else 8, color=color)
         angle = 90 if many else 35
         axis.set_xticks(range(len(tasks)), tasks, rotation=angle, ha="center" if many else "right", fontsize=8)
-        title = f"{name}\naverage success {result['average_success']:.3f}"
+        average = result["average_success"]
+        title = f"{name}\naverage success {'-' if average is None else f'{average:.3f}'}"
         if result["forgetting"] is not None:
             title += f", forgetting {result['forgetting']:.3f}"
         title += "; =: the same bits as above" if any(same) else ""

@@ -119,13 +119,13 @@ def claim(folder: Path, overwrite: bool = False) -> None:
         _remove(rest)
 
 
-def check_inner(folder: Path) -> None:
+def check_inner(folder: Path, names: tuple[str, ...] = INNER) -> None:
     """BadInput for a link, or a file, where results would be written: a run that somebody else made may have one that
     leads to things of one's own."""
-    for path in (folder / name for name in INNER):
+    for path in (folder / name for name in names):
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise BadInput(f"{path} is {'a link' if path.is_symlink() else 'no folder'}: remove it first")
-    kept = (folder / REPLACED).iterdir() if (folder / REPLACED).exists() else ()
+    kept = (folder / REPLACED).iterdir() if REPLACED in names and (folder / REPLACED).exists() else ()
     if strange := [path for path in kept if path.name not in INNER and path.suffix not in OURS]:
         raise BadInput(f"{strange[0]} is nothing that a run has left there, and would be deleted: move it first")
 

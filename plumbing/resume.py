@@ -219,6 +219,7 @@ def try_once(policy, windows, config) -> Callable:
     device, policy.progress = policy.device, 0.0
     loss_function = parallel.share(policy, torch.compile(policy.loss) if config.compile else policy.loss)
     statistics = [(buffer, buffer.clone()) for buffer in policy.buffers()]
+    before = policy.state_dict(keep_vars=True)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             observation, task, actions = windows.sample(config.batch_size)
@@ -242,6 +243,11 @@ def try_once(policy, windows, config) -> Callable:
             if not config.compile:
                 raise
             raise BadInput(f"--compile fails on this machine; leave it out ({str(error).splitlines()[0]})") from error
-    for buffer, before in statistics:
-        buffer.copy_(before)
+    now = policy.state_dict(keep_vars=True)
+    for name in before | now:  # in its place, training would go on with the new one, and save the old one
+        if name not in before or now.get(name) is not before[name]:
+            raise BadInput(f"the policy's loss puts a new tensor in the place of '{name}', or makes it: register it in "
+                           "build, and change it where it is, as copy_ does")  # fmt: skip
+    for buffer, as_it_was in statistics:
+        buffer.copy_(as_it_was)
     return parallel.exchange(loss_function)

@@ -72,7 +72,7 @@ def check(config) -> list[str]:
         tasks = as_policy_sees(known["tasks"], tasks)
         # One that it knows is named to let its module be imported (envs/tasks.py, `trust`), not to be learned again.
         named = [task for task in tasks if ":" in task and task in known["tasks"]]
-        if named and len(named) < len(tasks):
+        if config.mode != "full" and named and len(named) < len(tasks):
             tasks = [task for task in tasks if task not in named]
             say(f"known already, and named so that a module is imported: {', '.join(named)}")
     other = [task for task in tasks if not elsewhere.possible(task, *([known["observation"]] if known else []))]
@@ -100,7 +100,8 @@ def check_source(config, tasks: list[str], device) -> None:
     if config.run and config.mode != "full" and (again := [task for task in tasks if task in policy.config.tasks]):
         raise BadInput(f"{origin} knows '{', '.join(again)}' already; --mode full goes on with known tasks")
     check_fit(policy.config, tasks, origin)
-    common_spaces(policy.config.tasks)  # they are played again, and may not be known here
+    # Old tasks are played again, beside the new ones; and may not be known here.
+    common_spaces(tasks if config.mode == "scratch" else [*policy.config.tasks, *tasks])
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"{origin} keeps its stages exactly: go on with --retain exact")
     if config.run and config.eval_episodes and config.mode != "scratch":

@@ -182,9 +182,11 @@ def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Diff
     """Success of `one` minus `other`, paired: both from the same draws of the same episodes. task -> (S, E)."""
     if {task: x.shape[1] for task, x in one.items()} != {task: x.shape[1] for task, x in other.items()}:
         raise ValueError("not of the same tasks and episodes")
-    other = {task: other[task] for task in one}  # in the same order, so that each task meets the same draws
-    low, high = np.percentile(resampled(one) - resampled(other), [2.5, 97.5])
-    return Difference(*(100 * float(x) for x in (success(one) - success(other), low, high)))
+    # In the same order, so that each task meets the same draws; an episode that one of them has lost counts in neither.
+    both = {task: np.isfinite(one[task]).all(0) & np.isfinite(other[task]).all(0) for task in one}
+    mine, its = ({task: np.where(both[task], x[task], np.nan) for task in one} for x in (one, other))
+    low, high = np.percentile(resampled(mine) - resampled(its), [2.5, 97.5])
+    return Difference(*(100 * float(x) for x in (success(mine) - success(its), low, high)))
 
 
 def compare(one: list[dict], other: list[dict]) -> Difference:

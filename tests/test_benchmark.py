@@ -123,5 +123,6 @@ def test_pictures_of_speed_and_of_a_sequence(tmp_path, drawn_in_full):
         figures.success_matrix({"": json.loads(json.dumps(result))}, tmp_path / "figures" / "matrix.png"),
         figures.success_matrix({"exact": result, "full": result}, tmp_path / "both.png"),
         figures.success_matrix({"exact": many}, tmp_path / "many.png"),
+        figures.success_matrix({"lost": result | {"average_success": None}}, tmp_path / "lost.png"),
     ):
         assert path.read_bytes()[:4] == b"\x89PNG" and path.stat().st_size > 5000

@@ -114,9 +114,43 @@ def test_demonstrations_of_ones_own_environment_say_from_when_they_are(data_dir,
 
 
 def test_an_environment_that_is_not_what_it_says_is_not_recorded(data_dir):
-    with pytest.raises(BadInput, match=r"'toy:Misshapen-v0', its expert's episode of seed 0: .*'point' have shape"):
-        demonstrations(["toy:Misshapen-v0"], 1, data_dir)
-    assert not (data_dir / "fdp" / "toy-Misshapen-v0").exists()
+    with pytest.raises(BadInput, match=r"'toy:Misshapen-v0' says that it gives .*\(4,\).*, and gives .*\(2,\)"):
+        spaces("toy:Misshapen-v0")  # before anything is recorded, or learned
+    with pytest.raises(BadInput, match=r"'toy:MisshapenLater-v0', .* episode of seed 1: .*'point' have shape"):
+        demonstrations(["toy:MisshapenLater-v0"], 2, data_dir)
+    assert not (data_dir / "fdp" / "toy-MisshapenLater-v0").exists()
+
+
+def test_an_episode_with_a_number_that_is_none_is_lost_and_no_other(trained):
+    """The second of four: the others count."""
+    policy = runs.load_policy(trained[0])
+    policy.config.tasks = ["toy:Broken-v0"]
+    result, _ = evaluate.evaluate(policy, ["toy:Broken-v0"], 4)
+    played = result["tasks"]["toy:Broken-v0"]
+    assert played["n"] == 3 and list(played["lost"]) == ["1000001"]
+    assert "observation 'point' has numbers that are not finite" in played["lost"]["1000001"]
+
+
+def test_an_environment_that_takes_whole_numbers_gets_them_from_its_expert_too(data_dir):
+    (episode,) = demonstrations(["toy:Whole-v0"], 1, data_dir)["toy:Whole-v0"]
+    assert np.abs(episode["actions"]).max() <= 5 and len(episode["actions"]) > 3
+
+
+def test_two_tasks_do_not_share_a_dataset_because_their_names_look_alike(tmp_path):
+    with pytest.raises(BadInput, match="'toy:ns/Point-v0' and 'toy:ns-Point-v0' would have one dataset"):
+        demonstrations(["toy:ns/Point-v0", "toy:ns-Point-v0"], 1, tmp_path)
+    demonstrations(["toy:ns/Point-v0"], 1, tmp_path)
+    with pytest.raises(BadInput, match="is of 'toy:ns/Point-v0', and 'toy:ns-Point-v0' would have the same name"):
+        demonstrations(["toy:ns-Point-v0"], 1, tmp_path)
+
+
+def test_differences_that_only_one_of_two_tasks_names_are_told(monkeypatch, capsys):
+    known = {"a": tasks.Spaces({"state": (6,)}, (-1.0,), (1.0,), (("state", 0, "state", 3),))}
+    known["b"] = tasks.Spaces({"state": (6,)}, (-1.0,), (1.0 + 1e-9,))
+    monkeypatch.setattr(tasks, "spaces", known.__getitem__)
+    assert tasks.common_spaces(["a", "b"]).differences and not tasks.common_spaces(["b", "a"]).differences
+    said = capsys.readouterr().err
+    assert "'a' and 'b' name other `differences`" in said and "'b' and 'a' name other" in said
 
 
 def test_an_environment_whose_seed_decides_nothing_is_warned_of(capsys):
@@ -312,6 +346,8 @@ def test_a_task_that_a_run_knows_is_named_to_trust_its_module_and_not_learned_ag
         assert "known already, and named so that a module is imported: toy:Point-v0" in capsys.readouterr().err
     with pytest.raises(BadInput, match="knows 'toy:Point-v0' already"):
         command(adapt, "--run", trained[0], "--tasks", "toy:Point-v0", "--out", tmp_path / "run")
+    both = "toy:OtherPoint-v0,toy:Point-v0"  # full goes on with known tasks: those that are not named are forgotten
+    assert asked(tasks=both, mode="full") == both.split(",")
 
 
 def test_two_modules_may_not_bring_the_same_id(tmp_path, monkeypatch):
@@ -419,6 +455,8 @@ def test_an_environment_without_an_end_is_warned_of(capsys):
 
 
 def test_adapting_to_another_shape_is_refused(trained, data_dir, tmp_path):
+    with pytest.raises(BadInput, match="'toy:Point-v0' and 'toy:Wide-v0' cannot be learned together: action_low"):
+        command(adapt, "--run", trained[0], "--tasks", "toy:Wide-v0", "--data-dir", data_dir, "--out", tmp_path / "run")
     with pytest.raises(BadInput, match="sees .*point.* 'toy:FlatPoint-v0' gives .*state"):
         command(adapt, "--run", trained[0], "--tasks", "toy:FlatPoint-v0", "--data-dir", data_dir, "--out",
                 tmp_path / "run")  # fmt: skip

@@ -203,10 +203,11 @@ class FlowOracle(flow.Policy):
         return (noisy_actions - self.known) / s
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 20, 100])
-def test_a_flow_that_knows_the_action_walks_to_it(steps):
+@pytest.mark.parametrize("T,steps", [(100, 1), (100, 2), (100, 5), (100, 20), (100, 100), (10, 4), (7, 3), (4, None)])
+def test_a_flow_that_knows_the_action_walks_to_it(T, steps):
     low, high = (-0.2, 0.0, -3.0, 5.0), (0.2, 1.0, 1.0, 6.0)
-    policy = FlowOracle(flow.PolicyConfig(**SMALL | {"action_low": low, "action_high": high})).eval()
+    settings = SMALL | {"action_low": low, "action_high": high, "diffusion_steps": T}
+    policy = FlowOracle(flow.PolicyConfig(**settings)).eval()
     policy.known = torch.rand((4, 8, 4)) * 2 - 1
     actions, weights = act(policy, sampling_steps=steps)
     low, high = np.array(low), np.array(high)
@@ -227,6 +228,46 @@ def test_a_flow_is_evaluated_as_what_it_is(data_dir, tmp_path):
             command(evaluate, "--run", tmp_path / "run", "--sampler", sampler_name, "--episodes", 2)
     with pytest.raises(BadInput, match="between 1 and the 100"):
         command(evaluate, "--run", tmp_path / "run", "--sampling-steps", 101, "--episodes", 2)
+
+
+class Rebinding(fdp.Policy):
+    """Makes a new tensor where it should change the one that it has, as is usual where nobody else holds it."""
+
+    def build(self):
+        super().build()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def loss(self, *batch):
+        self.seen = self.seen + 1
+        return super().loss(*batch)
+
+
+class Late(fdp.Policy):
+    """Registers a buffer when it is first asked for a loss."""
+
+    def loss(self, observation, task, actions, step, noise):
+        if not hasattr(self, "spread"):
+            self.register_buffer("spread", actions.std())
+        return super().loss(observation, task, actions, step, noise)
+
+
+@pytest.mark.parametrize("kind,name", [(Rebinding, "seen"), (Late, "spread")])
+def test_a_fork_whose_buffers_would_be_saved_as_they_were_is_refused(kind, name, my_forks, data_dir, tmp_path):
+    """Training averages, saves and restores the tensors that are there when it begins."""
+    my_forks["rebinding"] = with_policy(kind)
+    with pytest.raises(BadInput, match=f"puts a new tensor in the place of '{name}', or makes it: .*copy_"):
+        command(train, "--policy", "rebinding", *TINY, "--steps", 5, "--eval-episodes", 0, "--data-dir", data_dir,
+                "--out", tmp_path / "run")  # fmt: skip
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_action_is_for_somebody():
+    for variant in ("fdp", "monolithic"):
+        with pytest.raises(ValueError, match="got no task"):
+            make(variant).act({part: x[:0] for part, x in seen(1).items()}, [])
+    one = seen(2), ["reach", "push"]
+    noise = torch.zeros(2, 8, 4)
+    assert np.array_equal(make().act(*one, noise=noise)[0], make().act(*one, noise=noise.double())[0])
 
 
 def test_the_usual_policy_does_not_know_euler():

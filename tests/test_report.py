@@ -194,6 +194,9 @@ def test_a_paired_difference():
     assert intervals.Difference(1, 0, 2).verdict == "the interval includes zero"
     with pytest.raises(ValueError, match="same tasks"):
         intervals.difference(one, {"a": one["a"]})
+    lost = {task: x.copy() for task, x in one.items()}
+    lost["a"][1, :5] = np.nan  # by one of them: then it counts for neither
+    assert intervals.difference(one, lost) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -289,3 +292,21 @@ def test_a_policy_of_one_component_is_refused(tmp_path):
     (tmp_path / "run/figures/router.json").write_text('{"tells": {}, "flags": {"episodes": 3}}')
     with pytest.raises(BadInput, match="router.json has more episodes: name another file with --out"):
         measure.main(measure.MeasureConfig(run=str(tmp_path / "run"), episodes=2))
+
+
+def test_the_same_weights_tell_the_same_in_every_process():
+    """A set of words has another order in each."""
+    code = """
+import numpy as np
+from study.router import routing
+random, names = np.random.default_rng(0), ["reach", "push", "door", "drawer"] * 5
+weights, flags = [random.dirichlet([1, 1, 1], 6) for _ in names], [random.integers(0, 2, 6) for _ in names]
+print(routing.tells(weights, flags, names, "courses"))
+"""
+    said = set()
+    for seed in (1, 2):
+        hashing = {**os.environ, "PYTHONHASHSEED": str(seed)}
+        told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=hashing, capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        said.add(told.stdout)
+    assert len(said) == 1

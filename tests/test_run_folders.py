@@ -321,6 +321,7 @@ def test_what_nobody_replaced_is_not_dropped(tiny_run, tmp_path):
     with pytest.raises(BadInput, match="thesis.txt is nothing that a run has left there"):
         folders.claim(run, overwrite=True)
     assert (run / "replaced" / "thesis.txt").exists()
+    folders.check_inner(run, ("figures", "videos"))  # where evaluate.py writes: it deletes nothing
 
 
 def test_demonstrations_are_not_kept_in_the_run_that_they_are_for(tiny, tiny_run, tmp_path):

@@ -154,6 +154,67 @@ class Misshapen(Point):
         self.observation_space = Dict({"point": Box(-1, 1, (4,)), "goal": Box(-1, 1, (2,))})
 
 
+class MisshapenLater(Point):
+    """Gives what it says, but for odd seeds."""
+
+    def reset(self, *, seed=None, options=None):
+        self.odd = seed is not None and seed % 2 == 1
+        return super().reset(seed=seed, options=options)
+
+    def observe(self):
+        seen = super().observe()
+        return seen | {"point": np.zeros(3)} if self.odd else seen
+
+
+class Broken(Point):
+    """One evaluation episode has a number that is not finite."""
+
+    def reset(self, *, seed=None, options=None):
+        self.bad = seed == 1_000_001
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return observation | {"point": observation["point"] * np.nan} if self.bad else observation, *rest
+
+
+class Whole(Point):
+    """Takes whole numbers, and insists on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = Box(-5, 5, (2,), np.int64)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step(action * 0.01)
+
+    def expert_action(self):
+        return 100 * super().expert_action()
+
+
+class Mirrored(Point):
+    """Goes the other way."""
+
+    def step(self, action):
+        return super().step(-np.asarray(action))
+
+    def expert_action(self):
+        return -super().expert_action()
+
+
+class Wide(Point):
+    """Takes larger steps than the others say they do."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = Box(-0.1, 0.1, (2,), np.float32)
+
+
+for kind in (MisshapenLater, Broken, Whole, Mirrored, Wide):
+    gymnasium.register(f"{kind.__name__}-v0", f"toy:{kind.__name__}", max_episode_steps=60)
+gymnasium.register("ns/Point-v0", "toy:Point", max_episode_steps=60)
+gymnasium.register("ns-Point-v0", "toy:Mirrored", max_episode_steps=60)
 for kind in (Strict, Relative, SameArrays, Unseeded, Misshapen, Dying, Silent, Raising, Hopeless):
     gymnasium.register(f"{kind.__name__}-v0", f"toy:{kind.__name__}", max_episode_steps=60)
 gymnasium.register("Point-v0", "toy:Point", max_episode_steps=60)

@@ -26,16 +26,18 @@ class Policy(FactorizedPolicy):
     def choose_sampler(self, name=None, steps=None):
         if name not in (None, "euler"):
             raise ValueError(f"unknown sampler '{name}': a flow is walked by euler")
-        steps = 5 if steps is None else steps
+        steps = min(5, self.config.diffusion_steps) if steps is None else steps
         check_steps(self.config.diffusion_steps, steps)
         return "euler", steps
 
     def sample(self, condition, noise, name, steps, generator=None):
-        """From s = 1, pure noise, to s = 0 in equal steps; each one goes on in the direction predicted there."""
+        """From s = 1, pure noise, to s = 0; each step goes on in the direction predicted where it begins. As equal as
+        can be, and between those s that training draws: the network is told where it is, and not nearly."""
         x, T, weights = noise, self.config.diffusion_steps, []
-        for i in range(steps, 0, -1):
-            step = torch.full((len(x),), round(i * T / steps) - 1, device=x.device)
+        at = [round(i * T / steps) for i in range(steps + 1)]  # T times s
+        for here, there in zip(at[:0:-1], at[-2::-1], strict=True):
+            step = torch.full((len(x),), here - 1, device=x.device)
             if self.router_sees_step or not weights:
                 weights.append(self.weigh(condition, step if self.router_sees_step else None))
-            x = x - self(x, step, condition, weights[-1]) / steps
+            x = x - self(x, step, condition, weights[-1]) * ((here - there) / T)
         return x.clamp(-1, 1), torch.stack(weights).mean(0)

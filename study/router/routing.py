@@ -57,7 +57,7 @@ def shuffled(labels: list[np.ndarray], how: str, tasks: list[str], random: np.ra
         order = random.permutation(len(labels))
         return [np.full(len(label), labels[i][0]) for label, i in zip(labels, order, strict=True)]
     other = np.arange(len(labels))
-    for task in set(tasks):
+    for task in dict.fromkeys(tasks):  # not a set: its order is another one in every process
         mine = np.flatnonzero(np.array(tasks) == task)
         other[mine] = _nobodys_own(mine, random)
     return [labels[i][np.minimum(np.arange(len(label)), len(labels[i]) - 1)]
@@ -75,7 +75,7 @@ def _nobodys_own(mine: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def draw_episodes(tasks: list[str], random: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
     """Task of each episode -> (R, E): how often each draw has each episode, drawn anew within each task."""
     counts = np.zeros((resamples, len(tasks)))
-    for task in set(tasks):
+    for task in dict.fromkeys(tasks):  # not a set: its order is another one in every process
         mine = np.flatnonzero(np.array(tasks) == task)
         counts[:, mine] = random.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=resamples)
     return counts
