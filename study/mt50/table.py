@@ -30,7 +30,7 @@ TABLE = [
     [
         *[trained(policy, seed) for seed in range(3) for policy in POLICIES],
         *[(f"study/mt50/curve-mt6-{policy}-s0.json",
-           f"python study/curve.py --tasks mt6 --policy {policy} --save-every 500 --episodes 20 "
+           f"python study/curve.py --tasks mt6 --policy {policy} --save-every 1000 --episodes 10 "
            f"--out study/mt50/curve-mt6-{policy}-s0.json") for policy in POLICIES],
         *[(f"study/mt50/executed-{n}.json",  # the weights that come with the code, looking again sooner: LOG.md
            f"python evaluate.py --run study/mt50/run --executed {n} --episodes 50 --seed 17 "
