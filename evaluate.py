@@ -159,7 +159,7 @@ def _count(episodes: list[Episode]) -> dict:
         "success": successes / len(ended) if ended else None,
         "interval": wilson_interval(successes, len(ended)),
         "lost": {str(e.seed): e.lost for e in episodes if e.lost},
-        "unstable": sum(e.unstable for e in ended),  # in which MuJoCo has warned
+        "unstable": sum(e.unstable for e in ended),  # docs/metrics.md
         "simulation_seconds": round(sum(e.seconds for e in episodes), 2),
     }
 

@@ -21,7 +21,7 @@ import evaluate
 from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.pixels import parts_seen, through_cameras
-from envs.tasks import common_spaces, resolve_tasks
+from envs.tasks import common_spaces, resolve_tasks, tell_differences
 from plumbing import figures, parallel, reports, resume, runs
 from plumbing.cli import BadInput, progress, provenance, run, say
 from plumbing.limits import check_memory, check_training, count_weights
@@ -195,6 +195,9 @@ class Learner:
         """BadInput if training has diverged by this step: called before a good checkpoint is overwritten."""
         if self.skipped_in_a_row >= MOST_SKIPPED:
             raise BadInput(f"no finite loss in {MOST_SKIPPED} steps up to step {step}: lower --lr (now {self.lr})")
+        now = dict(self.policy.named_parameters()) | dict(self.policy.named_buffers())
+        if other := [name for name, x in zip(self.names, self.tracked, strict=True) if now.get(name) is not x]:
+            raise BadInput(f"the policy has replaced '{other[0]}' by a new tensor: change it in place, as with copy_")
         if not all(x.isfinite().all() for x in [*self.tracked, *self.average]):
             raise BadInput(f"the weights are not finite after step {step}: lower --lr (now {self.lr})")
 
@@ -298,6 +301,7 @@ def main(config: TrainConfig) -> dict:
 def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
     """The flags and the environment -> the fields of a PolicyConfig, a fork's own among them."""
     spaces = common_spaces(tasks)
+    tell_differences(tasks)
     seen = parts_seen(config.cameras, spaces.observation) if config.observation == "pixels" else spaces.observation
     own = {field.name: getattr(config, field.name) for field in runs.own_fields(config.policy)}
     own |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size

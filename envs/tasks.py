@@ -139,7 +139,8 @@ def spaces(task: str) -> Spaces:
     first, again = (copy.deepcopy(name_parts(task, env.reset(seed=0)[0])) for _ in range(2))
     told, given = ({name: tuple(x.shape) for name, x in those.items()} for those in (parts, first))
     if told != given:
-        raise BadInput(f"environment '{task}' says that it gives {told}, and gives {given}")
+        raise BadInput(f"environment '{task}': its observation_space has {told}, and reset() returns {given}: make "
+                       "them the same")  # fmt: skip
     if others := [name for name in first if not np.array_equal(first[name], again[name], equal_nan=True)]:
         say_once(f"environment '{task}' begins with another '{others[0]}' when it is reset with the same seed again: "
                  "no two policies play the same episodes, and no result comes again")  # fmt: skip
@@ -164,9 +165,14 @@ def common_spaces(tasks: list[str]) -> Spaces:
             same = one == other or (what != "observation" and len(one) == len(other) and np.allclose(one, other))
             if not same:
                 raise BadInput(f"tasks '{tasks[0]}' and '{task}' cannot be learned together: {what} {one} and {other}")
-        if spaces(task).differences != spaces(tasks[0]).differences:
-            say_once(f"'{tasks[0]}' and '{task}' name other `differences`: the policy gets those of '{tasks[0]}'")
     return spaces(tasks[0])
+
+
+def tell_differences(tasks: list[str]) -> None:
+    """A line where a policy that is made for these tasks will see the `differences` of the first one alone."""
+    if other := [task for task in tasks if spaces(task).differences != spaces(tasks[0]).differences]:
+        say_once(f"'{tasks[0]}' and '{other[0]}' have different `differences` (positions whose difference is a further "
+                 f"input): the policy gets those of '{tasks[0]}'")  # fmt: skip
 
 
 def check_fit(config, tasks: list[str], who: str) -> None:

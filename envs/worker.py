@@ -45,7 +45,7 @@ class Episode:
     success: bool = False
     steps: int = 0  # until the first success, or until the end
     seconds: float = 0.0  # of simulation, resetting included: processor time, so waiting for a busy core is not in it
-    unstable: bool = False  # whether MuJoCo has warned, after which it resets the simulation on its own
+    unstable: bool = False  # MuJoCo has warned, and has reset the simulation on its own; or a number is not finite
     lost: str = ""  # why it could not be played to its end: then it counts neither as success nor as failure
     # Recorded, one entry per step; observations have one more. Policy episodes keep phases, frames, rewards.
     phases: list = field(default_factory=list)  # near object 0..1, grasped 0..1, success 0..1
@@ -194,7 +194,8 @@ def reset(episode: Episode, env: gymnasium.Env):
     _warnings.clear()
     observation, _ = env.reset(seed=episode.seed)
     episode.seconds += time.process_time() - begin
-    check_finite(observation)
+    if not finite(observation):
+        raise ValueError("it begins with numbers that are not finite")
     episode.unstable |= bool(_warnings)
     return observation
 
@@ -205,8 +206,8 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     _warnings.clear()
     observation, reward, terminated, truncated, info = env.step(action)
     episode.seconds += time.process_time() - begin
-    check_finite(observation)
-    episode.unstable |= bool(_warnings)
+    seen = finite(observation)
+    episode.unstable |= bool(_warnings) or not seen
     if "success" not in info:
         raise KeyError(f"environment '{episode.task}' must say info['success'] at every step")
     episode.steps += not episode.success
@@ -214,17 +215,17 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     near, grasped = (float(np.max(info.get(name, 0))) for name in ("near_object", "grasp_success"))
     episode.phases.append([near, grasped, float(bool(info["success"]))])
     episode.rewards.append(float(np.sum(reward)))  # of an array of one, too
-    over = terminated or truncated
+    over = terminated or truncated or not seen  # nobody could act on it; that costs this episode, and no other
     if episode.render_every and ((len(episode.phases) - 1) % episode.render_every == 0 or info["success"] or over):
         episode.frames.append(env.render())
     return observation, over
 
 
-def check_finite(observation) -> None:
-    """ValueError for numbers that are not: the episode is lost then, and not the evaluation with all others."""
-    for name, x in (observation if isinstance(observation, dict) else {"state": observation}).items():
-        if not np.isfinite(x).all():
-            raise ValueError(f"observation '{name}' has numbers that are not finite")
+def finite(observation) -> bool:
+    """Whether a policy, which computes in float32, can see numbers in all of it."""
+    parts = observation.values() if isinstance(observation, dict) else [observation]
+    with np.errstate(over="ignore"):  # 1e39 is finite in float64 alone
+        return all(np.isfinite(np.asarray(x, np.float32)).all() for x in parts if np.asarray(x).dtype != np.uint8)
 
 
 SIGN_OF_LIFE = 5.0  # seconds; envs/rollout.py waits a minute for one

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: a table for people, a JSON file with its figures and videos."""
+"""What an evaluation leaves: a table for people, a JSON file with its figures and videos; a rate's interval."""
 
 import math
 from pathlib import Path

@@ -244,10 +244,11 @@ def try_once(policy, windows, config) -> Callable:
                 raise
             raise BadInput(f"--compile fails on this machine; leave it out ({str(error).splitlines()[0]})") from error
     now = policy.state_dict(keep_vars=True)
-    for name in before | now:  # in its place, training would go on with the new one, and save the old one
-        if name not in before or now.get(name) is not before[name]:
-            raise BadInput(f"the policy's loss puts a new tensor in the place of '{name}', or makes it: register it in "
-                           "build, and change it where it is, as copy_ does")  # fmt: skip
+    if late := [name for name in now if name not in before]:
+        raise BadInput(f"the policy registers '{late[0]}' when it is first asked for its loss: do it in build")
+    for name in before:  # training averages, and saves, the tensors that it began with
+        if now.get(name) is not before[name]:
+            raise BadInput(f"the policy's loss replaces '{name}' by a new tensor: change it in place, as with copy_")
     for buffer, as_it_was in statistics:
         buffer.copy_(as_it_was)
     return parallel.exchange(loss_function)

@@ -100,8 +100,11 @@ def check_source(config, tasks: list[str], device) -> None:
     if config.run and config.mode != "full" and (again := [task for task in tasks if task in policy.config.tasks]):
         raise BadInput(f"{origin} knows '{', '.join(again)}' already; --mode full goes on with known tasks")
     check_fit(policy.config, tasks, origin)
-    # Old tasks are played again, beside the new ones; and may not be known here.
-    common_spaces(tasks if config.mode == "scratch" else [*policy.config.tasks, *tasks])
+    if config.mode != "scratch":  # old tasks are played again, beside the new ones, and may not be known here
+        try:
+            common_spaces([*policy.config.tasks, *tasks])
+        except BadInput as error:
+            raise BadInput(f"{origin} cannot learn {', '.join(tasks)} beside what it knows: {error}") from error
     if variant == "staged" and config.retain != "exact" and config.mode != "scratch":
         raise BadInput(f"{origin} keeps its stages exactly: go on with --retain exact")
     if config.run and config.eval_episodes and config.mode != "scratch":

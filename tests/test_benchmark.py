@@ -118,11 +118,12 @@ def test_pictures_of_speed_and_of_a_sequence(tmp_path, drawn_in_full):
     names = [f"task-{i}" for i in range(30)]
     many = {**result, "success": [dict.fromkeys(names[:29], 1.0), dict.fromkeys(names, 0.5)], "expert": {},
             "stages": [{"tasks": ["task-0"]}, {"tasks": ["task-29"], "same_bits": names[:29]}]}  # fmt: skip
+    lost = result | {"average_success": None, "success": [{"a": 1.0}, {"a": None, "b": None}]}
     for path in (
         benchmark.picture(rows, tmp_path / "speed.png"),
         figures.success_matrix({"": json.loads(json.dumps(result))}, tmp_path / "figures" / "matrix.png"),
         figures.success_matrix({"exact": result, "full": result}, tmp_path / "both.png"),
         figures.success_matrix({"exact": many}, tmp_path / "many.png"),
-        figures.success_matrix({"lost": result | {"average_success": None}}, tmp_path / "lost.png"),
+        figures.success_matrix({"lost": lost}, tmp_path / "lost.png"),
     ):
         assert path.read_bytes()[:4] == b"\x89PNG" and path.stat().st_size > 5000

@@ -167,15 +167,18 @@ class MisshapenLater(Point):
 
 
 class Broken(Point):
-    """One evaluation episode has a number that is not finite."""
+    """Some episodes come to a number that is not finite, one of them in float32 alone; one begins with it."""
+
+    NUMBERS = {1: np.nan, 1_000_001: np.nan, 1_000_002: 1e39, 1_000_003: np.nan}
 
     def reset(self, *, seed=None, options=None):
-        self.bad = seed == 1_000_001
-        return super().reset(seed=seed, options=options)
+        self.more = self.NUMBERS.get(seed, 0)
+        observation, info = super().reset(seed=seed, options=options)
+        return (observation | {"point": observation["point"] * np.nan} if seed == 1_000_003 else observation), info
 
     def step(self, action):
         observation, *rest = super().step(action)
-        return observation | {"point": observation["point"] * np.nan} if self.bad else observation, *rest
+        return observation | {"point": observation["point"] + self.more}, *rest
 
 
 class Whole(Point):
