@@ -177,6 +177,10 @@ def in_turn_from_nothing(study: Path) -> list[list[str]]:
         its = found["replay"][1]
         change = (compare_seeds if len(its) == len(last) > 1 else compare)(its[: len(last)], last[: len(its)])
         beside.append(f"`--retain replay` {change}, forgetting {forgot['replay']}")
+    if "full" in found:
+        its = found["full"][1]
+        change = (compare_seeds if len(its) == len(last) > 1 else compare)(its[: len(last)], last[: len(its)])
+        beside.append(f"fine-tuning {change}, forgetting {forgot['full']} ({seeds(len(its))})")
     rows = [["ten tasks, one after the other, 50", cell(last), theirs(last), "; ".join(beside)]]
     apart = told(lambda study: list(read(study, "sequences/apart-s[0-9].json").values()), study)
     if apart:
