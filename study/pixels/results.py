@@ -21,6 +21,7 @@ from study.markdown import NotMeasured, evenly, expert, flag, paired, played_on,
 
 CAMERAS = {  # files of study/pixels -> what it is; what it is compared with, and that in words
     "fdp-25": ("fdp", "", ""),
+    "fdp-50": ("fdp, 50 demonstrations per task, not 25", "fdp-25", "fdp"),
     "monolithic-25": ("monolithic: one network of the same size", "fdp-25", "fdp"),
     "uniform-25": ("weights fixed at 1/K", "fdp-25", "fdp"),
     "moe-top2-25": ("mixture of experts, top 2", "fdp-25", "fdp"),

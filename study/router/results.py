@@ -150,6 +150,7 @@ REPLACED = (  # evaluations of today's router with 1/K in the place of its weigh
     "router/components/each-4-s[0-9]-even.json",
     "mt50/fdp-s[0-9]-even.json",
     "pixels/fdp-25-s[0-9]-even.json",
+    "pixels/fdp-50-s[0-9]-even.json",
     "pixels/usual-fdp-s[0-9]-even.json",
 )
 READ = "bonus-0.1"  # whose pictures can be read most easily
