@@ -49,7 +49,7 @@ def check_rows(observation: dict, parts: dict, tasks: list[str]) -> None:
     """ValueError unless there is one row of each part, name -> shape, for each of a list of tasks: one row would be
     repeated, and one robot act on what another sees."""
     if not len(tasks):
-        raise ValueError("an action is for a task: got no task, and so no observation to act on")
+        raise ValueError("name a task for each row of the observation; got no task")
     for name, shape in parts.items():
         if name not in observation:
             raise ValueError(f"this policy sees {', '.join(parts)}; an observation has no '{name}'")

@@ -192,7 +192,8 @@ class Learner:
         return state | {name: x for name, x in zip(self.names, self.average, strict=True) if name in state}
 
     def check(self, step: int) -> None:
-        """BadInput if training has diverged by this step: called before a good checkpoint is overwritten."""
+        """BadInput if training has diverged by this step, or a fork has replaced a tensor that is averaged. Called
+        before a good checkpoint is overwritten."""
         if self.skipped_in_a_row >= MOST_SKIPPED:
             raise BadInput(f"no finite loss in {MOST_SKIPPED} steps up to step {step}: lower --lr (now {self.lr})")
         now = dict(self.policy.named_parameters()) | dict(self.policy.named_buffers())

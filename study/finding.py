@@ -173,14 +173,12 @@ def in_turn_from_nothing(study: Path) -> list[list[str]]:
     forgot = [number(100 * float(np.mean([r["forgetting"] for r in mine])), 1) for mine, _ in found.values()]
     forgot = dict(zip(found, forgot, strict=True))
     beside = [f"forgetting {forgot['exact']}"]
-    if "replay" in found:
-        its = found["replay"][1]
-        change = (compare_seeds if len(its) == len(last) > 1 else compare)(its[: len(last)], last[: len(its)])
-        beside.append(f"`--retain replay` {change}, forgetting {forgot['replay']}")
-    if "full" in found:
-        its = found["full"][1]
-        change = (compare_seeds if len(its) == len(last) > 1 else compare)(its[: len(last)], last[: len(its)])
-        beside.append(f"fine-tuning {change}, forgetting {forgot['full']} ({seeds(len(its))})")
+    for way, name in {"replay": "`--retain replay`", "full": "fine-tuning"}.items():
+        if way in found:
+            its = found[way][1]
+            change = (compare_seeds if len(its) == len(last) > 1 else compare)(its[: len(last)], last[: len(its)])
+            fewer = f" ({seeds(len(its))})" * (len(its) < len(last))
+            beside.append(f"{name} {change}, forgetting {forgot[way]}{fewer}")
     rows = [["ten tasks, one after the other, 50", cell(last), theirs(last), "; ".join(beside)]]
     apart = told(lambda study: list(read(study, "sequences/apart-s[0-9].json").values()), study)
     if apart:

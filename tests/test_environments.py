@@ -140,10 +140,7 @@ def test_an_environment_that_takes_whole_numbers_gets_them_from_its_expert_too(d
 
 
 def test_two_tasks_do_not_share_a_dataset_because_their_names_look_alike(tmp_path):
-    with pytest.raises(
-        BadInput,
-        match="'toy:ns/Point-v0' and .* would both have the dataset fdp/toy-ns-Point-v0/e",
-    ):
+    with pytest.raises(BadInput, match="'toy:ns/Point-v0' and .* would both have the dataset fdp/toy-ns-Point-v0/e"):
         demonstrations(["toy:ns/Point-v0", "toy:ns-Point-v0"], 1, tmp_path)
     demonstrations(["toy:ns/Point-v0"], 1, tmp_path)
     with pytest.raises(BadInput, match="is of 'toy:ns/Point-v0', and 'toy:ns-Point-v0' would have the same name"):

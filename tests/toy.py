@@ -196,16 +196,6 @@ class Whole(Point):
         return 100 * super().expert_action()
 
 
-class Mirrored(Point):
-    """Goes the other way."""
-
-    def step(self, action):
-        return super().step(-np.asarray(action))
-
-    def expert_action(self):
-        return -super().expert_action()
-
-
 class Wide(Point):
     """Takes larger steps than the others say they do."""
 
@@ -214,13 +204,12 @@ class Wide(Point):
         self.action_space = Box(-0.1, 0.1, (2,), np.float32)
 
 
-for kind in (MisshapenLater, Broken, Whole, Mirrored, Wide):
-    gymnasium.register(f"{kind.__name__}-v0", f"toy:{kind.__name__}", max_episode_steps=60)
-gymnasium.register("ns/Point-v0", "toy:Point", max_episode_steps=60)
-gymnasium.register("ns-Point-v0", "toy:Mirrored", max_episode_steps=60)
-for kind in (Strict, Relative, SameArrays, Unseeded, Misshapen, Dying, Silent, Raising, Hopeless):
+OTHERS = (Strict, Relative, SameArrays, Unseeded, Misshapen, MisshapenLater, Broken, Whole, Wide, Dying, Silent)
+for kind in (*OTHERS, Raising, Hopeless):
     gymnasium.register(f"{kind.__name__}-v0", f"toy:{kind.__name__}", max_episode_steps=60)
 gymnasium.register("Point-v0", "toy:Point", max_episode_steps=60)
+gymnasium.register("ns/Point-v0", "toy:Point", max_episode_steps=60)  # two names that look alike as folders
+gymnasium.register("ns-Point-v0", "toy:Point", max_episode_steps=60)
 gymnasium.register("OtherPoint-v0", "toy:Point", max_episode_steps=60)  # more tasks of the same shapes
 gymnasium.register("ThirdPoint-v0", "toy:Point", max_episode_steps=60)
 gymnasium.register("Alone-v0", "toy:Alone", max_episode_steps=60)
