@@ -62,6 +62,7 @@ TABLE = [
     [new_tasks(policy, ELSEWHERE[policy], 0, "1,2,3") for policy in ELSEWHERE],
     [new_tasks(policy, ELSEWHERE[policy].split(",")[-1], 0, "1,2,3", demos=3) for policy in ELSEWHERE],
     [new_tasks(policy, LEADING[policy], 0, "1", demos=10) for policy in LEADING],
+    [new_tasks("fdp", "specialist-elsewhere", 0, "2,3"), new_tasks("fdp", "add-elsewhere", 0, "4,5")],
     [new_tasks(policy, LEADING[policy], seed, "4,5") for seed, policy in product(range(3), LEADING)],
     [new_tasks(policy, OTHERS[policy], 0, "2,3") for policy in OTHERS],
 ]  # fmt: skip
