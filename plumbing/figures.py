@@ -250,6 +250,16 @@ def success_matrix(results: dict[str, dict], path: Path) -> Path:
     return save(figure, path)
 
 
+def check_picture(episode) -> bool:
+    """Whether what an environment of one's own has rendered can be filmed; a word where not."""
+    frame = np.asarray(episode.frames[0])
+    right = frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+    if not right:
+        say(f"no video of {episode.task}: render() must return (height, width, 3) in uint8, 0 to 255, not "
+            f"{frame.shape} in {frame.dtype}")  # fmt: skip
+    return right
+
+
 def find_opengl() -> bool:
     """Whether videos can be made; a word where not."""
     found = opengl.find()

@@ -15,6 +15,7 @@ from router import entropy as entropy_of  # of probabilities
 from router import errors_and_terms
 
 MOST_TERMS = 1000  # in a line of the log: a stranger's could draw for hours
+LARGEST = 1e39  # more than a float32 holds; near 1e308 a picture's axes overflow
 
 
 class Log:
@@ -196,13 +197,14 @@ def _router_shape(line: dict) -> dict[str, int] | None:
     for name in names:
         if type(line[name]) not in (int, float) or len(name) > 100:
             raise TypeError(name)
-        float(line[name])  # OverflowError for a whole number that no picture could show
+        if LARGEST < abs(float(line[name])) < math.inf:  # OverflowError for a whole number beyond all floats
+            raise ValueError("no number of a training")
     if "router" not in line:
         return None
     if not line["router"]:
         raise ValueError("no task")
     for of_task in line["router"].values():
-        if not math.isfinite(sum(of_task["usage"], of_task["entropy"])):  # TypeError: no numbers
+        if not sum(map(abs, of_task["usage"]), abs(of_task["entropy"])) < LARGEST:  # TypeError: no numbers
             raise ValueError("not finite")
         if not of_task["usage"]:
             raise ValueError("no component")

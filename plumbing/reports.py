@@ -55,7 +55,8 @@ def write_evaluation(path: Path, policy, result: dict, traces: list, video=False
     if traces and traces[0][1].shape[1] > 1:
         written.append(figures.router_weights(traces, policy.config.executed, folder / f"{path.stem}-router.png"))
     if video:
-        filmed = [(e, w) for e, w in traces if e.frames]  # the first episode of each task, then those that failed
+        # The first episode of each task, then those that failed.
+        filmed = [(e, w) for e, w in traces if e.frames and figures.check_picture(e)]
         for i, (episode, w) in enumerate(filmed):
             again = any(e.task == episode.task for e, _ in filmed[:i])
             name = f"{path.stem}-{slug(episode.task)}{'-failed' * again}.gif"

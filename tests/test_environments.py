@@ -134,6 +134,17 @@ def test_an_episode_that_comes_to_a_nan_fails_and_no_other_does(trained, data_di
     assert minari_seeds(data_dir / "fdp" / "toy-Broken-v0" / "expert-v0") == [0, 2, 3]  # as any other that fails
 
 
+def test_pictures_that_cannot_be_filmed_cost_the_video_alone(trained, tmp_path, monkeypatch, capsys):
+    policy = runs.load_policy(trained[0])
+    policy.config.tasks = ["toy:Floats-v0"]
+    monkeypatch.setattr(evaluate, "load_policy", lambda *_: policy)
+    monkeypatch.setattr(evaluate.figures, "find_opengl", lambda: True)
+    command(evaluate, "--run", trained[0], "--episodes", 1, "--video", "--out", tmp_path / "e.json")
+    said = capsys.readouterr().err
+    assert "no video of toy:Floats-v0: render() must return (height, width, 3) in uint8" in said
+    assert (tmp_path / "e.json").exists() and not (tmp_path / "videos").exists()
+
+
 def test_an_environment_that_takes_whole_numbers_gets_them_from_its_expert_too(data_dir):
     (episode,) = demonstrations(["toy:Whole-v0"], 1, data_dir)["toy:Whole-v0"]
     assert np.abs(episode["actions"]).max() <= 5 and len(episode["actions"]) > 3

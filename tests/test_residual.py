@@ -190,6 +190,13 @@ def test_a_run_from_before_there_were_corrections_plays_the_same_bits(tiny_run, 
     assert all(A.abs().sum() > 0 for A in new.residual[-1].A)
 
 
+def test_a_policy_that_is_loaded_in_inference_mode_acts_too(tiny_run, flags, tmp_path):  # noqa: F811
+    command(adapt, "--run", tiny_run, "--tasks", "drawer-open", *flags, "--out", tmp_path / "run")
+    usual = chunks(load_policy(tmp_path / "run", CPU), ["drawer-open", "push"])[0]
+    with torch.inference_mode():
+        assert np.array_equal(chunks(load_policy(tmp_path / "run", CPU), ["drawer-open", "push"])[0], usual)
+
+
 def test_the_small_mode_learns_a_name_a_router_and_a_correction(tiny_run, flags, tmp_path):  # noqa: F811
     command(adapt, "--run", tiny_run, "--tasks", "drawer-open", "--mode", "router", *flags, "--out", tmp_path / "run")
     policy, stage = load_policy(tmp_path / "run", CPU), read_config(tmp_path / "run")["adapted"][-1]

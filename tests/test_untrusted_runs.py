@@ -254,6 +254,9 @@ def test_an_action_range_beyond_the_environments_is_refused(run, monkeypatch):
                                   '{"a": {"usage": [], "entropy": 1}}}',
                                   '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": '
                                   '{"a": {"usage": [Infinity], "entropy": 1}}}',
+                                  '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": '
+                                  '{"a": {"usage": [1e308, -1e308], "entropy": 1}}}',
+                                  '{"step": 5, "loss": 1e308, "lr": 1, "seconds": 1}',
                                   '{"step": 5, "loss": 1' + 400 * "0" + ', "lr": 1, "seconds": 1}',
                                   json.dumps({f"term {i}": 1 for i in range(3000)} | {"step": 5, "loss": 1, "lr": 1}),
                                   ])  # fmt: skip

@@ -204,7 +204,20 @@ class Wide(Point):
         self.action_space = Box(-0.1, 0.1, (2,), np.float32)
 
 
-OTHERS = (Strict, Relative, SameArrays, Unseeded, Misshapen, MisshapenLater, Broken, Whole, Wide, Dying, Silent)
+class Floats(Point):
+    """Draws itself with numbers from 0 to 1."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.zeros((48, 48, 3))
+
+
+OTHERS = (Floats, Strict, Relative, SameArrays, Unseeded, Misshapen, MisshapenLater, Broken, Whole, Wide, Dying, Silent)
 for kind in (*OTHERS, Raising, Hopeless):
     gymnasium.register(f"{kind.__name__}-v0", f"toy:{kind.__name__}", max_episode_steps=60)
 gymnasium.register("Point-v0", "toy:Point", max_episode_steps=60)

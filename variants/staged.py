@@ -75,11 +75,11 @@ def on_top_of(base: str):
         def made_of(self, name: tuple, parts: tuple[nn.Module, ...], make) -> nn.Module:
             """make(), cached for as long as these parts do not change, as while acting. In-place changes raise a
             tensor's `_version`; replacing or moving it changes its address. Fused optimisers do not raise `_version`:
-            so a call with gradients enabled clears the cache."""
-            if torch.is_grad_enabled():
+            so a call with gradients enabled clears the cache. Tensors of `torch.inference_mode` have none: no cache."""
+            tensors = [x for part in parts for x in (*part.parameters(), *part.buffers())]
+            if torch.is_grad_enabled() or any(x.is_inference() for x in tensors):
                 self.__dict__.pop("kept", None)
                 return make()
-            tensors = [x for part in parts for x in (*part.parameters(), *part.buffers())]
             now = [self.training, *((x.data_ptr(), x._version) for x in tensors)]
             kept = self.__dict__.setdefault("kept", {})
             if name not in kept or kept[name][0] != now:
