@@ -26,7 +26,7 @@ from envs.tasks import resolve_tasks, slug  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from plumbing import folders, runs, stages  # noqa: E402
 from plumbing.cli import ROOT, BadInput, parse, provenance, run, say, write_json  # noqa: E402
-from study.ml45 import augment, low_rank  # noqa: E402
+from study.ml45 import augment, low_rank, tether  # noqa: E402
 
 WAYS = {
     "add-exact": {},
@@ -46,6 +46,7 @@ WAYS = {
     "two": {"new_components": 2},
     "slow": {"lr": 3e-4},
     "fast": {"lr": 3e-3},
+    "add-tether": {"copies": 100},
     **{way: {} for way in ("add-shift", "add-return", "add-noise", "add-low-rank")},
     # Adapters on every layer, of as many parameters as a stage trains: for a run that has no components to add to.
     "low-rank": {"mode": "full"},
@@ -63,6 +64,7 @@ OURS = {  # ways in which a part of adapt.py, or train.py, is another one
     "add-shift": {"Windows": augment.Shifted},
     "add-return": {"Windows": augment.Returning},
     "add-noise": {"Windows": augment.Noisy},
+    "add-tether": {"prepare": tether.prepare, "errors_and_terms": tether.errors_and_terms},
     "specialist-elsewhere": {"Windows": augment.Elsewhere},
 }
 SPECIALIST = {"channels": (16, 32), "kernel": 3}  # widths of its one component

@@ -16,6 +16,7 @@ TRIED = [  # (steps, way of study/adapt/one_task.py), in the order in which they
     *[(1000, "add-low-rank"), (1000, "low-rank"), (3000, "add-low-rank")],
     # Chosen after study/ml45/nearness.py: what begins far from the demonstration fails.
     *[(1000, "add-elsewhere"), (3000, "add-elsewhere")],
+    (1000, "add-tether"),
 ]
 
 

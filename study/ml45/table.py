@@ -44,6 +44,19 @@ def new_tasks(policy: str, ways: str, seed: int, draws: str, demos: int = 1) -> 
     )
 
 
+def chain(draw: int) -> tuple[str, ...]:
+    """The five in turn, each leaning on all that came before it. Leaning on the base alone they are what the rows of
+    `add-elsewhere` are, whatever the order: those need no run of their own."""
+    run, result = f"runs/ml45/chain-draw{draw}", f"study/ml45/chain-draw{draw}-s0"
+    return (
+        f"{result}.json",
+        f"python adapt.py --run {folder('fdp', 0)} --sequence {NEW} --demos-per-task 1 --demo-draw {draw} --steps 2000 "
+        f"--eval-seed 9 --seed 0 --out {run}",
+        f"cp {run}/5-hand-insert/evaluation.json {result}-evaluation.json",
+        f"cp {run}/adaptation.json {result}.json",
+    )
+
+
 TABLE = [
     [  # Demonstrations, once, before they are asked for side by side.
         ("runs/ml45/demonstrations/model.safetensors",
@@ -62,7 +75,7 @@ TABLE = [
     [new_tasks(policy, ELSEWHERE[policy], 0, "1,2,3") for policy in ELSEWHERE],
     [new_tasks(policy, ELSEWHERE[policy].split(",")[-1], 0, "1,2,3", demos=3) for policy in ELSEWHERE],
     [new_tasks(policy, LEADING[policy], 0, "1", demos=10) for policy in LEADING],
-    [new_tasks("fdp", "specialist-elsewhere", 0, "2,3"), new_tasks("fdp", "add-elsewhere", 0, "4,5")],
+    [new_tasks("fdp", "specialist-elsewhere", 0, "2,3"), new_tasks("fdp", "add-elsewhere", 0, "4,5"), chain(1)],
     [new_tasks(policy, LEADING[policy], seed, "4,5") for seed, policy in product(range(3), LEADING)],
     [new_tasks(policy, OTHERS[policy], 0, "2,3") for policy in OTHERS],
 ]  # fmt: skip

@@ -137,12 +137,8 @@ def scaling_rows(device: torch.device, turns: int, counts=(1, 8), sizes=("small"
     return rows
 
 
-def evaluation_rows(folder: Path, episodes: int, device: torch.device) -> list[dict]:
-    """evaluate.py beside the physics of the very same episodes: its stepping alone, and the whole process.
-
-    The bare simulator plays the recorded actions again, on as many processes, with no policy.
-    """
-    policy, recorded = load_policy(folder, device), {}
+def recording(policy, recorded: dict) -> tuple[Callable, Callable]:
+    """What plays a policy and keeps its chunks in `recorded`, and what plays them again, both as `Roller.play` asks."""
     chosen = policy.choose_sampler()
 
     def act(observations, playing, chunks):
@@ -152,8 +148,19 @@ def evaluation_rows(folder: Path, episodes: int, device: torch.device) -> list[d
             recorded[episode.task, episode.seed, chunk] = row
         return actions[:, : policy.config.executed]
 
-    def replay(_, playing, chunks):
+    def again(_, playing, chunks):
         return np.stack([recorded[e.task, e.seed, c] for e, c in zip(playing, chunks, strict=True)])
+
+    return act, again
+
+
+def evaluation_rows(folder: Path, episodes: int, device: torch.device) -> list[dict]:
+    """evaluate.py beside the physics of the very same episodes: its stepping alone, and the whole process.
+
+    The bare simulator plays the recorded actions again, on as many processes, with no policy.
+    """
+    policy = load_policy(folder, device)
+    act, replay = recording(policy, {})
 
     def todo(**kind) -> list[Episode]:
         seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + episodes)

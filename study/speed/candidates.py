@@ -67,10 +67,12 @@ def seeing(policy: Policy, batch: int) -> Callable[[], None]:
     return step
 
 
-def action_chunk(policy: Policy, batch: int, sampler: str = "dpm", steps: int = 5) -> Callable[[], tuple]:
+def action_chunk(
+    policy: Policy, batch: int, sampler: str = "dpm", steps: int = 5, task: str = TASK
+) -> Callable[[], tuple]:
     """One action chunk for each of `batch` robots, from the simulator's arrays to arrays for it."""
     observation = {part: np.zeros((batch, *shape)) for part, shape in policy.config.observation.items()}
-    return lambda: policy.act(observation, [TASK] * batch, sampler, steps)
+    return lambda: policy.act(observation, [task] * batch, sampler, steps)
 
 
 class Pair(torch.nn.Module):
