@@ -46,8 +46,8 @@ def rows(observation: Observation, index) -> Observation:
 
 
 def check_rows(observation: dict, parts: dict, tasks: list[str]) -> None:
-    """ValueError unless there is one row of each part, name -> shape, for each of a list of tasks: one row would be
-    repeated, and one robot act on what another sees."""
+    """ValueError unless each part, name -> shape, has a row for each of a list of tasks: PyTorch would repeat a single
+    row, and a robot act on what another sees."""
     if not len(tasks):
         raise ValueError("name a task for each row of the observation; got no task")
     for name, shape in parts.items():
@@ -130,7 +130,7 @@ class StateEncoder(nn.Module):
         spread = numbers.std(0).nan_to_num()  # one observation has none
         self.scale.copy_(spread.clamp(min=self.FLOOR))
         by_part = {name: observation[name].float().std(0).nan_to_num().max().item() for name in self.parts}
-        for name, most in by_part.items():  # in kilometres, say; or in metres, other parts in millimetres
+        for name, most in by_part.items():  # its unit is too large (kilometres, say), or that of all parts is
             if most > 0 and (most < self.FLOOR / 4 or spread.max() < self.FLOOR):
                 say_once(f"warning: no number of '{name}' varies by more than {most:.1g}; what varies by less than "
                          f"{self.FLOOR} is faint: give it in smaller units")  # fmt: skip

@@ -107,7 +107,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
     count = len(todo) + sum(spaces(e.task).expert for e in todo)
     simulators = nullcontext(roller) if roller else Roller(workers)
     with one_thread(), simulators as roller, progress(total=count, unit="episode", desc="evaluation") as bar:
-        experts = play_experts(roller, todo, bar)  # first: where they fail all, nothing else is worth playing
+        experts = play_experts(roller, todo, bar)  # first: an expert that always fails ends the evaluation
         with policy.register_forward_hook(_refuse_infinite):
             played = roller.play(act, todo, on_done=on_done)
             told = {}

@@ -32,7 +32,7 @@ class PolicyConfig:
     """Everything needed to rebuild the network before its weights are loaded; stored in the run's config.json."""
 
     observation: dict[str, tuple[int, ...]]  # part -> shape, as the environment gives them
-    action_low: tuple[float, ...]  # A numbers each: the environment's bounds, rescaled to [-1, 1]; samplers clip there
+    action_low: tuple[float, ...]  # A numbers each: the environment's bounds. They become -1 and 1, where samplers clip
     action_high: tuple[float, ...]
     tasks: list[str]  # names, never indices: the order of a benchmark's task list differs between versions
     components: int = 4  # K
@@ -61,8 +61,8 @@ class Policy(nn.Module):
     """
 
     router_sees_step = False  # True: `weigh` is asked at every denoising step, not once per chunk
-    progress = 1.0  # share of training done, for forks that anneal; train.py's loop sets it, and so has yours to
-    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar (T,), float64, never 0 or 1: divided by
+    progress = 1.0  # share of training done, for forks that anneal; train.py's loop sets it, and your own loop has to
+    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar (T,), float64; never 0 or 1: both divide
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
@@ -122,7 +122,7 @@ class Policy(nn.Module):
         return self.compose(noisy_actions, step, condition, self.weigh(condition, step) if weights is None else weights)
 
     def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:
-        """Condition (B, C) -> weights (B, K). They sum to one; others compose as a product only with target "noise".
+        """Condition (B, C) -> weights (B, K), which sum to one. If yours do not: target "noise" (`sampler.to_noise`).
         A fork that sets `router_sees_step` gets `step` (B,) wherever something is denoised; otherwise it is None."""
         return self.router(condition)
 
@@ -143,9 +143,9 @@ class Policy(nn.Module):
     def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor):
         """One mean squared error per sample, (B,): the whole objective, except for the bonus of router "informed".
 
-        Raw observation and, for each row (with pictures n times: `encode`), actions (H, A), task, step in 0 .. T-1 and
-        noise (H, A), which the caller draws. A fork with extra terms returns (errors, {"name": (coefficient, term)}),
-        and passes its errors through `with_bonus`, unless it refuses router "informed".
+        Raw observation, B rows; for each row (with pictures for n noises of each: `encode`) task, actions (H, A), and,
+        drawn by the caller, step in 0 .. T-1 and noise (H, A). A fork with extra terms returns (errors, {"name":
+        (coefficient, term)}), and passes its errors through `with_bonus`, unless it refuses router "informed".
         """
         condition = self.encode(observation, task)
         weights = self.weigh(condition, step if self.router_sees_step else None)
@@ -183,7 +183,7 @@ class Policy(nn.Module):
 
     def sample(self, condition: Tensor, noise: Tensor, name: str, steps: int, generator=None) -> tuple[Tensor, Tensor]:
         """Condition (B, C) and pure noise (B, H, A) -> clean actions (B, H, A) in [-1, 1], weights (B, K).
-        Ask the network by self(...): evaluate.py's check for infinite predictions hangs there."""
+        Ask the network by self(...): evaluate.py's check for infinite predictions is a hook on that call."""
         weights = [] if self.router_sees_step else [self.weigh(condition)]  # once per chunk, not once per step
 
         def predict_noise(noisy_actions: Tensor, step: Tensor) -> Tensor:

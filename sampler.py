@@ -6,9 +6,9 @@ Diffusion in one paragraph. Take a clean action chunk x_0, and mix it with Gauss
 
 where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. (The squares of both factors sum
 to one, so actions of unit variance keep it.) A *chunk* is the next H actions: here x, with noise e, as in papers on
-sampling; in fdp.py a, with noise eps. (Those papers count steps from 1 to T; our t = 0 is their 1.) A network learns to
-predict the noise in x_t. Sampling goes backwards: start at pure noise, predict the noise in it, remove a little of
-that, predict again. Everything below is arithmetic on that one equation.
+sampling; in fdp.py a, with noise eps. (Papers count steps from 1 to T; our t = 0 is their 1. x_0 is always the clean
+chunk.) A network learns to predict the noise in x_t. Sampling goes backwards: start at pure noise, predict the noise in
+it, remove a little of that, predict again. Everything below is arithmetic on that one equation.
 
 Why not remove all of it at once: under a squared error the best prediction is the *average* of all noise that could be
 in x_t. So one jump from pure noise lands at the average of all demonstrated chunks, which may be none of them: between
@@ -50,7 +50,7 @@ def squared_cosine_schedule(T: int) -> Tensor:
     """alpha bar for t = 0 .. T-1, float64 (T,). Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
 
     The cosine spends many steps at medium noise, where actions take shape. (DDPM's linear schedule, cut to T=100, ends
-    at ab = 0.36: x_T would still hold 0.6 of the action's amplitude, yet sampling would start from pure noise.)
+    at ab = 0.36: its last x_t holds 0.6 of the action's amplitude, yet sampling would start from pure noise.)
     """
 
     def f(u: float) -> float:
@@ -93,8 +93,8 @@ def to_noise(target: str, prediction: Tensor, noisy: Tensor, alpha_bar_t: Tensor
 
         sum_k w_k (c x_t + d y_k)  =  c x_t (sum_k w_k) + d sum_k w_k y_k  =  c x_t + d (sum_k w_k y_k)
 
-    What differs is how the loss weights an error at each t. By the equations above, an error d in the implied clean
-    action is one of d sqrt(ab) / sqrt(1-ab) in the noise, and of d / sqrt(1-ab) in the velocity. Squared, `clean`
+    What differs is how the loss weights an error at each t. By the equations above, an error r in the implied clean
+    action is one of r sqrt(ab) / sqrt(1-ab) in the noise, and of r / sqrt(1-ab) in the velocity. Squared, `clean`
     weights it by 1 everywhere; `noise` by the signal-to-noise ratio ab/(1-ab) (1600 at t = 0, 1 in the middle, 0 at
     t = T - 1); `velocity` by that plus one: as strict near clean data, and it still learns where there is much noise.
     Hence the default.
@@ -117,7 +117,7 @@ def sampling_timesteps(T: int, steps: int) -> list[int]:
 
     Few steps narrow the distribution: the last jump, here from 24, goes to the mean of all clean data that could have
     been noised to this, so what is finer than the noise there is averaged. (Five steps of dpm keep half of a standard
-    deviation of 0.2. With quadratic spacing, 99, 63, 35, 15, 3, they keep 0.89 of it, and success is the same: LOG.md,
+    deviation of 0.2. With quadratic spacing, 99, 63, 35, 15, 3, they keep 0.88 of it, and success is the same: LOG.md,
     2026-11-30.)
     """
     check_steps(T, steps)

@@ -148,7 +148,7 @@ class Learner:
         self.precision = runs.choose_precision(precision, policy.config, policy.device)
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
-        # "parametrizations": the rows that adapt.py freezes, which are constants, as is a mask of -inf.
+        # Not averaged: rows that adapt.py freezes ("parametrizations"), and what holds inf (a mask): both are constant.
         statistics = {n: b for n, b in policy.named_buffers() if b.is_floating_point() and "parametrizations" not in n}
         statistics = {n: b for n, b in statistics.items() if b.isfinite().all()}
         self.names = [n for n, p in policy.named_parameters() if p.requires_grad] + list(statistics)
@@ -259,7 +259,7 @@ def main(config: TrainConfig) -> dict:
     save = partial(resume.save, folder, learner, log, data)
     bar = progress(range(log.start, config.steps), initial=log.start, total=config.steps, unit="step", desc="training",
                    disable=not parallel.is_first())  # fmt: skip
-    for step in interrupt.steps(bar, partial(save, interrupted=True), parallel.agree):  # Ctrl-C waits for it
+    for step in interrupt.steps(bar, partial(save, interrupted=True), parallel.agree):  # Ctrl-C: saves after the step
         observation, task, actions = windows.sample(config.batch_size)
         batch = (observation, task, actions, *draw_noise(policy, actions))  # with a diffusion step for each, and noise
         policy.progress = step / config.steps

@@ -12,8 +12,8 @@ connections, sinusoidal step embedding.
 Changed, and why:
   - All K components live in one module, with a leading K axis on every weight, so that one matrix product serves all
     of them; a Python loop over K costs K times the overhead.
-  - LayerNorm over channels, without parameters, instead of GroupNorm: it needs no reduction over time, and FiLM's scale
-    and shift follow a block's first one at once (the reference activates first); the second has none.
+  - LayerNorm over channels, without parameters, instead of GroupNorm: it needs no reduction over time. FiLM's scale and
+    shift follow a block's first one at once (the reference activates first); nothing scales or shifts its second.
   - A linear layer before the first activation on the condition. The reference applies Mish to the raw condition, which
     is not one-to-one below zero (-0.5 and -2.3 both give -0.22): harmless only for what is never negative.
   - Step embedding and condition share one two-layer network, instead of an MLP for the step and a layer per block.
@@ -55,7 +55,7 @@ class Linear(nn.Module):
 
 
 def shift(x: Tensor, s: int) -> Tensor:
-    """(K, H, B, channels), moved by s steps in time; zeros enter at the end that it leaves."""
+    """(K, H, B, channels), later by s steps (earlier if s < 0); zeros fill the gap, what passes the end is lost."""
     if abs(s) >= x.shape[1]:
         return torch.zeros_like(x)
     return F.pad(x, (0, 0, 0, 0, s, -s)) if s else x  # a negative pad crops
@@ -146,6 +146,12 @@ def sinusoidal_embedding(step: Tensor, dim: int) -> Tensor:
 
 class UNet(nn.Module):
     """K temporal U-Nets evaluated together; components=1 is exactly one plain U-Net.
+
+    With H = 8 and channels (32, 64), as (steps, channels):
+
+        (8, A) block (8, 32) ---------------- skip ---------------- join (8, 64) block (8, 32) head (8, A)
+                       |                                              |
+                   downsample (4, 64) block (4, 64) block (4, 64) upsample (8, 32)
 
     Args:
         components: K, at least 1.

@@ -68,7 +68,7 @@ def demonstrations(
 ) -> dict[str, list[dict]]:
     """The first `count` episodes for each task, collected first where the data folder lacks them.
 
-    parts: of observations, which a policy needs; somebody else's dataset may lack a camera that nobody asks for.
+    parts: names of those that a policy reads; somebody else's dataset may lack others, such as a camera.
 
     Returns task -> episodes, each {"observations": {part: (L+1, *shape)}, "actions": (L, A)} in float32,
     pictures in uint8.
@@ -81,9 +81,9 @@ def demonstrations(
         raise BadInput(f"--dataset-id must contain {{task}}, which stands for the task's name, got {got}")
     if draw and dataset_id != DATASET_ID:
         raise BadInput("--demo-draw chooses among the demonstrations that are made here: leave out --dataset-id")
-    draws = {drawn(d): d for d in range(DRAWS)}
-    draw = draws.get(dataset_id, 0) or draw
-    ours, dataset_id = dataset_id in draws, drawn(draw) if dataset_id in draws else dataset_id
+    draws = {drawn(d): d for d in range(DRAWS)}  # a draw may also be asked for by its id
+    ours, draw = dataset_id in draws, draws.get(dataset_id) or draw
+    dataset_id = drawn(draw) if ours else dataset_id
     names: dict[str, str] = {}
     for task in tasks:
         if (other := names.setdefault(slug(task), task)) != task:
@@ -356,8 +356,8 @@ def load(task: str, name: str, count: int, data_dir: Path, parts=None) -> list[d
         if parts is not None:  # what nobody asked for may be a camera, and large
             episode["observations"] = {part: episode["observations"][part] for part in parts}
     low, high = (np.float32(end) for end in (spaces(task).action_low, spaces(task).action_high))
-    actions, wide = np.concatenate([e["actions"] for e in episodes]), high > low
-    far = np.abs(2 * actions - low - high)[:, wide] / (high - low)[wide]  # 1: at an end of the range
+    actions = np.concatenate([e["actions"] for e in episodes])
+    far = np.abs(2 * actions - low - high) / (high - low)  # 1: at an end of the range
     beyond, most = (far > 1 + 1e-3).any(1).sum(), far.max(initial=0)
     if most < LITTLE_USED:
         say(f"{dataset.where}: actions use {100 * most:.2g} % of the range that '{task}' takes. A policy learns in "
@@ -398,8 +398,8 @@ def make_windows(episodes: list[dict], horizon: int) -> tuple[dict[str, Tensor],
 
     A window starts at *every* recorded action, the last one included: otherwise the end of each episode, where the task
     is completed, would never be the present moment of any training sample. Windows that reach past the end are
-    filled by repeating the last action. (As in Diffusion Policy, where actions are positions and that means to stay. A
-    displacement goes on, hence STEPS_AFTER_SUCCESS: the end is not the moment of success.) Zeros would let go.
+    filled by repeating the last action. (As in Diffusion Policy, whose actions are positions: it stays. Ours are
+    displacements: it moves on. So recording goes on after success, STEPS_AFTER_SUCCESS.) Zeros would loosen the grip.
 
         actions  a0 a1 a2 a3        H = 3:  [a0 a1 a2] [a1 a2 a3] [a2 a3 a3] [a3 a3 a3]
 

@@ -122,7 +122,8 @@ class Roller:
     ) -> list[Episode]:
         """Play episodes with a policy: act({part: (B, *shape)}, their episodes, their chunk numbers) -> (B, n, A).
 
-        All n actions, the first of a chunk, are executed. Returns the episodes, in the order given, each played once.
+        All n are executed: `act` gives only the first n of its H actions. Returns the episodes, in the order given,
+        each played once.
         """
         self._let_them_draw()
         groups, done = (Group(), Group()), {}

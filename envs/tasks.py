@@ -45,16 +45,17 @@ def resolve_tasks(text: str) -> list[str]:
     """
     names: list[str] = []
     for word in filter(None, (word.strip() for word in text.split(","))):
+        name = word.removeprefix("fdp/").removesuffix("-v3")  # fdp/push-v3, the Gymnasium id, is push
         if word in GROUPS:
             names += GROUPS[word]
-        elif word.removesuffix("-v3") in TASKS:
-            names.append(word.removesuffix("-v3"))
+        elif name in TASKS:
+            names.append(name)
         elif ":" in word or "/" in word:
             names.append(word)
             trust([word])
             spaces(word)  # raises if there is no such environment
         else:
-            close = difflib.get_close_matches(word.removesuffix("-v3"), [*TASKS, *GROUPS], n=3, cutoff=0.4)
+            close = difflib.get_close_matches(name, [*TASKS, *GROUPS], n=3, cutoff=0.4)
             hint = (
                 f"closest: {', '.join(close)}" if close else f"groups: {', '.join(GROUPS)}; tasks: {', '.join(TASKS)}"
             )
@@ -89,8 +90,8 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
     if module and module not in _named and module not in sys.modules:
         raise BadInput(f"task '{task}' comes from a file, and its module '{module}' is only imported when a task of it "
                        f"is named on the command line: --tasks {task}, if you trust it")  # fmt: skip
-    # Python looks beside train.py, but one's own module lies where one calls it from. Only for one that was named: a
-    # name in somebody's config.json may be of an environment whose package is not installed, and lies there instead.
+    # Python looks beside train.py; one's own module lies where one calls it from. (One that only a file names has been
+    # refused above: somebody's run, unpacked there, may bring a module of that name.)
     if module and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that no file there can hide one of ours
     if module and not all(word.isidentifier() for word in module.split(".")):
@@ -112,14 +113,14 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
 @functools.cache
 def spaces(task: str) -> Spaces:
     """What the environment of a task gives and takes. BadInput where it is none that a policy here can work with."""
-    if task in TASKS:  # known without building a simulator
-        ones = (1.0,) * metaworld.ACTION_DIM
-        return Spaces(metaworld.PARTS, tuple(-x for x in ones), ones, metaworld.DIFFERENCES)
+    ends = [(end,) * metaworld.ACTION_DIM for end in (-1.0, 1.0)]  # MetaWorld's: known without building a simulator
+    if task in TASKS:
+        return Spaces(metaworld.PARTS, *ends, metaworld.DIFFERENCES)
     if task in pixels.IDS:
         opengl.need()
-        picture = (3, *[pixels.IDS[task][1]] * 2)
-        parts = {**dict.fromkeys(pixels.CAMERAS, picture), "proprioception": metaworld.PARTS["proprioception"]}
-        return Spaces(parts, *((sign,) * metaworld.ACTION_DIM for sign in (-1.0, 1.0)))
+        size = pixels.IDS[task][1]
+        parts = {**dict.fromkeys(pixels.CAMERAS, (3, size, size)), "proprioception": metaworld.PARTS["proprioception"]}
+        return Spaces(parts, *ends)
     env = make(task)
     seen, action = env.observation_space, env.action_space
     parts = seen.spaces if isinstance(seen, gymnasium.spaces.Dict) else {"state": seen}
@@ -179,8 +180,10 @@ def check_fit(config, tasks: list[str], who: str) -> None:
     """BadInput if a policy with this PolicyConfig, `who` in words, sees other things than these tasks give, or acts
     beyond what they take: its actions would be clipped, and mean something else."""
     found, mine = common_spaces(tasks), {name: tuple(shape) for name, shape in config.observation.items()}
-    if {part: found.observation.get(part) for part in mine} != mine or len(found.action_low) != config.action_dim:
+    if {part: found.observation.get(part) for part in mine} != mine:
         raise BadInput(f"{who} sees {mine}, and task '{tasks[0]}' gives {found.observation}")
+    if (takes := len(found.action_low)) != config.action_dim:
+        raise BadInput(f"{who} acts with {config.action_dim} numbers, and task '{tasks[0]}' takes {takes}")
     for low, high, least, most in zip(
         config.action_low, config.action_high, found.action_low, found.action_high, strict=True
     ):

@@ -1,4 +1,4 @@
-"""The pictures of study/core and study/adapt, from the same JSON files as the tables:   python study/plots.py
+"""The pictures of study/README.md, from the same JSON files as the tables:   python study/plots.py
 
 Numbers and intervals are those of the tables. A picture whose files do not exist yet is left out.
 """
@@ -14,6 +14,7 @@ from plumbing import figures  # noqa: E402
 from study import intervals, markdown  # noqa: E402
 from study.adapt import results as adapt  # noqa: E402
 from study.core import results as core  # noqa: E402
+from study.ml45 import results as ml45  # noqa: E402
 from study.sequences.results import called  # noqa: E402
 from study.sequences.results import in_turn as read_in_turn  # noqa: E402
 
@@ -144,9 +145,29 @@ def curves(study: Path, path: Path) -> Path:
     return figures.save(figure, path)
 
 
+def one_demonstration(study: Path, path: Path) -> Path:
+    """Success on five new tasks from one demonstration, for every way, and each task's own."""
+    found, marks = ml45.crossed_runs(study, 1, 2000), "sov^D"
+    figure, axis = figures.pyplot().subplots(figsize=(8, 4.2))
+    names = [ml45.alone(key).replace("`", "") for key in found]
+    dots(axis, range(len(names)), [intervals.crossed_rate(x) for x in found.values()], horizontal=True, zorder=3,
+         label="all five, 95 % interval")  # fmt: skip
+    for task, mark in zip(ml45.NEW_ML45, marks, strict=True):
+        each = [np.nanmean(x[task]) for x in found.values()]
+        axis.plot(each, range(len(names)), mark, markersize=4, color="0.6", label=task)
+    successes, n = markdown.expert([r for key in found for r in ml45.runs_of(study, key, 1)], ml45.NEW_ML45)
+    axis.axvline(successes / n, **EXPERT)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.invert_yaxis()
+    axis.set(xlabel="success after one demonstration of a new task", xlim=(0, 1.02))
+    axis.legend(fontsize=7, ncol=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    axis.grid(alpha=0.3)
+    return figures.save(figure, path)
+
+
 PICTURES = {"core/mt6.png": mt6, "adapt/one-task.png": one_task, "adapt/sequences.png": sequences,
             "adapt/budget.png": budget, "sequences/cw10.png": in_turn, "sequences/mt50.png": in_turn,
-            "mt50/curves.png": curves}  # fmt: skip
+            "mt50/curves.png": curves, "ml45/one.png": one_demonstration}  # fmt: skip
 
 
 def main(study: Path = markdown.STUDY, out: Path | None = None) -> list[Path]:

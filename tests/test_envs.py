@@ -138,7 +138,7 @@ def test_splitting_a_state_loses_nothing_and_mixes_nothing():
 
 
 def test_resolve_tasks():
-    assert resolve_tasks("reach,push-v3") == ["reach", "push"]
+    assert resolve_tasks("reach,push-v3,fdp/push-v3") == ["reach", "push"]  # three names, two tasks
     assert resolve_tasks("mt6") == ["door-open", "drawer-open", "assembly", "window-close", "peg-insert-side", "hammer"]
     assert resolve_tasks("mt4") == ["door-close", "drawer-close", "disassemble", "window-open"]
     assert len(resolve_tasks("mt10")) == 10 and len(resolve_tasks("mt50")) == 50

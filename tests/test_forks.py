@@ -855,7 +855,7 @@ def test_acting_wants_a_row_for_each_task(stages):
     one, three = ({part: np.zeros((n, 2)) for part in ("point", "goal")} for n in (1, 3))
     for policy in (stages[0], stages[2]):
         for seen, tasks in ((one, ["toy:Point-v0"] * 3), (three, ["toy:Point-v0"]), (three, "toy:Point-v0")):
-            with pytest.raises(ValueError, match="must have the shape|does not know task 't'"):
+            with pytest.raises(ValueError, match="must have the shape"):
                 policy.act(seen, tasks)
         actions, _ = policy.act(three | {"more": 1.0}, ["toy:Point-v0"] * 3)  # what it does not see is no matter
         assert actions.shape == (3, 8, 2)

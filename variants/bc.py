@@ -6,7 +6,7 @@
 Behaviour cloning by regression, with everything else as in fdp.py: encoder, task's name, data, averaging. The squared
 error is minimised by the mean of all actions demonstrated in a situation. If there is one way to do it, the mean is
 that way. If demonstrations pass an obstacle on either side, the mean may run straight into it; a diffusion model
-samples one of the two (study/README.md has both cases). `--target` changes nothing.
+samples one of the two (study/README.md has both cases). `--target` and `--router` are only checked.
 """
 
 import math

@@ -31,8 +31,8 @@ class Policy(FactorizedPolicy):
         return "euler", steps
 
     def sample(self, condition, noise, name, steps, generator=None):
-        """From s = 1, pure noise, to s = 0; each step goes on in the direction predicted where it begins. As equal as
-        can be, and between those s that training draws: the network is told where it is, and not nearly."""
+        """From s = 1, pure noise, to s = 0; each step goes on in the direction predicted where it begins. Steps are
+        as equal as they can be while each begins at an s that training draws: so the network is told its s exactly."""
         x, T, weights = noise, self.config.diffusion_steps, []
         at = [round(i * T / steps) for i in range(steps + 1)]  # T times s
         for here, there in zip(at[:0:-1], at[-2::-1], strict=True):

@@ -3,8 +3,8 @@
     python train.py --policy monolithic --tasks mt6 --components 4
 
 Also an example of a fork that replaces `build` and `weigh` and keeps everything else of fdp.py (the shortest is
-variants/uniform.py). `--components` says how many components it has to match in size; there is no router, so `--router`
-changes nothing.
+variants/uniform.py). `--components` says how many components it has to match in size; there is no router: `--router` is
+only checked.
 """
 
 import torch

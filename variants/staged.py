@@ -109,9 +109,9 @@ def on_top_of(base: str):
         @torch.no_grad()
         def act(self, observation, tasks, sampler_name=None, sampling_steps=None, noise=None, generator=None):
             """As the base does, stage by stage. Weights (B, K): zero for components that a stage did not know."""
-            self.task_index(tasks)  # refuses names that no stage knows
             c = self.config
             check_rows(observation, c.observation, tasks)
+            self.task_index(tasks)  # refuses names that no stage knows
             if noise is None:
                 noise = torch.randn((len(tasks), c.horizon, c.action_dim), generator=generator, device=self.device)
             actions = np.empty((len(tasks), c.horizon, c.action_dim), np.float32)

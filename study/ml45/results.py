@@ -1,10 +1,11 @@
 """A new task from one demonstration, as a section of study/README.md."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
-from study.intervals import count, crossed_difference, crossed_rate, number, stack
+from study.intervals import count, crossed_difference, crossed_rate, difference, number, stack
 from study.markdown import NotMeasured, bullets, expert, played_on, read, span, table, text, words
 
 NEW_ML45 = ("bin-picking", "box-close", "door-lock", "door-unlock", "hand-insert")  # MetaWorld's ml45-test
@@ -89,10 +90,38 @@ def one_demonstration(study: Path) -> list[str]:
         *text("A draw is the choice of the demonstration. Intervals resample draws, bases and episodes; "
               "differences are on the bases and draws that both have. With one base and one draw (1 x 1) an interval "
               "is over episodes alone, and too narrow. Seconds are of training, the median run."),
+        "![One demonstration: success of every way](ml45/one.png)", "",
         *trained_anew(study, found),
         *one_demonstration_notes(found, *(r["tasks"] for r in near.values())),
+        *chained(study),
         *more_demonstrations(study),
     ]  # fmt: skip
+
+
+def chained(study: Path) -> list[str]:
+    """The five in turn, each leaning on those before it, beside each on the base alone. Nothing where not measured."""
+    lines = []
+    for path in sorted(study.glob("ml45/chain-draw[0-9]-s0.json")):
+        played = json.loads(path.with_name(f"{path.stem}-evaluation.json").read_text())
+        draw, stages = path.stem.split("-")[1].removeprefix("draw"), json.loads(path.read_text())["stages"]
+        mine = {task: stack([played["tasks"][task]]) for task in NEW_ML45}
+        apart = {task: stack([json.loads(
+            (study / f"ml45/fdp/add-elsewhere-{task}-d1-n2000-draw{draw}-s0.json").read_text())["tasks"][task]])
+            for task in NEW_ML45}  # fmt: skip
+        change = difference(mine, apart)
+        numbers = {
+            name: [stages[i][key] for i in (0, -1)]
+            for name, key in (("trained parameters", "trained_parameters"), ("bytes added", "bytes_added"))
+        }
+        cost = words(f"{name} {first:,} and {last:,}" for name, (first, last) in numbers.items())
+        lines += text(
+            f"In turn, each leaning on all before it (`--lean-on all`, augmented, draw {draw}): "
+            + words(f"{task} {count({task: mine[task]})}" for task in NEW_ML45)
+            + f", together {count(mine)}; each upon the base alone has {count(apart)}: {change} points, "
+            f"{change.verdict}. First and last stage: {cost}. What leans on the base alone can be moved, in any order, "
+            "to any copy of it."
+        )
+    return lines
 
 
 def trained_anew(study: Path, found: dict[tuple[str, str], dict[str, np.ndarray]]) -> list[str]:

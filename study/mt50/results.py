@@ -1,5 +1,6 @@
 """One policy for fifty tasks, as sections of study/README.md."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ def fifty(study: Path) -> list[str]:
         *table(["task, fdp's weakest first", *played, "expert"], weak),
         *text(f"Without a failure, {words(played)}: {words(perfect or ['none'])}."),
         *sooner(study),
+        *needs(study),
         *alone(study),
         *text("Published averages have other protocols, and none of these is a comparison: one policy from the state, "
               "random goals, trained on what a reinforcement learner has played, 0.884 over tasks (DaCe-DT, table 2); "
@@ -118,6 +120,21 @@ def sooner(study: Path) -> list[str]:
         f"The expert has {number(successes / n)}. More than 10 points below it: "
         f"{words(below(two) or ['none'])}; after four: {words(below(four) or ['none'])}.", played_on([two, four])
     )  # fmt: skip
+
+
+def needs(study: Path) -> list[str]:
+    """Seconds and memory. Nothing where that was not measured."""
+    if not (path := study / "mt50/memory.json").exists():
+        return []
+    r = json.loads(path.read_text())
+    whole = {"collecting": f"{r['demos']} demonstrations of each", "training": f"{r['steps']:,} steps",
+             "evaluating": f"{r['episodes']} episodes of each, and as many of the expert"}  # fmt: skip
+    rows = [[name, whole[name], *(f"{x:,.0f}" for x in (*row["seconds"], *row["megabytes"]))]
+            for name, row in r["rows"].items()]  # fmt: skip
+    header = ["fifty tasks", "how much", "seconds, a fifth of it", "then all", "MB, a fifth", "MB, all"]
+    return [*text(f"What it takes ({typed(r['command'])}; {r['hardware'].partition(',')[0]}, beside another run; "
+                  "whole commands, all processes together, at the most; collecting goes on from the fifth, the others "
+                  f"begin anew). Left behind: {words(r['left'] or ['nothing'])}."), *table(header, rows)]  # fmt: skip
 
 
 def alone(study: Path) -> list[str]:

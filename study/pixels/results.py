@@ -17,7 +17,7 @@ from study.intervals import (
     rate,
     stack,
 )
-from study.markdown import NotMeasured, evenly, expert, flag, paired, played_on, read, table, text, typed
+from study.markdown import NotMeasured, evenly, expert, flag, paired, played_on, read, table, text, typed, words
 
 CAMERAS = {  # files of study/pixels -> what it is; what it is compared with, and that in words
     "fdp-25": ("fdp", "", ""),
@@ -28,6 +28,9 @@ CAMERAS = {  # files of study/pixels -> what it is; what it is compared with, an
     "usual-fdp": ("fdp, random shifts up to 4 pixels in training, not 1", "fdp-25", "fdp"),
     "usual-monolithic": ("monolithic, same shifts", "usual-fdp", "fdp, same shifts"),
 }
+
+
+OTHERS = "corner, MuJoCo's settings"
 
 
 def cameras(study: Path) -> list[str]:
@@ -69,7 +72,7 @@ def cameras(study: Path) -> list[str]:
               "Each seed draws its own demonstrations.", played_on(first)),
         *table(header, rows), *text(DAGGER),
         *(table(moved, shifted) if shifted else []),
-        *at_once(study), *shipped(study), *router(study),
+        *at_once(study), *shipped(study), *cost(study), *router(study),
         "![What the policy sees](pixels/sees.png)", "",
         *adapted(study),
         *tried(study, tasks),
@@ -96,6 +99,25 @@ def shipped(study: Path) -> list[str]:
     machine = r["hardware"].partition(",")[0]
     return text("The same command once more made the policy that comes with the code, `study/pixels/run` "
                 f"({machine}, beside another run): {rate(by_task([r]))}.", played_on([r]))  # fmt: skip
+
+
+def cost(study: Path) -> list[str]:
+    """What seeing costs. Nothing where that was not measured."""
+    if not (path := study / "pixels/cost.json").exists():
+        return []
+    r = json.loads(path.read_text())
+    ms, spent = r["milliseconds"], r["evaluation"]
+    drawn, step = ms["picture"], ms["training step"]
+    work = {name: spent[name] for name in ("pictures", "physics", "policy")}
+    shares = words(f"{name} {seconds / sum(work.values()):.0%}" for name, seconds in work.items())
+    return text(
+        f"What cameras cost, on one thread ({r['hardware'].partition(',')[0]}; {typed(r['command'])}): a picture of 64 "
+        f"x 64 pixels {number(drawn['corner'], 1)} ms (corner) and {number(drawn['wrist'], 1)} (wrist), with MuJoCo's "
+        f"own settings {number(drawn[OTHERS], 0)}. A training step, 64 x 2 pictures, {number(step['ours'], 0)} ms, of "
+        f"which the encoder {number(step['the encoder alone'], 0)}; from the state {number(step['from the state'], 0)}. "
+        f"24 action chunks {number(ms['24 action chunks'], 0)} ms. {r['episodes']} episodes, simulators on all cores, "
+        f"{number(spent['clock'], 0)} seconds, the expert's not counted; of the processors' time: {shares}."
+    )
 
 
 def router(study: Path) -> list[str]:

@@ -15,10 +15,7 @@ which no more is active is what sparse acting is for: 0.915, and 1/K leaves 0.2.
 
 from study import markdown
 from study.router import results
-from study.router.table import WAYS
-
-LATER = {"falling-0.1": (4, WAYS["falling-0.1"][1].replace("3000", "5000")),  # half of the steps here, too
-         "top2-of-8-bonus": WAYS["top2-of-8-bonus"]}  # fmt: skip
+from study.router.table import LATER, WAYS
 
 
 def best() -> list[str]:

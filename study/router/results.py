@@ -39,7 +39,7 @@ from study.markdown import (
 from study.router.baselines import POLICIES
 from study.router.baselines import SETTINGS as DATA
 from study.router.default import NAMES
-from study.router.table import PREDICTIONS
+from study.router.table import LATER, PREDICTIONS
 from study.router.table import WAYS as WAKING
 
 CHANGES = ("1/K", "another task's", "the task's mean", "mean over tasks", "top two")  # what stands in for the weights
@@ -111,8 +111,60 @@ def pictures(found: dict, usual: dict) -> list[str]:
         *text(f"`{READ}`, from an episode's beginning to its end, and success without each component at the right:"),
         f"![{READ}: the weight of each component over time, task by task](router/wake/{READ}-time.png)", "",
         f"![{READ}: success with other weights, and without each component](router/wake/{READ}-without.png)", "",
-        *bullets(*reading(found), named(found, usual)),
+        f"![{READ}: mean weight of each component in each task](router/wake/{READ}-usage.png)", "",
+        f"![{READ}: cosines between components' predictions](router/wake/{READ}-likeness.png)", "",
+        *bullets(*reading(found), *called(found), only_that(found), named(found, usual),
+                 alike({READ: found, "softmax": usual})),
     ]  # fmt: skip
+
+
+def acts(found: dict, k: int) -> list[str]:
+    """The tasks in which component k has a mean weight of at least 0.15."""
+    return [task for task, entry in found["tasks"].items() if entry["mean"][k] >= 0.15]
+
+
+def only_that(found: dict) -> str:
+    """Whether what fails without a component is where it acts, and all of that."""
+    K = len(found["similarity"]["signed"])
+    lost = [lost_without(found, k) for k in range(K)]
+    named = [(k, task) for k in range(K) for task in acts(found, k)]
+    kept = [(k, task) for k, task in named if lost[k][task] < 0.5]
+    else_ = [(k, task) for k in range(K) for task, x in lost[k].items() if x >= 0.5 and (k, task) not in named]
+    told = words(f"{task} without {k}" for k, task in kept)
+    return (
+        f"Of {len(named)} pairs of a component and a task in which it acts, {len(named) - len(kept)} lose half or more"
+        + (f" ({told} {'does' if len(kept) == 1 else 'do'} not)" if kept else "")
+        + f"; of the {K * len(lost[0]) - len(named)} others, {len(else_) or 'none'}."
+    )
+
+
+CALLED = {  # what a person calls a component of READ, and the tasks in which it has the most weight
+    "the hammer": ["hammer"],
+    "the drawer": ["drawer-open"],
+    "what is carried, and put on or into something": ["assembly", "peg-insert-side"],
+    "what turns or slides": ["door-open", "window-close"],
+}
+
+
+def called(found: dict) -> list[str]:
+    """Names for the components, as long as they are those that were looked at."""
+    most = [[task for task, entry in found["tasks"].items() if int(np.argmax(entry["mean"])) == k]
+            for k in range(len(found["similarity"]["signed"]))]  # fmt: skip
+    if list(map(sorted, most)) != list(map(sorted, CALLED.values())):
+        return []
+    return [f"By the tasks in which each has the most weight one would call them: {words(CALLED)}."]
+
+
+def alike(those: dict[str, dict]) -> str:
+    """How alike the components' predictions are."""
+    told = []
+    for name, found in those.items():
+        s, K = found["similarity"], len(found["similarity"]["signed"])
+        cosine = (np.sum(s["signed"]) - K) / (K * K - K)
+        told.append(f"{number(cosine, 2)} and {number(s['double_counting'], 3)} (`{name}`)")
+    return (
+        f"Between components' predictions the mean cosine and the double counting (docs/metrics.md) are {words(told)}."
+    )
 
 
 def lost_without(found: dict, k: int) -> dict[str, float]:
@@ -125,10 +177,10 @@ def reading(found: dict) -> list[str]:
     """What a person reads off the pictures of one way: where a component acts, and what fails without it."""
     told = []
     for k in range(len(found["similarity"]["signed"])):
-        acts = [task for task, entry in found["tasks"].items() if entry["mean"][k] >= 0.15]
         fails = [task for task, lost in lost_without(found, k).items() if lost >= 0.5]
-        told.append(f"Component {k} acts in {words(acts or ['nothing'])} (mean weight at least 0.15); without it "
-                    f"{words(fails or ['nothing'])} {'loses' if len(fails) < 2 else 'lose'} half or more.")  # fmt: skip
+        loses = f"{words(fails or ['nothing'])} {'loses' if len(fails) < 2 else 'lose'} half or more"
+        told.append(f"Component {k} acts in {words(acts(found, k) or ['nothing'])} (mean weight at least 0.15); without"
+                    f" it {loses}.")  # fmt: skip
     return told
 
 
@@ -211,9 +263,11 @@ def on_fifty(study: Path) -> list[str]:
               "minus one network of two components' size", "weights 1/K", "nats about the task", "routes",
               "minutes of training"]  # fmt: skip
     return [
-        *text("Commands: `study/router/fifty.py`. Up to three ways of the table above that route on mt6, one added "
-              "later (`falling-0.1`), and the default, `softmax`, on 50 tasks with 25 demonstrations of each and "
-              "10,000 steps; three seeds of each are planned, finished ones shown.", played_on(results)),
+        *text("Commands: `study/router/fifty.py`. Up to three ways of the table above that route on mt6, those added "
+              f"later ({words(f'`{name}`' for name in LATER if name in found)}), and the default, `softmax`, on 50 "
+              "tasks with 25 demonstrations of each and 10,000 steps; three seeds of each are planned, finished ones "
+              "shown. Rivals without a router that routes (`uniform`, `moe`, `decorrelated`, regression, the paper's "
+              "settings) were not trained on 50 tasks.", played_on(results)),
         *table(header, rows), *daggers(rows),
         *text("Differences are in points, of the seeds that both have. Intervals resample seeds and episodes; with "
               "one seed they are over episodes alone, and too narrow: see how far the seeds of one way are from each "

@@ -38,6 +38,11 @@ WAYS = {  # name: (K, flags of train.py)
     "decorrelated-0.045": (4, "--policy decorrelated --router affine --penalty 0.045"),
 }
 
+LATER = {  # to 50 tasks, too, though not among the three: study/router/fifty.py
+    "falling-0.1": (4, WAYS["falling-0.1"][1].replace("3000", "5000")),  # half of the steps there, too
+    "top2-of-8-bonus": WAYS["top2-of-8-bonus"],
+}
+
 PREDICTIONS = {  # does it route? and what else
     "softmax": "no: weights within 0.2 to 0.3, 1/K costs nothing",
     "noise": "no: as softmax, the loss weighs steps differently, and that is all",
