@@ -113,8 +113,8 @@ def cost(study: Path) -> list[str]:
     return text(
         f"What cameras cost, on one thread ({r['hardware'].partition(',')[0]}; {typed(r['command'])}): a picture of 64 "
         f"x 64 pixels {number(drawn['corner'], 1)} ms (corner) and {number(drawn['wrist'], 1)} (wrist), with MuJoCo's "
-        f"own settings {number(drawn[OTHERS], 0)}. A training step, 64 x 2 pictures, {number(step['ours'], 0)} ms, of "
-        f"which the encoder {number(step['the encoder alone'], 0)}; from the state {number(step['from the state'], 0)}. "
+        f"own settings {number(drawn[OTHERS], 0)}. A training step, 64 x 2 pictures, {number(step['ours'], 0)} ms, the "
+        f"encoder's part {number(step['the encoder alone'], 0)}; from the state {number(step['from the state'], 0)}. "
         f"24 action chunks {number(ms['24 action chunks'], 0)} ms. {r['episodes']} episodes, simulators on all cores, "
         f"{number(spent['clock'], 0)} seconds, the expert's not counted; of the processors' time: {shares}."
     )
