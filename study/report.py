@@ -125,7 +125,9 @@ Where few episodes fail, a bootstrap interval is too narrow: one failure can loo
 There are hundreds of intervals, none corrected for multiple testing; with two or three seeds some are too narrow
 ([how much](#what-the-intervals-cover)).
 
-**Words.** *Points* are hundredths of success. *K* is the number of components; *weights 1/K* replace the router's.
+**Words.** *Points* are hundredths of success. *K* is the number of components; *weights 1/K* replace the router's: what
+that costs stands beside success for fifty tasks, cameras, rivals and routers. (Not where policies were trained before
+it was asked for, nor after adapting: there each stage has a router of its own.)
 `monolithic`, or *one network*, is a plain diffusion policy of the same size. A *draw* is one choice of demonstrations
 (`--demo-draw`), a *way* one of the settings that a table compares. *Predicted*: written down before it was run. A
 *base* is a policy that new tasks are added to, a *stage* one round of `adapt.py`, a *skill* a stage as a file.
