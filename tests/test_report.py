@@ -387,8 +387,9 @@ def test_tasks_learned_in_turn_from_nothing(tmp_path):
     (row,) = [line.split(" | ") for line in lines if line.startswith("| exact")]
     between = intervals.rate(intervals.by_task([last, last])).interval
     assert row[:4] == ["| exact, `--lean-on base`", "2", f"0.850, {between}", "0.800"]
-    assert row[4:7] == ["0.200, 0.200", "0.100, 0.100", "0.100, 0.100"]  # of one task of two; of both; transfer
-    assert row[7:] == ["100", "2,000", "70", "5.0 |"]
+    # Of one task of two; of both; backward and forward transfer.
+    assert row[4:8] == ["0.200, 0.200", "0.100, 0.100", "-0.200, -0.200", "0.100, 0.100"]
+    assert row[8:] == ["100", "2,000", "70", "5.0 |"]
     assert any(line.startswith("| scripted expert |  | 1.000 |") for line in lines)
     assert not any("learned apart" in line for line in lines)
     (tmp_path / "sequences/apart-s0.json").write_text(json.dumps(last))
@@ -885,7 +886,72 @@ def test_pictures_are_drawn_from_what_there_is(tmp_path, capsys, drawn_in_full):
     written = plots.main(copied(tmp_path / "study", "adapt/sequence-*"), tmp_path / "pictures")
     names = [str(path.relative_to(tmp_path / "pictures")) for path in written]
     assert names == ["core/mt6.png", "adapt/one-task.png", "adapt/budget.png", "sequences/cw10.png",
-                     "sequences/mt50.png", "mt50/curves.png"]  # fmt: skip
+                     "sequences/mt50.png", "mt50/curves.png", "ml45/one.png"]  # fmt: skip
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000 for path in written)
     assert "no adapt/sequences.png" in capsys.readouterr().err
     assert plots.sequences(markdown.STUDY, tmp_path / "sequences.png").exists()
+
+
+def test_a_chain_of_new_tasks_is_compared_with_each_upon_the_base_alone(tmp_path):
+    (tmp_path / "ml45/fdp").mkdir(parents=True)
+    assert ml45.chained(tmp_path) == []
+    alone = {task: entry([1, 2]) for task in ml45.NEW_ML45}
+    for task, played in alone.items():
+        (tmp_path / f"ml45/fdp/add-elsewhere-{task}-d1-n2000-draw1-s0.json").write_text(
+            json.dumps({"tasks": {task: played}})
+        )
+    stages = [{"trained_parameters": 1000 * i, "bytes_added": 10 * i} for i in (1, 2, 3)]
+    (tmp_path / "ml45/chain-draw1-s0.json").write_text(json.dumps({"stages": stages}))
+    (tmp_path / "ml45/chain-draw1-s0-evaluation.json").write_text(json.dumps({"tasks": alone | {
+        "door-lock": entry([]), "push": entry(range(10))}}))  # fmt: skip
+    told = " ".join(ml45.chained(tmp_path))
+    assert "draw 1): bin-picking 8/10, box-close 8/10, door-lock 10/10" in told
+    assert "together 42/50; each upon the base alone has 40/50: +4.0 [" in told
+    assert "trained parameters 1,000 and 3,000 and bytes added 10 and 30" in told
+
+
+def test_what_cameras_and_fifty_tasks_cost(tmp_path):
+    for section, folder in ((pixels.cost, "pixels"), (mt50.needs, "mt50")):
+        (tmp_path / folder).mkdir()
+        assert section(tmp_path) == []
+    common = {"hardware": "a machine, 2 cores", "command": "python a.py"}
+    spent = {"clock": 30, "pictures": 6, "physics": 3, "policy": 1, "chunks": 7}
+    ms = {"picture": {"corner": 9.94, "wrist": 8, pixels.OTHERS: 159.6}, "24 action chunks": 38,
+          "training step": {"ours": 90, "the encoder alone": 60, "from the state": 25}}  # fmt: skip
+    (tmp_path / "pixels/cost.json").write_text(
+        json.dumps({"milliseconds": ms, "evaluation": spent, "episodes": 120} | common)
+    )
+    told = " ".join(pixels.cost(tmp_path))
+    assert "9.9 ms (corner) and 8.0 (wrist), with MuJoCo's own settings 160." in told
+    assert "time: pictures 60%, physics 30% and policy 10%." in told
+    rows = {name: {"seconds": [1.4, 5], "megabytes": [900, 1000]} for name in ("collecting", "training", "evaluating")}
+    (tmp_path / "mt50/memory.json").write_text(
+        json.dumps({"rows": rows, "left": [], "demos": 50, "steps": 2000, "episodes": 50} | common)
+    )
+    page = mt50.needs(tmp_path)
+    assert "Left behind: nothing." in " ".join(page)
+    assert cells(page)[0] == ["collecting", "50 demonstrations of each", "1", "5", "900", "1,000"]
+
+
+def looked(without: list[list[int]], mean: list[list[float]]) -> dict:
+    """As study/router/measure.py writes it: successes of 10 without each component, mean weights; by task."""
+    tasks = "abc"
+    played = {task: {"successes": 10, "n": 10} for task in tasks}
+    changed = {
+        f"without {k}": {"tasks": {task: {"successes": left, "n": 10} for task, left in zip(tasks, row, strict=True)}}
+        for k, row in enumerate(without)
+    }
+    similarity = {"signed": [[1, 0.5], [0.5, 1]], "double_counting": 0.25}
+    entries = {task: {"mean": weights} for task, weights in zip(tasks, mean, strict=True)}
+    return {"played": played, "changed": changed, "tasks": entries, "similarity": similarity}
+
+
+def test_whether_what_breaks_is_what_the_map_names():
+    """Component 0 acts in a and b, and b does without it; 1 acts in b and c, and a, where it does not, fails, too."""
+    found = looked([[0, 9, 10], [5, 2, 0]], [[0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])
+    told = router.only_that(found)
+    acts, others = told.split(" (b without 0 does not); ")
+    assert acts == "Of 4 pairs of a component and a task in which it acts, 3 lose half or more"
+    assert others == "of the 2 others, 1."
+    assert router.called(found) == []
+    assert "are 0.50 and 0.250 (`one`)." in router.alike({"one": found})

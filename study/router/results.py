@@ -257,14 +257,15 @@ def on_fifty(study: Path) -> list[str]:
                      evenly(study, f"router/fifty/{name}-s[0-9]-even.json"), nats,
                      ("yes" if routes(told) else "no") if told else "", minutes(results)])  # fmt: skip
     results = [r for mine in found.values() for r in mine]
+    later = [f"`{name}`" for name in LATER if name in found]
     successes, n = expert(results)
     rows.append(["scripted expert", "", number(successes / n)])
     header = ["way", "success, each seed", "all seeds, 95 % interval", "minus softmax", "minus one network",
               "minus one network of two components' size", "weights 1/K", "nats about the task", "routes",
               "minutes of training"]  # fmt: skip
     return [
-        *text("Commands: `study/router/fifty.py`. Up to three ways of the table above that route on mt6, those added "
-              f"later ({words(f'`{name}`' for name in LATER if name in found)}), and the default, `softmax`, on 50 "
+        *text("Commands: `study/router/fifty.py`. Up to three ways of the table above that route on mt6,"
+              + (f" some added later ({words(later)})," if later else "") + " and the default, `softmax`, on 50 "
               "tasks with 25 demonstrations of each and 10,000 steps; three seeds of each are planned, finished ones "
               "shown. Rivals without a router that routes (`uniform`, `moe`, `decorrelated`, regression, the paper's "
               "settings) were not trained on 50 tasks.", played_on(results)),
