@@ -1,7 +1,7 @@
 """What there is to know first, flattering or not: the block of README.md between its <!-- finding --> marks.
 
-A table of what was learned, how well, and what stands beside it; then what follows from it, in five sentences. The
-details of each number are in study/README.md.
+What follows, in five sentences; then the table that it follows from: what was learned, how well, and what stands beside
+it. The details of each number are in study/README.md.
 """
 
 from pathlib import Path
@@ -49,12 +49,12 @@ def finding(study: Path) -> list[str]:
         differences.append((change, None))
     rows += told(in_turn_from_nothing, study) or []
     return [
-        *table(HEADER, rows),
         *bullets(
             verdict(rows, differences),
-            *(said for function in (router, forgetting, diffusion, fast) if (said := told(function, study))),
-        )[:-1],
-    ]  # fmt: skip
+            *(said for function in (forgetting, router, diffusion, fast) if (said := told(function, study))),
+        ),
+        *table(HEADER, rows)[:-1],
+    ]
 
 
 def verdict(rows: list[list[str]], differences: list[tuple[Difference | None, Difference | None]]) -> str:
@@ -69,7 +69,7 @@ def verdict(rows: list[list[str]], differences: list[tuple[Difference | None, Di
         title = "gains nothing that is shown"
     where = {who: f"in {words(places)}" if places else "in none" for who, places in ahead.items()}
     return (
-        f"**Factorizing {title}**: of the {len(pairs)} comparisons above with one network, fdp is ahead by an "
+        f"**Factorizing {title}**: of the {len(pairs)} comparisons below with one network, fdp is ahead by an "
         f"interval that excludes zero {where['fdp']}, one network {where['one network']}."
     )
 

@@ -480,11 +480,12 @@ def test_the_finding_says_who_is_ahead(tmp_path):
         (1, 2, 3, 4, 5, 6): ("gains", "in fifty tasks (50; 50.0 points)", "in none"),
     }.items():
         written(tmp_path / "mt50/monolithic-s0", *failed)
-        row, said = finding.finding(tmp_path)[2], " ".join(finding.finding(tmp_path)[4:])
+        *bullet, _, _, row = finding.finding(tmp_path)  # and the table's head
+        said = " ".join(bullet)
         change = intervals.compare(*([json.loads((tmp_path / f"mt50/{name}-s0.json").read_text())]
                                      for name in ("monolithic", "fdp")))  # fmt: skip
         assert row == f"| fifty tasks, 50 | 0.900 (1 seed) | 0.900 | one network {change} |"
-        assert said.startswith(f"- **Factorizing {gains}**: of the 1 comparisons above with one network, fdp")
+        assert said.startswith(f"- **Factorizing {gains}**: of the 1 comparisons below with one network, fdp")
         assert f"excludes zero {fdp}, one network {one}." in re.sub(r" +", " ", said)
     written(tmp_path / "core/mt6-fdp-50-s0", 1, 2, 3, 4, 5, 6)
     written(tmp_path / "core/mt6-monolithic-50-s0", 1)
@@ -492,11 +493,11 @@ def test_the_finding_says_who_is_ahead(tmp_path):
     lines = finding.finding(tmp_path)
     said = re.sub(r" +", " ", " ".join(lines))
     assert (
-        "of the 2 comparisons above" in said
+        "of the 2 comparisons below" in said
         and "zero in fifty tasks (50; 50.0 points), one network in six tasks (50 of" in said
     )
-    assert lines[3].startswith("| fifty tasks, 50 | 0.950 (2 seeds) | 0.900 | one network -50.0 [")
-    assert lines[3].endswith("] (1 seed) |")  # the one that both have
+    assert lines[-1].startswith("| fifty tasks, 50 | 0.950 (2 seeds) | 0.900 | one network -50.0 [")
+    assert lines[-1].endswith("] (1 seed) |")  # the one that both have
 
 
 def test_the_finding_of_the_committed_files():
