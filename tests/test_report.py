@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -897,18 +898,18 @@ def test_a_chain_of_new_tasks_is_compared_with_each_upon_the_base_alone(tmp_path
     (tmp_path / "ml45/fdp").mkdir(parents=True)
     assert ml45.chained(tmp_path) == []
     alone = {task: entry([1, 2]) for task in ml45.NEW_ML45}
-    for task, played in alone.items():
-        (tmp_path / f"ml45/fdp/add-elsewhere-{task}-d1-n2000-draw1-s0.json").write_text(
+    for (task, played), draw in product(alone.items(), (1, 3)):
+        (tmp_path / f"ml45/fdp/add-elsewhere-{task}-d1-n2000-draw{draw}-s0.json").write_text(
             json.dumps({"tasks": {task: played}})
         )
-    stages = [{"trained_parameters": 1000 * i, "bytes_added": 10 * i} for i in (1, 2, 3)]
-    (tmp_path / "ml45/chain-draw1-s0.json").write_text(json.dumps({"stages": stages}))
-    (tmp_path / "ml45/chain-draw1-s0-evaluation.json").write_text(json.dumps({"tasks": alone | {
-        "door-lock": entry([]), "push": entry(range(10))}}))  # fmt: skip
-    told = " ".join(ml45.chained(tmp_path))
-    assert "draw 1): bin-picking 8/10, box-close 8/10, door-lock 10/10" in told
-    assert "together 42/50; each upon the base alone has 40/50: +4.0 [" in told
-    assert "trained parameters 1,000 and 3,000 and bytes added 10 and 30" in told
+    for draw, failed in ((1, []), (3, [1])):
+        (tmp_path / f"ml45/chain-draw{draw}-s0-evaluation.json").write_text(json.dumps({"tasks": alone | {
+            "door-lock": entry(failed), "push": entry(range(10))}}))  # fmt: skip
+    page = ml45.chained(tmp_path)
+    chain, apart = cells(page)
+    assert "draw 1 and 3, one" in " ".join(page)
+    assert chain[1:6] == ["16/20", "16/20", "19/20", "16/20", "16/20"] and apart[1:6] == ["16/20"] * 5
+    assert chain[6].startswith("0.830, ") and chain[7].startswith("+3.0 [")
 
 
 def test_what_cameras_and_fifty_tasks_cost(tmp_path):

@@ -46,14 +46,14 @@ def new_tasks(policy: str, ways: str, seed: int, draws: str, demos: int = 1) -> 
 
 def chain(draw: int) -> tuple[str, ...]:
     """The five in turn, each leaning on all that came before it. Leaning on the base alone they are what the rows of
-    `add-elsewhere` are, whatever the order: those need no run of their own."""
-    run, result = f"runs/ml45/chain-draw{draw}", f"study/ml45/chain-draw{draw}-s0"
+    `add-elsewhere` are, whatever the order: those need no run of their own. (Draw 1 was made with its stages played,
+    too: chain-draw1-s0.json is what adapt.py said of them.)"""
+    run, result = f"runs/ml45/chain-draw{draw}", f"study/ml45/chain-draw{draw}-s0-evaluation.json"
     return (
-        f"{result}.json",
+        result,
         f"python adapt.py --run {folder('fdp', 0)} --sequence {NEW} --demos-per-task 1 --demo-draw {draw} --steps 2000 "
-        f"--eval-seed 9 --seed 0 --out {run}",
-        f"cp {run}/5-hand-insert/evaluation.json {result}-evaluation.json",
-        f"cp {run}/adaptation.json {result}.json",
+        f"--eval-episodes 0 --seed 0 --out {run}",
+        f"python evaluate.py --run {run}/5-hand-insert --tasks {NEW} --episodes 50 --seed 9 --out {result}",
     )
 
 
@@ -75,7 +75,8 @@ TABLE = [
     [new_tasks(policy, ELSEWHERE[policy], 0, "1,2,3") for policy in ELSEWHERE],
     [new_tasks(policy, ELSEWHERE[policy].split(",")[-1], 0, "1,2,3", demos=3) for policy in ELSEWHERE],
     [new_tasks(policy, LEADING[policy], 0, "1", demos=10) for policy in LEADING],
-    [new_tasks("fdp", "specialist-elsewhere", 0, "2,3"), new_tasks("fdp", "add-elsewhere", 0, "4,5"), chain(1)],
+    [new_tasks("fdp", "specialist-elsewhere", 0, "2,3"), new_tasks("fdp", "add-elsewhere", 0, "4,5"),
+     *map(chain, (1, 2, 3))],
     [new_tasks(policy, LEADING[policy], seed, "4,5") for seed, policy in product(range(3), LEADING)],
     [new_tasks(policy, OTHERS[policy], 0, "2,3") for policy in OTHERS],
 ]  # fmt: skip
