@@ -162,9 +162,10 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]],
         if ("fdp", mine) in found and other in found:
             change = crossed_difference(found["fdp", mine], found[other])
             notes.append(f"add-component minus {what}: {change} points, {change.verdict}.")
-    rates = {task: np.nanmean(x, 2).ravel() for task, x in best.items()}
+    rates = {task: np.array([np.nanmean(x[cell]) for cell in zip(*np.isfinite(x).any(2).nonzero(), strict=True)])
+             for task, x in best.items()}  # fmt: skip
     notes.append("A demonstration makes a difference: over bases and draws a task's success is "
-                 + words(f"{span(r[np.isfinite(r)])} on {task}" for task, r in rates.items()) + ".")  # fmt: skip
+                 + words(f"{span(r)} on {task}" for task, r in rates.items()) + ".")  # fmt: skip
     pairs = {base: np.array([row["nearer_and_farther_half"][base] for rows in near.values() for row in rows.values()])
              for base in ("fdp", "monolithic")}  # (tasks x draws, 2)  # fmt: skip
     told = {base: words(map(number, x.mean(0))) for base, x in pairs.items()}

@@ -137,9 +137,20 @@ def router(study: Path) -> list[str]:
     )
 
 
+UPON = {  # folder of new tasks -> the policy that they were learned upon
+    "adapt/shipped": "the policy that comes with the code",
+    "adapt": "the last run of fdp in the first table, an earlier one",
+}
+
+
 def adapted(study: Path) -> list[str]:
-    """New tasks upon the last factorized run."""
-    runs = [json.loads(path.read_text()) for path in sorted(study.glob("pixels/adapt/*.json"))]
+    """New tasks, upon each of the policies of UPON."""
+    return [line for folder, policy in UPON.items() for line in adapted_upon(study / "pixels" / folder, policy)]
+
+
+def adapted_upon(folder: Path, policy: str) -> list[str]:
+    """Nothing where none was learned."""
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     if not runs:
         return []
     tasks, rows, found = sorted({r["task"] for r in runs}), [], {}  # found: (demonstrations, way) -> task -> (1, E)
@@ -155,9 +166,8 @@ def adapted(study: Path) -> list[str]:
     names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
     header = ["demonstrations", "way", *names, "all, 95 % interval", "minus scratch, points"]
     return [
-        *text("New tasks, one at a time, upon the last run of fdp, "
-              f"{runs[0]['flags']['steps']} steps, one seed; where a way is exact, the old tasks' actions are the same "
-              "bit for bit.", played_on(runs)),
+        *text(f"New tasks, one at a time, upon {policy}, {runs[0]['flags']['steps']} steps, one seed; where a way is "
+              "exact, the old tasks' actions are the same bit for bit.", played_on(runs)),
         *table(header, rows), *text(DAGGER),
     ]  # fmt: skip
 
