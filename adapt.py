@@ -162,10 +162,11 @@ def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
 @torch.no_grad()
 def most_used(policy, observation, task: str, count: int) -> list[int]:
     """The components with the largest (signed) mean weights on a new task's demonstrations {part: (N, *shape)}."""
-    named = grow(policy, [task], 0, [], newest_rank(policy))  # the router needs its embedding first
+    named = grow(policy, [task], 0, [], newest_rank(policy)).eval()  # the router needs its embedding first
+    each = max(len(x) // 512 + 1 if x.ndim == 4 else 1 for x in observation.values())  # all pictures would be gigabytes
+    observation = {part: x[::each].to(policy.device) for part, x in observation.items()}
     index = named.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
-    observation = {part: x.to(policy.device) for part, x in observation.items()}
-    return named.eval().weigh(named.encode(observation, index)).mean(0).topk(count).indices.tolist()
+    return named.weigh(named.encode(observation, index)).mean(0).topk(count).indices.tolist()
 
 
 # ---------------------------------------------------------------------------------------------- what is frozen
@@ -202,9 +203,8 @@ def only_rows(module: nn.Module, learned: list[int]) -> None:
 def release(module: nn.Module) -> None:
     """Make whole tensors of the rows again, with what was learned in its place."""
     for part in list(module.modules()):
-        if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):
-                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+        for name in list(getattr(part, "parametrizations", ())):
+            parametrize.remove_parametrizations(part, name, leave_parametrized=True)
 
 
 def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -> dict[str, tuple[int, int]]:

@@ -219,6 +219,8 @@ def main(config: SkillsConfig) -> dict:
     known = [task for skill in skills for task in skill.tasks]
     usual = {IDS[task][0]: task for task in known if task in IDS}  # with cameras, too, the usual names will do
     off = [usual.get(task.strip(), task.strip()) for task in config.take_off.split(",") if task.strip()]
+    if config.take_off and not off:
+        raise BadInput(f"--take-off: name tasks, separated by commas, got '{config.take_off}'")
     if strange := [task for task in off if task not in known]:
         raise BadInput(f"no skill for '{strange[0]}' to take off {origin}; it has {', '.join(known) or 'none'}")
     for skill in skills:

@@ -66,6 +66,8 @@ def through_cameras(observation: str, tasks: list[str], size: int, cameras: str 
 def as_policy_sees(policy_tasks: list[str], tasks: list[str]) -> list[str]:
     """Tasks as a policy that knows `policy_tasks` would see them: through cameras of its size, or as they are."""
     sizes = [IDS[task][1] for task in policy_tasks if task in IDS]
+    if sizes and (others := [task for task in tasks if task not in TASKS and task not in IDS]):
+        raise BadInput(f"this policy sees MetaWorld's tasks through cameras, and '{others[0]}' is none of them")
     return through_cameras("pixels", tasks, sizes[0]) if sizes else tasks
 
 

@@ -51,8 +51,10 @@ def install() -> None:
 def begin() -> None:
     """Importing is over, and the command begins."""
     global _begun
-    if not is_first() and _program.name in SCRIPTS and _program.name != "train.py":
-        raise SystemExit(0)  # only training is work for several
+    if _program.name in SCRIPTS and _program.name != "train.py":  # only training is work for several
+        if not is_first():
+            raise SystemExit(0)
+        os.environ.pop("TORCHELASTIC_RUN_ID", None)  # the first goes on as without torchrun: adapt.py may train, too
     install()
     _begun = True
     done("")

@@ -93,8 +93,8 @@ def begin(folder: Path, config, policy) -> Path:
 
 
 def command(folder: Path) -> str:
-    """What to type to go on with an interrupted command: the same, with the folder named. (adapt.py finds the folder of
-    the same command again, and this one may be a stage in it.)"""
+    """What to type to go on with an interrupted command: the same, with the folder named. (adapt.py and a study find
+    the folder of the same command again, and this one may be a part of it.)"""
     processes = os.environ.get("LOCAL_WORLD_SIZE") if parallel.about() else None
     words = ["torchrun", "--nproc-per-node", processes] if processes else ["python"]
     words += sys.argv
@@ -102,7 +102,7 @@ def command(folder: Path) -> str:
     if script == "train.py":
         words = [word for word in words if word not in ("--overwrite", "--resume")] + ["--resume"]
     named = any(word == "--out" or word.startswith("--out=") for word in words)
-    return shlex.join(words if named or script == "adapt.py" else [*words, "--out", str(folder)])
+    return shlex.join(words if named or script != "train.py" else [*words, "--out", str(folder)])
 
 
 def save(folder: Path, learner, log, data: str, step: int, weights: bool = True, interrupted: bool = False) -> str:
@@ -164,7 +164,7 @@ def restore(folder: Path, learner, seed: int, data: str) -> dict:
     if (log := folder / "log.jsonl").exists():
         read_log(log)  # raises for what is no file, before anything is written
     if not same:
-        raise BadInput(f"--resume: the demonstrations are not those that the run in {folder} began with")
+        raise BadInput(f"the demonstrations are not those that the run in {folder} began with: choose another --out")
     source = provenance(seed, str(device)) | parallel.about()
     parallel.first(lambda: runs.note_resuming(folder, found["start"], source))
     return found
@@ -218,7 +218,7 @@ def try_once(policy, windows, config) -> Callable:
     check_can_be_saved(policy)
     device, policy.progress = policy.device, 0.0
     loss_function = parallel.share(policy, torch.compile(policy.loss) if config.compile else policy.loss)
-    statistics = [(buffer, buffer.clone()) for buffer in policy.buffers()]
+    statistics = {name: (buffer, buffer.clone()) for name, buffer in policy.named_buffers()}
     before = policy.state_dict(keep_vars=True)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
@@ -249,6 +249,10 @@ def try_once(policy, windows, config) -> Callable:
     for name in before:  # training averages, and saves, the tensors that it began with
         if now.get(name) is not before[name]:
             raise BadInput(f"the policy's loss replaces '{name}' by a new tensor: change it in place, as with copy_")
-    for buffer, as_it_was in statistics:
+    kept = {id(x) for x in now.values()}
+    for name, (buffer, as_it_was) in statistics.items():
+        if id(buffer) not in kept and not torch.equal(buffer.nan_to_num(), as_it_was.nan_to_num()):
+            raise BadInput(f"the policy changes '{name}' while it learns, and a run's file does not hold it: leave out "
+                           "persistent=False")  # fmt: skip
         buffer.copy_(as_it_was)
     return parallel.exchange(loss_function)

@@ -58,6 +58,9 @@ def train(config: CurveConfig, home: Path) -> None:
                 seen = now
                 keep(home)
             time.sleep(0.1)
+    except KeyboardInterrupt:
+        say("what train.py is about to say is of this training alone: to go on with the curve, the same command again")
+        raise
     finally:
         child.terminate()  # it saves
         child.wait()

@@ -96,6 +96,8 @@ MUTANTS = {
     "evaluation plays the seeds of demonstrations": ("envs/rollout.py", "FIRST_EVALUATION_SEED = 1_000_000", "FIRST_EVALUATION_SEED = 0", "test_counting.py"),
     "steps go on after success": ("envs/worker.py", "episode.steps += not episode.success", "episode.steps += 1", "test_traps.py"),
     "tasks sorted": ("envs/tasks.py", "return list(dict.fromkeys(names))", "return sorted(set(names))", "test_envs.py -k resolve"),
+    "a buffer that no file holds": ("plumbing/resume.py", "if id(buffer) not in kept and not", "if False and not", "test_forks.py -k as_they_were"),
+    "adapting waits for processes that have left": ("plumbing/interrupt.py", 'os.environ.pop("TORCHELASTIC_RUN_ID", None)', "pass", "test_parallel.py -k torchrun_had"),
     "one task by two names": ("envs/tasks.py", 'word.removeprefix("fdp/").removesuffix("-v3")', 'word.removesuffix("-v3")', "test_envs.py -k resolve"),
     "the action range taken as symmetric": ("envs/tasks.py", "for end in (action.low, action.high))", "for end in (-action.high, action.high))", "test_traps.py -k range"),
     "tasks of other action ranges learn together": ("envs/tasks.py", 'for what in ("observation", "action_low", "action_high"):', 'for what in ("observation",):', "test_traps.py -k range"),

@@ -19,7 +19,7 @@ from adapt import count, grow, most_used, newest_router, only_rows, release, tra
 from envs.demos import DATASET_ID, demonstrations
 from envs.metaworld import DIFFERENCES, PARTS, split_state
 from fdp import Policy, PolicyConfig
-from plumbing import stages
+from plumbing import runs, stages
 from plumbing.cli import BadInput, write_json
 from plumbing.memory import read_memory
 from plumbing.runs import load_policy, read_config, save_weights
@@ -92,6 +92,17 @@ def test_most_used_is_measured_on_the_observations():
     with torch.no_grad():  # turn the router to another component, and the answer follows
         policy.router.net[-1].bias[(winner + 1) % 3] += 10
     assert most_used(policy, observations, "hammer", 2) == [(winner + 1) % 3, winner]
+
+
+def test_most_used_looks_at_some_of_many_pictures(monkeypatch):
+    """All at once those of a hundred demonstrations would need more memory than training does."""
+    parts = {"camera": (3, 64, 64), "proprioception": (2, 4)}
+    policy = runs.build_policy("fdp", {"observation": parts, "action_low": (-1,), "action_high": (1,), "tasks": ["a"]})
+    looked, encode = [], type(policy).encode
+    monkeypatch.setattr(type(policy), "encode", lambda self, seen, task: looked.append(len(task)) or encode(
+        self, seen, task))  # fmt: skip
+    many = {"camera": torch.zeros((1100, 3, 64, 64), dtype=torch.uint8), "proprioception": torch.zeros((1100, 2, 4))}
+    assert len(most_used(policy, many, "b", 2)) == 2 and looked == [367]
 
 
 # ------------------------------------------------------------------------------------------------ freezing

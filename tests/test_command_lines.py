@@ -14,7 +14,7 @@ from hypothesis.internal.conjecture import providers
 import adapt
 import skills
 import train
-from plumbing import limits, runs
+from plumbing import configs, limits, runs
 from plumbing.cli import BadInput
 from study.reliability import commands
 from study.reliability.commands import Case, survives
@@ -105,6 +105,7 @@ def test_numbers_beyond_their_limits_are_refused_by_name():
         for value in (least, most, None):
             setattr(config, name, value)
             limits.check_limits(config)
+        configs.check_sizes(most, name, 0)  # or the run could not be read again
         for value in (least - 1, most * 2 + 1, float("nan"), float("inf"), -float("inf")):
             setattr(config, name, value)
             with pytest.raises(BadInput, match=f"--{name.replace('_', '-')} must be at (least|most) .*, got"):

@@ -256,7 +256,21 @@ class Late(fdp.Policy):
         return super().loss(observation, task, actions, step, noise)
 
 
+class Forgetful(fdp.Policy):
+    """Counts in a buffer that no file holds."""
+
+    def build(self):
+        super().build()
+        self.register_buffer("counted", torch.zeros((), dtype=torch.long), persistent=False)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]), persistent=False)  # may be there: it stays
+
+    def loss(self, *batch):
+        self.counted += 1
+        return super().loss(*batch)
+
+
 @pytest.mark.parametrize("kind,said", [
+    (Forgetful, "changes 'counted' while it learns, and a run's file does not hold it"),
     (Rebinding, "loss replaces 'seen' by a new tensor: change it in place"),
     (RebindingLater, "has replaced 'seen' by a new tensor: change it in place"),
     (Late, "registers 'spread' when it is first asked for its loss"),

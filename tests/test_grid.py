@@ -303,7 +303,9 @@ def test_results_of_the_studies_were_made_by_the_commands_of_their_tables(study,
 
 
 @pytest.mark.parametrize("flags,words", [({"ways": "add-exacct"}, "--ways: no way 'add-exacct'; there are add-exact,"),
-                                         ({"seeds": "x"}, "--seeds and --draws must be whole numbers")])  # fmt: skip
+                                         ({"seeds": "x"}, "--seeds and --draws must be whole numbers"),
+                                         ({"episodes": 0}, "--episodes must be 1 to 10000"),
+                                         ({"block": -1}, "--block at least 0; got 50, -1")])  # fmt: skip
 def test_one_task_looks_at_its_words_first(flags, words):
     with pytest.raises(BadInput, match=words):
         one_task.main(OneTaskConfig(**flags))

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 import torch
@@ -295,3 +296,25 @@ def test_several_machines_cannot_start_again_with_the_store_of_dead_processes(mo
     monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
     with pytest.raises(BadInput, match="needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"):
         parallel.begin("cpu", 7)
+
+
+def test_adapting_goes_on_as_if_torchrun_had_not_started_it(monkeypatch):
+    """Else the training of a sequence's first task would wait for processes that have left."""
+    monkeypatch.setattr(interrupt, "install", lambda: None)
+    monkeypatch.setattr(interrupt, "_begun", False)
+    for script, rank, processes in (("train.py", "0", 2), ("train.py", "1", 2), ("adapt.py", "0", None)):
+        for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": rank, "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(interrupt, "_program", Path(script))
+        interrupt.begin()
+        assert parallel.about().get("processes") == processes
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        interrupt.begin()
+
+
+@pytest.mark.parametrize("script,named", [("train.py", True), ("adapt.py", False), ("study/adapt/one_task.py", False)])
+def test_how_to_go_on_names_a_folder_where_the_command_takes_one(monkeypatch, tmp_path, script, named):
+    monkeypatch.setattr(sys, "argv", [script, "--seed", "1"])
+    assert ("--out" in resume.command(tmp_path)) == named

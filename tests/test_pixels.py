@@ -233,6 +233,8 @@ def test_two_names_of_one_task_are_one_task():
     assert pixels.as_policy_sees(["fdp/push-pixels96-v3"], ["reach"]) == ["fdp/reach-pixels96-v3"]
     with pytest.raises(BadInput, match="'fdp/reach-pixels-v3' has pictures of 64 pixels, and 96 are asked for"):
         pixels.as_policy_sees(["fdp/push-pixels96-v3"], ["fdp/reach-pixels-v3"])
+    with pytest.raises(BadInput, match="^this policy sees MetaWorld's tasks through cameras, and 'toy:Point-v0' is n"):
+        pixels.as_policy_sees(["fdp/push-pixels96-v3"], ["reach", "toy:Point-v0"])
 
 
 # ------------------------------------------------------------------------------------------------ encoder

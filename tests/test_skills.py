@@ -289,6 +289,7 @@ class Planted:
     (["--put", "{skill},{skill}"], "'drawer-open' is known already"),
     (["--put", "{pickle}"], "is damaged"),
     (["--put", "{damaged}"], "its numbers are not those that were written"),
+    (["--take-off", " , "], "--take-off: name tasks, separated by commas, got ' , '"),
     (["--take-off", "drawer-open"], "no skill for 'drawer-open' to take off .* has none"),
     (["--put", "{skill}", "--out", "{skill}"], "exists: choose another --out"),
     (["--put", "{skill}", "--out", "{run}"], "inside the run that is only read"),

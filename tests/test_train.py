@@ -525,7 +525,7 @@ def test_resuming_is_recorded_and_refuses_other_demonstrations(tiny, tiny_run, t
     assert [line["step"] for line in runs.training_record(run)["resumed"]] == [30]
     saved, about = tensors.load(run / resume.FILE)
     tensors.save(run / resume.FILE, saved, about | {"data": f'"{"0" * 64}"'})
-    with pytest.raises(BadInput, match="^--resume: the demonstrations are not those"):
+    with pytest.raises(BadInput, match="^the demonstrations are not those"):
         command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)
 
 

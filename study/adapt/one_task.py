@@ -93,6 +93,8 @@ def main(config: OneTaskConfig) -> dict:
     if not all(word.isdecimal() for word in f"{config.seeds},{config.draws}".split(",")):
         raise BadInput(f"--seeds and --draws must be whole numbers with commas between, got '{config.seeds}' and "
                        f"'{config.draws}'")  # fmt: skip
+    if not (1 <= config.episodes <= 10_000 and 0 <= config.block < 2**31):
+        raise BadInput(f"--episodes must be 1 to 10000, and --block at least 0; got {config.episodes}, {config.block}")
     with Roller() as roller:
         return {"wrote": adapt_all(config, roller)}
 
@@ -141,7 +143,9 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
                 flags.overwrite = folders.taken(ROOT / folder)
             with mock.patch.multiple(train if alone else adapt, **OURS[way]) if way in OURS else nullcontext():
                 train.main(flags) if alone else stages.main(flags, adapt.learn)
-        made = runs.difference(ROOT / folder, asdict(flags), ("out", "device", "retain", "encoder_rank"))
+        made = runs.difference(
+            ROOT / folder, asdict(flags), ("out", "device", "precision", "overwrite", "retain", "encoder_rank")
+        )
         assert made is None, f"{folder} has {made}: remove it"
         new = runs.load_policy(ROOT / folder, device)
         # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.

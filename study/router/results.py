@@ -163,7 +163,8 @@ def alike(those: dict[str, dict]) -> str:
         cosine = (np.sum(s["signed"]) - K) / (K * K - K)
         told.append(f"{number(cosine, 2)} and {number(s['double_counting'], 3)} (`{name}`)")
     return (
-        f"Between components' predictions the mean cosine and the double counting (docs/metrics.md) are {words(told)}."
+        "Between components' predictions the mean cosine and the double counting (study/router/routing.py) are "
+        f"{words(told)}."
     )
 
 
