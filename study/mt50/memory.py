@@ -57,7 +57,7 @@ def main(config: MemoryConfig) -> dict:
             rows[name] = {"seconds": [], "megabytes": []}
             for command in words:
                 begin = time.perf_counter()
-                rows[name]["megabytes"].append(round(process(command, watch_memory=True)))
+                rows[name]["megabytes"].append(round(process(command, watch_memory=True, every=2)))
                 rows[name]["seconds"].append(round(time.perf_counter() - begin, 1))
             say(f"{name}: {rows[name]}")
         left = [str(x.relative_to(folder)) for x in Path(folder).rglob(f"*{TEMPORARY}*")]

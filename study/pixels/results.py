@@ -138,7 +138,7 @@ def router(study: Path) -> list[str]:
 
 
 UPON = {  # folder of new tasks -> the policy that they were learned upon
-    "adapt/shipped": "the policy that comes with the code",
+    "adapt/shipped": "the policy that comes with the code (`study/pixels/adapting.py`)",
     "adapt": "the last run of fdp in the first table, an earlier one",
 }
 
