@@ -66,7 +66,7 @@ def test_check_names_the_first_line_that_differs_and_a_run_repairs_it(tmp_path, 
     assert report.main([], tmp_path) == 0
     assert report.main(["--check"], tmp_path) == 0
     page, readme = tmp_path / "study/README.md", tmp_path / "README.md"
-    assert readme.read_text().startswith("# fdp\n\n<!-- finding -->\n| what is learned")
+    assert readme.read_text().startswith("# fdp\n\n<!-- finding -->\n- **Factorizing")
     assert "- **Factorizing gains" in readme.read_text()
     assert readme.read_text().endswith("\n<!-- /finding -->\nend\n")
 
