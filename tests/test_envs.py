@@ -1,6 +1,7 @@
 """Environments: Gymnasium's contract, seeds that mean something, experts that succeed, workers that may die."""
 
 import subprocess
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -13,7 +14,7 @@ import envs  # noqa: F401
 from envs import two_ways
 from envs.metaworld import DIFFERENCES, GROUPS, PARTS, TASKS, MetaWorldEnv, split_state
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
-from envs.tasks import common_spaces, own_random, resolve_tasks
+from envs.tasks import check_fit, common_spaces, own_random, resolve_tasks, spaces
 from envs.worker import Episode, Worker
 from plumbing.cli import BadInput
 
@@ -135,6 +136,12 @@ def test_splitting_a_state_loses_nothing_and_mixes_nothing():
     assert parts["objects"][0].tolist() == [list(range(4, 18)), list(range(22, 36))]
     assert parts["goal"].tolist() == [[36, 37, 38], [75, 76, 77]]
     assert {part: x.shape for part, x in split_state(state[0]).items()} == PARTS
+
+
+def test_a_policy_of_other_actions_is_told_so():
+    other = SimpleNamespace(observation=spaces("push").observation, action_dim=7, action_low=(-1,), action_high=(1,))
+    with pytest.raises(BadInput, match="^this policy acts with 7 numbers, and task 'push' takes 4$"):
+        check_fit(other, ["push"], "this policy")
 
 
 def test_resolve_tasks():

@@ -36,7 +36,7 @@ class MemoryConfig:
 def main(config: MemoryConfig) -> dict:
     """-> what the command's last line says."""
     path = Path(config.out or ROOT / "study/mt50/memory.json")
-    check_output(path, "megabytes")
+    check_output(path, "left")
     rows, shared = {}, set(os.listdir("/dev/shm"))
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "run"
@@ -64,9 +64,7 @@ def main(config: MemoryConfig) -> dict:
     left += sorted(set(os.listdir("/dev/shm")) - shared)
     left += [f"process {x}" for x in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     asked = {"demos": config.demos, "steps": config.steps, "episodes": config.episodes, "run": config.run}
-    write_json(
-        path, {"rows": rows, "megabytes": "at most, all processes", "left": left, **asked} | provenance(0, "cpu")
-    )
+    write_json(path, {"rows": rows, "left": left, **asked} | provenance(0, "cpu"))
     return {"rows": rows, "left": left, "wrote": [str(path)]}
 
 

@@ -88,8 +88,7 @@ def from_nothing(study: Path) -> list[str]:
         f"with 2,500 demonstrations of each, 100 rollouts and {LIMIT} steps (arXiv 2602.02417): fine-tuning 0.179 "
         "(forgetting 0.730), generative replay 0.853 (0.082), Trust Region 0.883 (0.044). Other demonstrations, "
         "another network, and of one size, where ours grows by a stage for each task and is told which task it is: "
-        "beside ours, not a "
-        "comparison.",
+        "beside ours, not a comparison.",
     )]  # fmt: skip
 
 
