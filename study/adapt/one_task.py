@@ -33,6 +33,7 @@ WAYS = {
     "add-elsewhere": {"copies": 100},
     "full": {"mode": "full"},
     "small": {"mode": "router"},  # name, router and adapter of the encoder, no new component
+    "small-elsewhere": {"mode": "router", "copies": 100},
     **{f"rank-{rank}": {"encoder_rank": rank} for rank in (0, 4, 16, 64)},
     "add-paper": {"retain": "paper"},
     "add-replay": {"retain": "replay"},

@@ -13,6 +13,7 @@ ONE = {  # (base, way) -> how a new task was learned from one demonstration
     ("fdp", "add-exact"): "fdp base: add-component, exact",
     ("fdp", "add-elsewhere"): "the same, augmented (100 copies, objects moved): the default",
     ("fdp", "small"): "fdp base: router, exact: no new component",
+    ("fdp", "small-elsewhere"): "the same, augmented",
     ("fdp", "router"): "fdp base: router, exact, `--encoder-rank 0`",
     ("fdp", "full"): "fdp base: full",
     ("monolithic", "low-rank"): "monolithic base: low-rank adapters on every layer",

@@ -79,4 +79,7 @@ TABLE = [
      *map(chain, (1, 2, 3))],
     [new_tasks(policy, LEADING[policy], seed, "4,5") for seed, policy in product(range(3), LEADING)],
     [new_tasks(policy, OTHERS[policy], 0, "2,3") for policy in OTHERS],
+    # Without a component of its own, augmented; the third of the best three ways from more demonstrations.
+    [new_tasks("fdp", "small-elsewhere", 0, "1,2,3"), new_tasks("fdp", "small-elsewhere", 0, "1", demos=3),
+     new_tasks("fdp", "small", 0, "1", demos=10), new_tasks("monolithic", "low-rank-elsewhere", 0, "4,5")],
 ]  # fmt: skip
