@@ -112,7 +112,7 @@ def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | No
                 value[tuple(map(slice, state[name].shape))] = state[name]
         used = components_of(old.stages[-1][0]) if rank is not None and hasattr(old, "stages") else []
         if used and used != list(range(old.components)):  # the copied router's rows were for some, such as 0, 1, 5
-            spread_rows(newest_router(grown), used)
+            spread_rows(newest_router(grown), used, old.components)
         if old.task_conditioning == "name":
             known = grown.task_embedding.weight[: len(old.tasks)]
             grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
@@ -134,14 +134,14 @@ def newest_rank(policy) -> int | None:
     return policy.config.ranks[-1] if hasattr(policy.config, "stages") else None
 
 
-def spread_rows(router: nn.Module, used: list[int]) -> None:
-    """Move the first rows of a copied router to the components they belong to, `used`; others get (almost) no weight.
+def spread_rows(router: nn.Module, used: list[int], K: int) -> None:
+    """Move the first rows of a copied router to those of K components that they belong to; others get little weight.
     (Except in mode affine, where each weight depends on all logits. A fork's own router is left as it is.)"""
     if isinstance(router, Router):
         last = router.net[-1]
         weight, bias = last.weight[: len(used)].clone(), last.bias[: len(used)].clone()
-        last.weight.zero_()
-        last.bias.fill_(-15.0 if router.mode in BLENDS else 0.0)
+        unused = [k for k in range(K) if k not in used]
+        last.weight[unused], last.bias[unused] = 0.0, -15.0 if router.mode in BLENDS else 0.0
         last.weight[used], last.bias[used] = weight, bias
 
 

@@ -27,6 +27,7 @@ from plumbing import figures, files, folders, interrupt, reports, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_apart, check_limits, check_memory
 from plumbing.log import at_rest, read_log
+from variants.staged import components_of
 
 TRANSFER = 10  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
 RANK = 16  # of a stage's adapter of the encoder
@@ -132,11 +133,18 @@ def check_source(config, tasks: list[str], device) -> None:
                            "router --retain paper")  # fmt: skip
     if config.mode == "components":
         numbers(config.train_components, K, "--train-components")
-    if config.start_from == "most-used" and new > K:
-        raise BadInput(f"--new-components copy different components, and this run has {K}: at most {K}, got {new}")
+    # A copy shares its original's weight: what the newest stage does not use has none to share, and would never learn.
+    used = components_of(policy.config.stages[-1][0]) if hasattr(policy.config, "stages") else list(range(K))
+    if config.start_from == "most-used" and new > len(used):
+        raise BadInput(f"--new-components copy different components, and there are {len(used)}: at most {len(used)}, "
+                       f"got {new}")  # fmt: skip
     if config.start_from not in ("most-used", "random"):
-        if len(numbers(config.start_from, K, "--start-from, if not most-used or random,")) != new:
+        chosen = numbers(config.start_from, K, "--start-from, if not most-used or random,")
+        if len(chosen) != new:
             raise BadInput(f"--start-from must name {new}, one for each new component, got '{config.start_from}'")
+        if not set(chosen) <= set(used):
+            raise BadInput(f"--start-from must name components that the newest stage of {origin} uses, "
+                           f"{', '.join(map(str, used))}, got '{config.start_from}'")  # fmt: skip
     if config.retain == "exact":
         check_forgetful(policy)
 

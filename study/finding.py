@@ -133,7 +133,8 @@ def one_demonstration(study: Path):
         change = crossed_difference(rival, best)
         usual = found["monolithic", "low-rank"], found["fdp", "add-exact"]
         more = f" (without augmentation, {shared(*usual)}: {crossed_difference(*usual)})" if made else ""
-        beside.append(f"one network with adapters {change}{more}")
+        fewer = f" ({shared(rival, best)})" * (shared(rival, best) != shared(best))
+        beside.append(f"one network with adapters {change}{fewer}{more}")
     if rival := found.get(("fdp", f"specialist{made}")):
         beside.append(f"a small policy for it alone {crossed_difference(rival, best)} ({shared(rival, best)})")
     what = "one task added to 45, 1" + " (augmented)" * bool(made)

@@ -257,6 +257,18 @@ def test_a_stage_after_one_that_added_no_component_begins_as_it_too(tiny_run, le
     assert w[:, 0] + w[:, 5] == pytest.approx(v[:, 0], abs=1e-4) and w[:, 4].max() < 1e-4
 
 
+def test_a_component_that_begins_at_random_has_weight_after_skills_too(tiny_run, learned, flags, tmp_path):  # noqa: F811
+    """Those that the newest skill does not use have none; a copy of one of those would have none, and never learn."""
+    both = put(load_policy(tiny_run, CPU), *(file(learned[task]) for task in NEW[:2]))
+    _, w = chunks(adapt.grow(both, ["push-back"], 1, [], both.config.ranks[-1]).eval(), ["push-back"] * 5)
+    assert w[:, 4].max() < 1e-4 < 0.01 < w[:, 6].min()
+    use("--run", tiny_run, "--put", f"{file(learned[NEW[0]])},{file(learned[NEW[1]])}", "--out", tmp_path / "both")
+    with pytest.raises(BadInput, match="that the newest stage of .* uses, 0, 1, 2, 3, 5, got '4'"):
+        command(adapt, "--run", tmp_path / "both", "--tasks", "push-back", "--start-from", "4", *flags)
+    with pytest.raises(BadInput, match="there are 5: at most 5, got 6"):
+        command(adapt, "--run", tmp_path / "both", "--tasks", "push-back", "--new-components", "6", *flags)
+
+
 def test_what_is_left_says_how_it_was_made(tiny_run, learned, tmp_path):
     """And not how the skill that was taken off was."""
     before = training_record(tiny_run)

@@ -147,7 +147,8 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
         made = runs.difference(
             ROOT / folder, asdict(flags), ("out", "device", "precision", "overwrite", "retain", "encoder_rank")
         )
-        assert made is None, f"{folder} has {made}: remove it"
+        if made is not None:
+            raise BadInput(f"{folder} has {made}: remove it, or choose another --out")
         new = runs.load_policy(ROOT / folder, device)
         # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
         knows_old = set(old.config.tasks) < set(new.config.tasks)

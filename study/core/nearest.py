@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent.parent))
 from envs.demos import demonstrations  # noqa: E402  (registers fdp/push-v3, ... as well)
 from envs.rollout import FIRST_EVALUATION_SEED  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
-from plumbing.cli import provenance, say, write_json  # noqa: E402
+from plumbing.cli import provenance, run, say, write_json  # noqa: E402
 
 TASKS, COUNT, BLOCK = "reach,push,mt6", 50, 3  # the study's own: 50 demonstrations, `evaluate.py --seed 3`
 
@@ -37,7 +37,7 @@ def nearest(here: np.ndarray, there: np.ndarray, same: bool = False) -> dict[str
     return {name: round(float(f(closest)), 1) for name, f in (("min", np.min), ("median", np.median), ("max", np.max))}
 
 
-def main() -> None:
+def main() -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, default=HERE.parent.parent / "data")
     result = {}
@@ -58,7 +58,8 @@ def main() -> None:
         for name, x in (("demonstrations", shown), ("evaluation", played)):  # (object, goal) x, y, z: least and most
             result[task][name] = np.stack([x.min(0), x.max(0)]).round(1).tolist()
     write_json(HERE / "nearest.json", {"unit": "mm", "tasks": result, **provenance(BLOCK, "cpu")})
+    return {"wrote": [str(HERE / "nearest.json")]}
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from envs.demos import DATASET_ID, demonstrations  # noqa: E402  (registers fdp/door-lock-v3, ... as well)
-from plumbing.cli import provenance, say, write_json  # noqa: E402
+from plumbing.cli import provenance, run, say, write_json  # noqa: E402
 from study.core.nearest import start  # noqa: E402
 from study.intervals import outcomes  # noqa: E402
 from study.ml45.table import LEADING, NEW  # noqa: E402
@@ -40,7 +40,7 @@ def halves(distance: np.ndarray, success: np.ndarray) -> list[float]:
     return [float(np.nanmean(success[part])) for part in np.array_split(order, 2)]
 
 
-def main() -> None:
+def main() -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, default=HERE.parents[1] / "data")
     data_dir, result = parser.parse_args().data_dir, {}
@@ -68,7 +68,8 @@ def main() -> None:
             say(f"{task}, draw {draw}: {rows[str(draw)]}")
         result[task] = rows
     write_json(HERE / "nearness.json", {"unit": "mm", "tasks": result, **provenance(9, "cpu")})
+    return {"wrote": [str(HERE / "nearness.json")]}
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from plumbing.cli import ROOT, check_output, parse, provenance, run, say, write_json  # noqa: E402
+from envs.pixels import as_policy_sees  # noqa: E402
+from envs.tasks import resolve_tasks  # noqa: E402
+from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from plumbing.files import TEMPORARY  # noqa: E402
+from plumbing.runs import load_policy  # noqa: E402
 from study.speed.timing import process  # noqa: E402
 
 
@@ -37,6 +40,13 @@ def main(config: MemoryConfig) -> dict:
     """-> what the command's last line says."""
     path = Path(config.out or ROOT / "study/mt50/memory.json")
     check_output(path, "left")
+    policy = load_policy(ROOT / config.run)  # refuses what is no run, before minutes of measuring
+    tasks = as_policy_sees(policy.config.tasks, resolve_tasks(config.tasks))
+    if strange := [task for task in tasks if task not in policy.config.tasks]:
+        raise BadInput(f"--tasks: {config.run} does not know '{strange[0]}'")
+    for name in ("demos", "steps", "episodes"):
+        if not 1 <= (n := getattr(config, name)) <= 10_000:
+            raise BadInput(f"--{name} must be between 1 and 10000, got {n}")
     rows, shared = {}, set(os.listdir("/dev/shm"))
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "run"

@@ -132,7 +132,7 @@ def needs(study: Path) -> list[str]:
     rows = [[name, whole[name], *(f"{x:,.0f}" for x in (*row["seconds"], *row["megabytes"]))]
             for name, row in r["rows"].items()]  # fmt: skip
     header = ["fifty tasks", "how much", "seconds, a fifth of it", "then all", "MB, a fifth", "MB, all"]
-    return [*text(f"What it takes ({typed(r['command'])}; {r['hardware'].partition(',')[0]}, beside another run; "
+    return [*text(f"What it takes ({typed(r['command'])}; {r['hardware'].partition(',')[0]}, beside other runs; "
                   "whole commands, all processes together, at the most; collecting goes on from the fifth, the others "
                   f"begin anew). Left behind: {words(r['left'] or ['nothing'])}."), *table(header, rows)]  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from evaluate import evaluate, wilson_interval  # noqa: E402
 from plumbing import figures  # noqa: E402
-from plumbing.cli import ROOT, check_output, parse, provenance, run, say, write_json  # noqa: E402
+from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from plumbing.runs import choose_device, load_policy, training_record  # noqa: E402
 
 SETTINGS = {"dpm": [5, 4, 3, 2, 1, 10], "ddim": [10, 5, 3, 2], "ddpm": [100]}
@@ -60,6 +60,9 @@ def draw(rows: list[dict], path: Path) -> Path:
 def main(config: SamplersConfig) -> dict:
     path, device = ROOT / config.out, choose_device("auto")
     check_output(path, "settings")
+    known = [f"{sampler}-{steps}" for sampler, choices in SETTINGS.items() for steps in choices]
+    if config.only and config.only not in known:
+        raise BadInput(f"--only: no setting '{config.only}'; there are {', '.join(known)}")
     result = json.loads(path.read_text()) if path.exists() else {"settings": []}
     done = {(r["run"], r["seed"], r["sampler"], r["steps"]) for r in result["settings"]}
     for name in config.runs:
