@@ -178,14 +178,24 @@ def collect(tasks: list[str], count: int, data_dir: Path, draw: int = 0) -> None
     with Roller() as roller, progress(total=count * len(tasks), unit="demo", desc="demonstrations") as bar:
         for task in tasks:  # stored one by one: what comes after may be interrupted
             kept: list[Episode] = []
-            attempts = 0
+            attempts = size = 0
+
+            def on_done(episode: Episode, task: str = task) -> None:
+                nonlocal size
+                seen = (x for o in episode.observations for x in (o.values() if isinstance(o, dict) else [o]))
+                size += episode.success * sum(np.asarray(x).nbytes for x in seen)
+                if size > datasets.MOST_BYTES:  # now, rather than when it is read
+                    raise BadInput(f"{count} demonstrations of '{task}' are more than {datasets.MOST_BYTES:,} bytes: "
+                                   "ask for fewer, or smaller pictures")  # fmt: skip
+                bar.update(episode.success)
+
             while missing := count - len(kept):
                 if attempts + missing > 4 * count + 20:
                     raise BadInput(f"the scripted expert for '{task}' succeeded only {len(kept)} times in {attempts}")
                 seeds = range(DRAW_SEEDS * draw + attempts, DRAW_SEEDS * draw + attempts + missing)
                 assert seeds.stop <= min(DRAW_SEEDS * (draw + 1), FIRST_EVALUATION_SEED)
                 attempts += missing
-                kept += [e for e in _play(roller, task, seeds, lambda e: bar.update(e.success)) if e.success]
+                kept += [e for e in _play(roller, task, seeds, on_done) if e.success]
             _store(task, kept, attempts, data_dir, draw)
 
 

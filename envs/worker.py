@@ -149,7 +149,8 @@ class Worker:
         env = self.take(episode)
         policy, space = env.unwrapped, env.action_space
         look(env, episode.recorded)
-        half_range = (space.high - space.low) / 2
+        low, high = (x.astype(float) if np.issubdtype(x.dtype, np.integer) else x for x in (space.low, space.high))
+        half_range = (high - low) / 2  # in eight bits 127 - -128 is -1
         disturbed = list(getattr(policy, "disturbed", range(len(space.low))))  # which actions may be shaken
         random, noise = own_random(episode.task, episode.seed), np.zeros(len(space.low), np.float32)
         episode.observations.append(copy.deepcopy(reset(episode, env)))  # some give the same array at every step

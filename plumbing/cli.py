@@ -31,6 +31,7 @@ def run(main: Callable[[], dict]) -> None:
     told in one line too, and a signal with how to go on. Any other exception is a bug of ours and keeps its traceback.
     """
     interrupt.begin()
+    revision()
     try:
         result = main()
     except BadInput as error:
@@ -148,7 +149,22 @@ def check_output(path: Path, key: str) -> None:
 
 
 def provenance(seed: int, device: str) -> dict:
-    """Where a number came from: the command, the revision ('-dirty' if code has changed since), seed, hardware."""
+    """Where a number came from: the command, the revision, seed, hardware."""
+    command = shlex.join(["python", script(), *sys.argv[1:]])
+    return {
+        "command": command if len(command) < 9000 else f"{command[:9000]} ...",  # what is longer no run may hold
+        "revision": revision(),
+        "seed": seed,
+        "hardware": f"{device_name(device)}, {os.cpu_count()} cores",
+        "software": f"Python {platform.python_version()}, {platform.system()}",
+        "versions": versions(),
+    }
+
+
+@functools.cache
+def revision() -> str:
+    """Of the code, '-dirty' if it has changed since. Asked once, as a command begins: when it writes its results, hours
+    later, other code may lie here than the one that ran."""
 
     def git(*words: str) -> str:
         try:
@@ -157,18 +173,8 @@ def provenance(seed: int, device: str) -> dict:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    revision = git("rev-parse", "--short=12", "HEAD") or "unknown"
-    if git("status", "--porcelain", "--untracked-files=all", "--", "*.py"):  # a new fork is code too
-        revision += "-dirty"
-    command = shlex.join(["python", script(), *sys.argv[1:]])
-    return {
-        "command": command if len(command) < 9000 else f"{command[:9000]} ...",  # what is longer no run may hold
-        "revision": revision,
-        "seed": seed,
-        "hardware": f"{device_name(device)}, {os.cpu_count()} cores",
-        "software": f"Python {platform.python_version()}, {platform.system()}",
-        "versions": versions(),
-    }
+    changed = git("status", "--porcelain", "--untracked-files=all", "--", "*.py")  # a new fork is code too
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + "-dirty" * bool(changed)
 
 
 def script() -> str:

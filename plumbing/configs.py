@@ -16,6 +16,7 @@ LIMITS = {
     "components": 1024, "horizon": 1024, "executed": 1024, "diffusion_steps": 100_000, "condition_dim": 16_384,
     "channels": 16_384, "kernel": 63, "demos_per_task": 10_000, "eval_episodes": 10_000, "steps": 10**9,
     "batch_size": 10**6, "format": 1000, "seed": 2**31 - 1, "eval_seed": 2**31 - 1,
+    "seeds": 10**14,  # of episodes, 10,000 to a block
 }  # fmt: skip
 MOST = 10**9
 LENGTH = 10_000  # of a list, or a dictionary

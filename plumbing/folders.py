@@ -75,7 +75,7 @@ def _logged(path: Path) -> float:
 def free(wanted: Path) -> Path:
     """runs/x, or runs/x-2, runs/x-3, ... : the first that is not taken, and in which no other command is at work."""
     candidate, number = wanted, 2
-    while taken(candidate) or _busy(candidate):
+    while taken(candidate) or busy(candidate):
         candidate, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
     return candidate
 
@@ -87,7 +87,7 @@ def check_free(folder: Path, overwrite: bool = False) -> None:
         raise BadInput(f"{folder} exists: choose another --out, or add --resume to go on with it, or --overwrite")
     if taken(folder) and not (_is_run(folder) or _is_run(folder / REPLACED)):  # no licence to empty other folders
         raise BadInput(f"--overwrite replaces runs, and {folder} is none: no config.json of one is there")
-    if _busy(folder):
+    if busy(folder):
         raise BadInput(f"another command is at work in {folder}: wait for it, or choose another --out")
     files.check_writable(folder)
 
@@ -100,7 +100,7 @@ def claim_free(wanted: Path) -> Path:
             claim(folder)
             return folder
         except BadInput:
-            if not (taken(folder) or _busy(folder)):  # no other command is to blame
+            if not (taken(folder) or busy(folder)):  # no other command is to blame
                 raise
 
 
@@ -137,7 +137,7 @@ def set_aside(folder: Path, names: list[str]) -> None:
     config.json is moved last: a process that is killed in between leaves one that the next goes on with.
     """
     aside = folder / REPLACED
-    if any((folder / name).exists() for name in CHECKPOINTS):
+    if any((folder / name).exists() for name in CHECKPOINTS) and not _interrupted(folder):
         drop_replaced(folder)  # a process was killed before it could: what is here now has something to show
     keep = not (aside / "config.json").exists() and (aside.exists() or (_is_run(folder) and not _only_begun(folder)))
     for name in sorted(names, key="config.json".__eq__):
@@ -182,6 +182,16 @@ def evaluation_beside(path: Path, result: dict) -> Path:
     return path
 
 
+def _interrupted(folder: Path) -> bool:
+    """Whether its checkpoint is one that a signal asked for, perhaps after a step or two (plumbing/resume.py)."""
+    from plumbing import tensors  # PyTorch, which the simulators' processes do without
+
+    try:
+        return tensors.header(folder / CHECKPOINTS[1]).get("interrupted") == "true"
+    except BadInput:
+        return False
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -189,14 +199,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _busy(folder: Path) -> bool:
+def busy(folder: Path) -> bool:
     """Whether another process has claimed it."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
         return False
     try:
-        return _key(handle) not in _held and not _locked(handle)
+        return _key(handle) not in _held and not _locked(handle, fcntl.LOCK_SH)  # two may ask at the same time
     finally:
         os.close(handle)  # and with it the lock
 
@@ -214,10 +224,10 @@ def _lock(handle: int) -> bool:
     return False
 
 
-def _locked(handle: int) -> bool:
+def _locked(handle: int, how: int = fcntl.LOCK_EX) -> bool:
     """Lock it, and say whether that went well; some network drives know no locks, and then it did."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
     except OSError as error:
         return not isinstance(error, BlockingIOError)
     return True

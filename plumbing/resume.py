@@ -126,7 +126,7 @@ def _save(folder: Path, learner, log, data: str, step: int, weights: bool, inter
     state |= {"skipped_in_a_row": learner.skipped_in_a_row, "rng": torch.get_rng_state()}
     if learner.policy.device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(learner.policy.device)
-    about = {"step": step, "seconds": log.seconds, "count": log.count, "data": data}
+    about = {"step": step, "seconds": log.seconds, "count": log.count, "data": data, "interrupted": interrupted}
     # First: weights alone, where the disk is full for more, could not be gone on with.
     tensors.save(folder / FILE, state, {name: json.dumps(x) for name, x in about.items()})
     if weights:

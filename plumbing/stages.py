@@ -92,6 +92,8 @@ def check(config) -> list[str]:
 def check_source(config, tasks: list[str], device) -> None:
     """Refuse what this run, or a fresh policy for the first task, cannot do, before demonstrations are made."""
     if config.run:
+        if folders.busy(Path(config.run)):  # its weights change: what was learned from would soon be nowhere
+            raise BadInput(f"--run: another command is at work in {config.run}: wait until it is done")
         origin, policy = f"the run in {config.run}", runs.load_policy(Path(config.run), device)
     else:
         flags = first_flags(config, tasks[0], "")

@@ -11,6 +11,7 @@ import pytest
 import torch
 import toy  # noqa: F401
 from conftest import command
+from gymnasium.spaces import Box
 
 import evaluate
 from envs import experts, rollout, worker
@@ -287,6 +288,20 @@ def test_looking_at_an_installation(monkeypatch, capsys):
         doctor.check(torch.device("cpu"))
     with pytest.raises(BadInput, match="--run: name a run folder"):
         command(evaluate, "--episodes", 3)
+
+
+def test_noise_is_as_large_as_the_range_of_whole_numbers_of_eight_bits(monkeypatch):
+    """In which 127 - -128 is -1."""
+    usual = toy.Point.__init__
+
+    def eight_bits(self, *arguments, **options):
+        usual(self, *arguments, **options)
+        self.action_space = Box(-128, 127, (2,), np.int8)
+
+    monkeypatch.setattr(toy.Point, "__init__", eight_bits)
+    episode = Worker().expert(Episode("toy:Point-v0", 0, expert=True, action_noise=0.1))
+    shaken = np.array(episode.executed, float) - np.array(episode.actions)
+    assert len(shaken) > 5 and 4 < np.abs(shaken).mean() < 30  # of a normal of 0.1 x 127.5: 10
 
 
 def test_environments_do_not_pile_up_where_many_episodes_of_a_task_met_once(monkeypatch):

@@ -1,5 +1,6 @@
 """Which folder a run gets: nobody's work is overwritten, by two commands at once, by a refused one, or by a crash."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -245,15 +246,33 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_has_a_checkpoint(tiny, 
             command(train, *tiny, "--out", run)
     with pytest.raises(BadInput, match="no checkpoint yet; give --overwrite instead of --resume to begin it again"):
         command(train, *tiny, "--out", run, "--resume", "--seed", 1)
-    with monkeypatch.context() as patch, pytest.raises(interrupt.Interrupted):  # and after one step
-        patch.setattr(train.interrupt, "steps", stop_after_one)
-        command(train, *tiny, "--out", run, "--overwrite", "--seed", 1)
-    assert runs.training_record(run)["steps"] == 1 and runs.training_record(run / folders.REPLACED)["steps"] == 30
+    for _ in range(2):  # and after one step, twice
+        with monkeypatch.context() as patch, pytest.raises(interrupt.Interrupted):
+            patch.setattr(train.interrupt, "steps", stop_after_one)
+            command(train, *tiny, "--out", run, "--overwrite", "--seed", 1)
+        assert runs.training_record(run)["steps"] == 1 and runs.training_record(run / folders.REPLACED)["steps"] == 30
     command(train, *tiny, "--out", run, "--resume", "--seed", 1, "--eval-episodes", 0)
     new = load_file(run / "model.safetensors")
     assert (
         not (run / folders.REPLACED).exists() and not (new["encoder.net.0.weight"] == old["encoder.net.0.weight"]).all()
     )
+
+
+def test_nothing_is_learned_from_a_run_that_is_still_trained(tiny_run, data_dir, tmp_path):
+    """What it had learned from would soon be nowhere."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    flags = ["--tasks", "drawer-open", "--steps", 1, "--eval-episodes", 0, "--data-dir", data_dir, "--out"]
+    handle = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)  # another one that asks
+        assert not folders.busy(run)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert folders.busy(run)
+        with pytest.raises(BadInput, match="--run: another command is at work in .*run: wait until it is done"):
+            command(adapt, "--run", run, *flags, tmp_path / "new")
+    finally:
+        os.close(handle)
+    assert not folders.busy(run) and not (tmp_path / "new").exists()
 
 
 def test_a_run_that_another_command_has_finished_meanwhile_is_not_replaced(tiny_run, data_dir, tmp_path, monkeypatch):

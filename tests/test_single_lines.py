@@ -24,7 +24,7 @@ from encoder import PixelsEncoder
 from envs import demos, experts, rollout
 from envs.tasks import spaces
 from envs.worker import Episode, Worker
-from plumbing import folders, memory, resume, runs, stages, tensors
+from plumbing import cli, folders, memory, resume, runs, stages, tensors
 from plumbing.cli import BadInput
 from study import intervals
 from unet import Conv, Linear
@@ -294,3 +294,28 @@ def test_a_folder_that_was_filled_meanwhile_is_not_claimed(tmp_path):
         folders.claim(folder)
     with pytest.raises(BadInput, match="is none"):
         folders.claim(folder, overwrite=True)
+
+
+def test_the_revision_is_that_of_the_code_that_runs(monkeypatch):
+    """Asked as a command begins. When it writes its results, others may have been at work here."""
+    found = []
+
+    def git(words, **_):
+        found.append(words[3])
+        return Answer("abc" * (words[3] == "rev-parse"))
+
+    cli.revision.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.subprocess, "run", git)
+        patch.setattr(cli, "_print", lambda *_: None)
+        cli.run(lambda: found.append("main") or {})
+    monkeypatch.setattr(cli.subprocess, "run", lambda *_, **__: pytest.fail("asked later"))
+    assert sorted(found[:2]) == ["rev-parse", "status"] and found[2:] == ["main"] and cli.revision() == "abc"
+    cli.revision.cache_clear()
+
+
+class Answer:
+    returncode = 0
+
+    def __init__(self, stdout: str):
+        self.stdout = stdout

@@ -13,6 +13,7 @@ from test_adapt import CPU, chunks, fingerprint, flags, inputs  # noqa: F401  (f
 
 import adapt
 import skills
+from envs.rollout import block_seeds
 from plumbing.cli import BadInput
 from plumbing.runs import load_policy, read_config, training_record
 from skills import put, put_together, take_apart
@@ -150,6 +151,14 @@ def test_the_file_says_where_it_comes_from(learned):
     about = skills.read(file(learned["drawer-open"])).about
     assert about["stage"]["trained_parameters"] > 0 and about["revision"] and about["demonstrations"] == 4
     assert about["base"] == OLD
+
+
+def test_the_last_block_of_episodes_has_seeds_that_are_read_too(learned, tmp_path):
+    skill = skills.read(file(learned["drawer-open"]))
+    seeds = block_seeds(2**31 - 1, 10_000)
+    skill.about["success"] = {"drawer-open": {"successes": 1, "n": 2, "seeds": [seeds[0], seeds[-1]]}}
+    skills.write(tmp_path / "skill.safetensors", skill)
+    assert skills.read(tmp_path / "skill.safetensors").about == skill.about
 
 
 def test_a_skill_of_the_run_that_comes_with_the_code_is_small():

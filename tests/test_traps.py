@@ -73,8 +73,8 @@ def test_skip_connections_carry_what_each_level_had_before_halving():
     assert x.grad[:, 4].abs().min() > 0
 
 
-def simulators(succeeds) -> type:
-    """Stands in for demos.Roller: the expert succeeds at these seeds."""
+def simulators(succeeds, saw=lambda seed: []) -> type:
+    """Stands in for demos.Roller: the expert succeeds at these seeds, and sees this."""
 
     class Stub(Roller):
         def __init__(self):
@@ -82,7 +82,7 @@ def simulators(succeeds) -> type:
 
         def play_expert(self, episodes, on_done):
             for episode in episodes:
-                episode.success = succeeds(episode.seed)
+                episode.success, episode.observations = succeeds(episode.seed), saw(episode.seed)
                 on_done(episode)
             return episodes
 
@@ -96,6 +96,19 @@ def test_only_successful_demonstrations_are_kept_in_the_order_of_their_seeds(tmp
     demos.collect(["push"], 3, tmp_path)
     ((kept, attempts),) = stored
     assert [episode.seed for episode in kept] == [1, 3, 4] and attempts == 5  # 0, 1, 2, and two more for the two
+
+
+def test_more_than_can_be_read_is_not_recorded_to_its_end(tmp_path, monkeypatch):
+    stored, played = [], []
+    monkeypatch.setattr(
+        demos, "Roller", simulators(lambda seed: True, lambda seed: played.append(seed) or [np.zeros(9)])
+    )
+    monkeypatch.setattr(demos, "_store", lambda *_: stored.append(1))
+    monkeypatch.setattr(demos.datasets, "MOST_BYTES", 3 * 72)
+    demos.collect(["push"], 3, tmp_path)
+    with pytest.raises(BadInput, match="9 demonstrations of 'push' are more than 216 bytes: ask for fewer"):
+        demos.collect(["push"], 9, tmp_path)
+    assert stored == [1] and played == [0, 1, 2, 0, 1, 2, 3]
 
 
 def test_an_expert_that_hardly_ever_succeeds_is_no_teacher(tmp_path, monkeypatch):
