@@ -28,15 +28,12 @@ Axis legend: K components before growing, n new ones, B batch
 """
 
 from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
-import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn as nn
-from torch import Tensor
 from torch.nn.utils import parametrize
 
 import skills
@@ -45,11 +42,12 @@ from envs import elsewhere
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from plumbing import resume, runs, stages
 from plumbing.cli import numbers, parse, progress, run
+from plumbing.freezing import count, only_rows, release
 from plumbing.log import Log, Usage
 from plumbing.memory import Memory
-from router import BLENDS, Router, errors_and_terms
+from router import errors_and_terms, share_weight, spread_rows
 from train import Learner, Windows, average_decay, draw_noise, learning_rate
-from variants.staged import add_stage, components_of, unstaged
+from variants.staged import add_stage, components_of, newest_router, unstaged
 
 REPLAY_WEIGHT = 10.0  # coefficient of the squared change in predictions on old observations; 1 was no worse (LOG.md)
 
@@ -110,9 +108,8 @@ def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | No
         for name, value in grown.state_dict().items():
             if name in state:  # into the first rows and columns; those beyond keep what `build` drew at random
                 value[tuple(map(slice, state[name].shape))] = state[name]
-        used = components_of(old.stages[-1][0]) if rank is not None and hasattr(old, "stages") else []
-        if used and used != list(range(old.components)):  # the copied router's rows were for some, such as 0, 1, 5
-            spread_rows(newest_router(grown), used, old.components)
+        if hasattr(old, "stages"):  # the copied router's rows were for some components, such as 0, 1, 5
+            spread_rows(newest_router(grown), components_of(old.stages[-1][0]), old.components)
         if old.task_conditioning == "name":
             known = grown.task_embedding.weight[: len(old.tasks)]
             grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)
@@ -124,92 +121,31 @@ def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | No
     return grown.to(policy.device)
 
 
-def newest_router(policy) -> nn.Module:
-    """The router that serves new tasks: the only one, or the last stage's."""
-    return policy.router[-1] if hasattr(policy.config, "stages") else policy.router
-
-
-def newest_rank(policy) -> int | None:
-    """Of the last stage's adapter of the encoder; None if the policy has no stages."""
-    return policy.config.ranks[-1] if hasattr(policy.config, "stages") else None
-
-
-def spread_rows(router: nn.Module, used: list[int], K: int) -> None:
-    """Move the first rows of a copied router to those of K components that they belong to; others get little weight.
-    (Except in mode affine, where each weight depends on all logits. A fork's own router is left as it is.)"""
-    if isinstance(router, Router):
-        last = router.net[-1]
-        weight, bias = last.weight[: len(used)].clone(), last.bias[: len(used)].clone()
-        unused = [k for k in range(K) if k not in used]
-        last.weight[unused], last.bias[unused] = 0.0, -15.0 if router.mode in BLENDS else 0.0
-        last.weight[used], last.bias[used] = weight, bias
-
-
-def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
-    """Components K, K+1, ... get the logits of those that they copy, and each pair shares what the one had."""
-    if not isinstance(router, Router):  # a fork's own: its new rows begin as it drew them
-        return
-    last = router.net[-1]
-    last.weight[K:], last.bias[K:] = last.weight[copied], last.bias[copied]
-    sharing = [*copied, *range(K, K + len(copied))]
-    if router.mode in BLENDS:  # exp(logit - log 2) is half of the weight
-        last.bias[sharing] -= math.log(2)
-    elif router.mode == "raw":
-        last.weight[sharing] /= 2
-        last.bias[sharing] /= 2
+def named(policy, tasks: list[str]):
+    """The policy with new names, at the mean of those it knows, and nothing learned. A copy."""
+    return grow(policy, tasks, 0, [], getattr(policy.config, "ranks", [None])[-1])
 
 
 @torch.no_grad()
 def most_used(policy, observation, task: str, count: int) -> list[int]:
     """The components with the largest (signed) mean weights on a new task's demonstrations {part: (N, *shape)}."""
-    named = grow(policy, [task], 0, [], newest_rank(policy)).eval()  # the router needs its embedding first
+    knows = named(policy, [task]).eval()  # the router needs the name's embedding first
     each = max(len(x) // 512 + 1 if x.ndim == 4 else 1 for x in observation.values())  # all pictures would be gigabytes
     observation = {part: x[::each].to(policy.device) for part, x in observation.items()}
-    index = named.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
-    return named.weigh(named.encode(observation, index)).mean(0).topk(count).indices.tolist()
+    index = knows.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
+    return knows.weigh(knows.encode(observation, index)).mean(0).topk(count).indices.tolist()
 
 
 # ---------------------------------------------------------------------------------------------- what is frozen
 
 
-class _Rows(nn.Module):
-    """A tensor of which some rows are learned and the others are constants, out of any optimiser's reach."""
-
-    def __init__(self, whole: Tensor, learned: list[int]):
-        super().__init__()
-        self.register_buffer("whole", whole.detach().clone())
-        self.register_buffer("rows", torch.tensor(learned, device=whole.device))
-
-    def forward(self, learned: Tensor) -> Tensor:
-        return self.whole.index_copy(0, self.rows, learned)
-
-    def right_inverse(self, whole: Tensor) -> Tensor:
-        return whole[self.rows]
-
-
-def only_rows(module: nn.Module, learned: list[int]) -> None:
-    """Of every parameter in the module, let only these rows (components, or tasks) learn. Undone by `release`.
-
-    Frozen means out of the optimiser. Setting gradients to zero is not enough: AdamW's weight decay moves a parameter
-    whose gradient is zero, and so does its momentum. But K components share one tensor with a leading K axis, of which
-    an optimiser gets all or nothing; so the rows that train become a parameter of their own.
-    """
-    for part in list(module.modules()):
-        for name, parameter in list(part.named_parameters(recurse=False)):
-            parameter.requires_grad_(True)
-            parametrize.register_parametrization(part, name, _Rows(parameter, learned))
-
-
-def release(module: nn.Module) -> None:
-    """Make whole tensors of the rows again, with what was learned in its place."""
-    for part in list(module.modules()):
-        for name in list(getattr(part, "parametrizations", ())):
-            parametrize.remove_parametrizations(part, name, leave_parametrized=True)
-
-
 def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -> dict[str, tuple[int, int]]:
     """Freeze all but the newest router and adapter of the encoder, these components, these tasks' embeddings, and,
-    if asked, the encoder. -> part -> (parameters, parameters that learn)."""
+    if asked, the encoder. -> part -> (parameters, parameters that learn).
+
+    Frozen means out of the optimiser. Setting gradients to zero is not enough: AdamW's weight decay moves a parameter
+    whose gradient is zero, and so does its momentum. So rows that learn become parameters of their own (`only_rows`).
+    """
     totals = {name: count(part) for name, part in policy.named_children()}
     policy.requires_grad_(False)
     policy.encoder.requires_grad_(encoder)
@@ -223,11 +159,6 @@ def train_only(policy, components: list[int], tasks: list[int], encoder: bool) -
     for part in policy.children():  # frozen parts run in eval mode: no dropout, no batch statistics of new data
         part.train(count(part, learning=True) > 0)
     return {name: (totals[name], count(part, learning=True)) for name, part in policy.named_children() if totals[name]}
-
-
-def count(module: nn.Module, learning: bool = False) -> int:
-    """Its parameters; or only those that learn."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not learning)
 
 
 def prepare(config: AdaptConfig, policy, tasks: list[str], demos: dict) -> tuple:
@@ -274,10 +205,9 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
-    going_on, found = (folder / resume.FILE).exists(), {"copied": copied}  # an interrupted stage has this behind it
-    if config.sequence and config.eval_episodes and not going_on:
-        named = grow(policy, tasks, 0, [], newest_rank(policy))
-        found |= stages.before_learning(named, tasks, config.eval_episodes, config.eval_seed, roller)
+    going_on, found = (folder / resume.FILE).exists(), {"copied": copied}
+    if config.sequence and config.eval_episodes and not going_on:  # an interrupted stage has this behind it
+        found |= stages.before_learning(named(policy, tasks), tasks, config.eval_episodes, config.eval_seed, roller)
     about = stages.begin(config, origin, folder, grown, parts, windows, found, going_on)
 
     # ---- The loop: train.py's, over fewer parameters.
@@ -290,7 +220,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     learner = Learner(grown, config.lr, precision=about["adapted"][-1].get("precision", "auto"))
     data = resume.fingerprint(windows, *([memory.old] if memory else []))
     log = Log(folder, device, **(resume.restore(folder, learner, config.seed, data) if going_on else {}))
-    usage = Usage(tasks, windows.observations, windows.task_ids, windows.of_task)
+    usage = Usage(windows)
     save = partial(resume.save, folder, learner, log, data, weights=False)
     for step in interrupt.steps(progress(range(log.start, config.steps), unit="step", desc=", ".join(tasks)), save):
         observation, task, actions = windows.sample(config.batch_size)
@@ -310,10 +240,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     # ---- Save. The weights come last: a folder that has them holds a finished stage.
     if memory:
         memory.save(folder, {task: make_windows(demos[task], 1)[0] for task in tasks})
-    if config.retain == "exact":
-        base, (*others, skill) = skills.take_apart(grown)
-        grown = skills.put_together(base, [*others, *earlier, skill])
-    stages.finish(folder, about, grown, config.steps, log.seconds)
+    stages.finish(folder, about, grown, earlier, config.steps, log.seconds)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,12 @@ variants/staged.py).
 Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, h and w of pictures
 """
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from plumbing.cli import BadInput, say_once
+from plumbing.cli import say_once
 
 Observation = dict[str, Tensor]  # part -> (B, *shape)
 
@@ -43,31 +42,6 @@ def join(observations: list[Observation]) -> Observation:
 def rows(observation: Observation, index) -> Observation:
     """Some rows of {part: (N, *shape)}."""
     return {name: x[index] for name, x in observation.items()}
-
-
-def check_rows(observation: dict, parts: dict, tasks: list[str]) -> None:
-    """ValueError unless each part, name -> shape, has a row for each of a list of tasks: PyTorch would repeat a single
-    row, and a robot act on what another sees."""
-    if not len(tasks):
-        raise ValueError("name a task for each row of the observation; got no task")
-    for name, shape in parts.items():
-        if name not in observation:
-            raise ValueError(f"this policy sees {', '.join(parts)}; an observation has no '{name}'")
-        wanted = (len(tasks), *shape)
-        if isinstance(tasks, str) or np.shape(observation[name]) != wanted:
-            raise ValueError(f"observation '{name}' must have the shape {wanted}, a row for each of a list of tasks; "
-                             f"got {np.shape(observation[name])} and {tasks!r}")  # fmt: skip
-
-
-def as_tensors(observation: dict, parts: dict, tasks: list[str], device: torch.device) -> Observation:
-    """What the environments gave, arrays {part: (B, *shape)}, as float32 on the device. ValueError as `check_rows`, and
-    BadInput for a number that is not finite: it would come out as an action, and go to a robot."""
-    check_rows(observation, parts, tasks)
-    tensors = {name: torch.as_tensor(np.asarray(observation[name]), dtype=torch.float32) for name in parts}
-    for name, x in tensors.items():
-        if not x.isfinite().all():
-            raise BadInput(f"observation '{name}' has numbers that are not finite, at {tasks[0]} or a row beside it")
-    return {name: x.to(device) for name, x in tensors.items()}
 
 
 def make_encoder(parts: dict, condition_dim: int, differences: tuple[Difference, ...], eye: str) -> nn.Module:
@@ -125,12 +99,12 @@ class StateEncoder(nn.Module):
     def fit(self, observation: Observation) -> None:
         """Take mean and scale from {part: (N, *shape)}. Once, on the first training data, and never again: refitting
         while adapting would silently change what every old component sees."""
-        numbers = self.numbers(observation)
+        numbers = self.side_by_side(observation)
         self.mean.copy_(numbers.mean(0))
         spread = numbers.std(0).nan_to_num()  # one observation has none
         self.scale.copy_(spread.clamp(min=self.FLOOR))
         by_part = {name: observation[name].float().std(0).nan_to_num().max().item() for name in self.parts}
-        for name, most in by_part.items():  # its unit is too large (kilometres, say), or that of all parts is
+        for name, most in by_part.items():  # too large a unit (kilometres, say) for this part, or for all
             if most > 0 and (most < self.FLOOR / 4 or spread.max() < self.FLOOR):
                 say_once(f"warning: no number of '{name}' varies by more than {most:.1g}; what varies by less than "
                          f"{self.FLOOR} is faint: give it in smaller units")  # fmt: skip
@@ -141,9 +115,9 @@ class StateEncoder(nn.Module):
 
     def standardize(self, observation: Observation) -> Tensor:
         """{part: (B, *shape)} -> (B, F), before clipping."""
-        return (self.numbers(observation) - self.mean) / self.scale
+        return (self.side_by_side(observation) - self.mean) / self.scale
 
-    def numbers(self, observation: Observation) -> Tensor:
+    def side_by_side(self, observation: Observation) -> Tensor:
         """{part: (B, *shape)} -> (B, F): parts with frames, frame by frame; parts without; differences of positions.
 
         What the hand must do depends on the object's position *relative to the hand*. A network can learn to subtract,

@@ -85,7 +85,7 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
         nonlocal policy_seconds
         begin = time.perf_counter()
         noise, n = starting_noise(policy, playing, chunks), len(playing)
-        rows = [*range(n), *[0] * (roller.slots // 2 - n if padded else 0)]  # row 0 fills up to half of the slots
+        rows = [*range(n), *[0] * (roller.slots // 2 - n if padded else 0)]  # row 0 again, up to half the slots
         observations = {name: x[rows] for name, x in observations.items()}
         actions, w = policy.act(observations, [playing[i].task for i in rows], sampler, steps, noise[rows], generator)
         policy_seconds += time.perf_counter() - begin
@@ -116,15 +116,15 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
                 told[task] = summary(mine, its, [weights[task, e.seed] for e in mine if not e.lost])
                 told[task]["seeds"] = [seeds[0], seeds[-1]]
             # To film a failure takes a second play. (In another batch a rounding may let it succeed: then none.)
-            worst = [(t, seed) for t in filmed for seed in told[t]["failed_seeds"][:1] if seed != seeds[0]]
-            failed = roller.play(act, [Episode(t, seed, render_every=4, shift=shift) for t, seed in worst])
+            first = [(t, seed) for t in filmed for seed in told[t]["failed_seeds"][:1] if seed != seeds[0]]
+            again = roller.play(act, [Episode(t, seed, render_every=4, shift=shift) for t, seed in first])
 
     how = {"sampler": sampler, "sampling_steps": steps, "executed": policy.config.executed}
     result = {"tasks": told, "mean_success": mean_success({"tasks": told}), **how}
     result["latency_ms_batch_1"] = latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
-    kept = [e for e in played if (every or e.seed == seeds[0])] + [e for e in failed if not e.success]
+    kept = [e for e in played if (every or e.seed == seeds[0])] + [e for e in again if not e.success]
     return result, [(e, np.stack(weights[e.task, e.seed])) for e in kept if not e.lost]
 
 
@@ -182,7 +182,7 @@ def latency(policy, task: str, sampler: str, steps: int) -> float:
 
 
 def even(weigh):
-    """A policy's `weigh`, but each row's K weights share their sum equally."""
+    """A policy's `weigh`, each row's K weights replaced by their mean."""
 
     def weigh_evenly(condition, step=None):
         weights = weigh(condition, step)

@@ -22,7 +22,8 @@ import torch.nn as nn
 from torch import Tensor
 
 import sampler
-from encoder import Difference, Observation, as_tensors, augmented, make_encoder
+from encoder import Difference, Observation, augmented, make_encoder
+from plumbing.observations import as_tensors
 from router import Router, check_mode, with_bonus
 from unet import UNet
 
@@ -62,7 +63,7 @@ class Policy(nn.Module):
 
     router_sees_step = False  # True: `weigh` is asked at every denoising step, not once per chunk
     progress = 1.0  # share of training done, for forks that anneal; train.py's loop sets it, and your own loop has to
-    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar (T,), float64; never 0 or 1: both divide
+    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar (T,), float64; ab and 1 - ab are divisors
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
@@ -165,8 +166,7 @@ class Policy(nn.Module):
         weights (B, K). Call `policy.eval()` first, unless it was loaded: in training mode pictures are augmented.
 
         noise: the starting point (B, H, A), drawn if not given; with ddim and dpm the only source of randomness.
-        Raises ValueError for observations that are not finite or not one row per task, an unknown task (if it is told
-        tasks) or sampler, or a step count that the schedule does not have.
+        Raises ValueError for what `as_tensors` refuses, an unknown task (if it is told tasks), sampler or step count.
         """
         c, (name, steps) = self.config, self.choose_sampler(sampler_name, sampling_steps)
         seen = as_tensors(observation, c.observation, tasks, self.device)

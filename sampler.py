@@ -4,8 +4,8 @@ Diffusion in one paragraph. Take a clean action chunk x_0, and mix it with Gauss
 
     x_t = sqrt(ab_t) * x_0 + sqrt(1 - ab_t) * e                  (Ho et al. 2020, DDPM, equation 4)
 
-where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. (The squares of both factors sum
-to one, so actions of unit variance keep it.) A *chunk* is the next H actions: here x, with noise e, as in papers on
+where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. (Both factors squared sum to
+one: if x_0 has unit variance, so has x_t.) A *chunk* is the next H actions: here x, with noise e, as in papers on
 sampling; in fdp.py a, with noise eps. (Papers count steps from 1 to T; our t = 0 is their 1. x_0 is always the clean
 chunk.) A network learns to predict the noise in x_t. Sampling goes backwards: start at pure noise, predict the noise in
 it, remove a little of that, predict again. Everything below is arithmetic on that one equation.
@@ -115,8 +115,8 @@ def sampling_timesteps(T: int, steps: int) -> list[int]:
     that sampling starts from ("trailing" spacing; the usual "leading" one begins at 90 for ten steps). After
     the last entry comes not step 0 but clean data, ab = 1: step 0 still holds a little noise.
 
-    Few steps narrow the distribution: the last jump, here from 24, goes to the mean of all clean data that could have
-    been noised to this, so what is finer than the noise there is averaged. (Five steps of dpm keep half of a standard
+    Few steps narrow the distribution: the last jump, here from 24, lands on the mean of all clean data that may
+    have become this x_24, so detail finer than its noise is averaged. (Five steps of dpm keep half of a standard
     deviation of 0.2. With quadratic spacing, 99, 63, 35, 15, 3, they keep 0.88 of it, and success is the same: LOG.md,
     2026-11-30.)
     """
@@ -186,8 +186,8 @@ def ddim(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tenso
 def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
     """DPM-Solver++(2M), deterministic. Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
 
-    DDIM is a first-order solver of a differential equation: its step would be exact if the predicted clean action were
-    constant throughout. It is not, so this one extrapolates the prediction linearly, from the previous step and this
+    Ever smaller steps of DDIM trace a differential equation. A large one is exact only if the predicted clean action
+    stays constant (first order). It does not, so this one extrapolates it linearly, from the previous step and this
     one, to the step's midpoint (second order), at no extra network call. The midpoint is in terms of `lam`, half the
     log of the signal-to-noise ratio ab / (1 - ab), which serves as the equation's time.
     """
@@ -195,7 +195,7 @@ def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor
     for t, ab, ab_next in _walk(alpha_bar, steps):
         clean = _predict_clean(predict_noise, x, t, ab, clip)
         if ab_next == 1.0:
-            return clean  # lam of clean data is infinite: a first-order step tends to this, a second-order one diverges
+            break  # lam of clean data is infinite: a first-order step tends to this, a second-order one diverges
         lam, lam_next = (0.5 * math.log(a / (1 - a)) for a in (ab, ab_next))
         h = lam_next - lam
         halfway = clean  # the first step is one of DDIM: nothing to extrapolate from
@@ -204,7 +204,7 @@ def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor
             halfway = (1 + 1 / (2 * r)) * clean - 1 / (2 * r) * previous[1]  # clean + (clean - previous) / (2 r)
         x = math.sqrt((1 - ab_next) / (1 - ab)) * x - math.sqrt(ab_next) * math.expm1(-h) * halfway
         previous = (lam, clean)
-    raise AssertionError("unreachable: the walk always ends at clean data")
+    return clean
 
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm": dpm}

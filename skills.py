@@ -6,8 +6,8 @@
     policy = put(load_policy("study/core/mt6"), "door-close.safetensors", "window-open.safetensors")
 
 `adapt.py` with `--retain exact` moves no bit of the policy that it starts from, the *base*. So what it learns is an
-addition, and its run folder holds it as skill.safetensors too: new components, a router over the old ones and them, an
-adapter of the encoder, and what the new name means. (A policy keeps them as *stages*, and the base is the first:
+addition, and its run folder holds it as skill.safetensors too: new components, a router over old and new ones, an
+adapter of the encoder, and the new name's embedding. (A policy keeps them as *stages*, and the base is the first:
 variants/staged.py, to be read before this.) Skills are learned apart, by different people, and put onto another copy of
 the same base in any order: each task acts as when it was learned, bit for bit, and so do old tasks.
 
@@ -89,8 +89,8 @@ def take_apart(policy) -> tuple:
         raise BadInput(f"the stages of this policy do not come apart: {error!s:.200}") from error
     base, skills = base.to(policy.device).eval(), []
     for number, (used, names) in enumerate(c.stages[1:], 1):
-        alone = number == 1 or not isinstance(used, int)  # a list: it leans on the base; a number: on all before it
-        skills.append(Skill(list(names), pieces[number], identity(base, [] if alone else skills)))
+        beneath = skills if isinstance(used, int) else []  # a number: it leans on all before it; a list: on the base
+        skills.append(Skill(list(names), pieces[number], identity(base, beneath)))
     return base, skills
 
 

@@ -84,7 +84,7 @@ class Windows:
     """The training samples: a window is an observation and the H actions from there on; one begins at every step.
 
     observations {part: (N, *shape)}, actions (N, H, A), task_ids (N,): the policy's index of the task (all 0 if it is
-    not told the task), of_task (N,): index into `tasks`. On the device: 1 MB for 50 demonstrations, with pictures 120.
+    not told the task), of_task (N,): index into `tasks`. On the device; 50 demonstrations: 1 MB, with pictures 120 MB.
     """
 
     def __init__(self, policy, tasks: list[str], demos: dict[str, list[dict]], device: torch.device):
@@ -244,7 +244,7 @@ def main(config: TrainConfig) -> dict:
     # ---- What learns. One step is tried before anything is replaced; a run that is resumed goes on where it stopped.
     learner = Learner(policy, config.lr, config.weight_decay, config.grad_clip, config.precision)
     loss_function = resume.try_once(policy, windows, config)  # policy.loss, compiled or shared if asked
-    usage, saved = Usage(tasks, windows.observations, windows.task_ids, windows.of_task), {}
+    usage, saved = Usage(windows), {}
     if config.resume:
         saved = resume.restore(folder, learner, config.seed, data)
     else:

@@ -13,7 +13,7 @@ Changed, and why:
   - All K components live in one module, with a leading K axis on every weight, so that one matrix product serves all
     of them; a Python loop over K costs K times the overhead.
   - LayerNorm over channels, without parameters, instead of GroupNorm: it needs no reduction over time. FiLM's scale and
-    shift follow a block's first one at once (the reference activates first); nothing scales or shifts its second.
+    shift follow a block's first norm at once (the reference activates first); its second gets neither.
   - A linear layer before the first activation on the condition. The reference applies Mish to the raw condition, which
     is not one-to-one below zero (-0.5 and -2.3 both give -0.22): harmless only for what is never negative.
   - Step embedding and condition share one two-layer network, instead of an MLP for the step and a layer per block.

@@ -135,7 +135,7 @@ def _arrays(dataset: Dataset, episode: h5py.Group) -> dict[str | None, tuple[h5p
     shapes = {**dataset.observation, None: dataset.action}
     found[None] = _member(episode, "actions", h5py.Dataset)
     for array in found.values():
-        _check(array, shapes)
+        _check(array)
     return {part: (array, shapes[part]) for part, array in found.items()}
 
 
@@ -150,7 +150,7 @@ def _member(group: h5py.Group, name: str, kind: type):
     return found
 
 
-def _check(array: h5py.Dataset, shapes: dict) -> None:
+def _check(array: h5py.Dataset) -> None:
     """BadInput for an array that is more than plain numbers in this file. Nothing of it has been read yet."""
     if array.is_virtual or array.external:  # first of all: to ask for the size of one may open the other files
         raise BadInput(f"{array.name} keeps its numbers in other files")

@@ -11,8 +11,7 @@ import torch
 
 from encoder import rows
 from plumbing import files
-from router import entropy as entropy_of  # of probabilities
-from router import errors_and_terms
+from router import entropy, errors_and_terms
 
 MOST_TERMS = 1000  # in a line of the log: a stranger's could draw for hours
 LARGEST = 1e39  # more than a float32 holds; near 1e308 a picture's axes overflow
@@ -78,16 +77,15 @@ class Usage:
     A component that dies, or a router that stays at 1/K, shows here long before it shows in the loss.
     """
 
-    def __init__(self, tasks: list[str], observations, task_ids: torch.Tensor, of_task: torch.Tensor, each: int = 32):
-        """Of all training observations {part: (N, *shape)} with task ids (N,), `each` for every task; of_task (N,)
-        says which of `tasks` each belongs to, also where the policy itself gets no task."""
-        self.tasks = tasks
-        picks = []
-        for number in range(len(tasks)):
-            mine = (of_task == number).nonzero()[:, 0]
+    def __init__(self, windows, each: int = 32):
+        """windows: of train.py. `each` of every task are looked at, by `of_task`: the policy itself may get no task."""
+        self.tasks, picks = windows.tasks, []
+        for number in range(len(windows.tasks)):
+            mine = (windows.of_task == number).nonzero()[:, 0]
             picks.append(mine[torch.linspace(0, len(mine) - 1, each).long().to(mine.device)])
         index = torch.cat(picks)
-        self.observations, self.task_ids, self.each = rows(observations, index), task_ids[index], each
+        self.observations, self.task_ids, _ = windows.select(index)
+        self.each = each
 
     @torch.no_grad()
     def __call__(self, policy) -> dict:
@@ -97,7 +95,7 @@ class Usage:
         with at_rest(policy):
             weights = policy.weigh(policy.encode(self.observations, self.task_ids)).float()
         weights = weights.view(len(self.tasks), self.each, -1)
-        usage, uncertain = weights.mean(1).cpu(), entropy(weights).mean(1).cpu()
+        usage, uncertain = weights.mean(1).cpu(), usage_entropy(weights).mean(1).cpu()
         return {"router": {
             task: {"usage": [round(w, 4) for w in usage[i].tolist()], "entropy": round(uncertain[i].item(), 4)}
             for i, task in enumerate(self.tasks)
@@ -166,11 +164,11 @@ def loss_by_step(policy, windows, samples: int = 128, points: int = 25) -> dict[
     }
 
 
-def entropy(weights: torch.Tensor) -> torch.Tensor:
+def usage_entropy(weights: torch.Tensor) -> torch.Tensor:
     """Of weights (..., K) -> (...), in nats: ln K where all are equal, 0 where one has everything. Weights that may be
     negative (router modes affine and raw) count by their size."""
     share = weights.abs() / weights.abs().sum(-1, keepdim=True).clamp(min=1e-12)
-    return entropy_of(share)
+    return entropy(share)
 
 
 def read_log(path: Path) -> list[dict]:

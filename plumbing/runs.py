@@ -125,11 +125,11 @@ def build_policy(variant: str, settings: dict):
 def save_weights(folder: Path, state: dict[str, torch.Tensor], step: int, seconds: float) -> None:
     """Write model.safetensors; after how many steps and seconds of training these weights are stands in its header, and
     which config.json they belong to."""
-    header = {"step": str(step), "seconds": f"{seconds:.1f}", "config": settings(folder)}
+    header = {"step": str(step), "seconds": f"{seconds:.1f}", "config": settings_checksum(folder)}
     tensors.save(folder / "model.safetensors", state, header)
 
 
-def settings(folder: Path) -> str:
+def settings_checksum(folder: Path) -> str:
     """A checksum of what config.json says of the policy: with another target, or its tasks in another order, the same
     weights act otherwise, and nothing would fail. Only `executed` may be changed by hand."""
     config = files.read_json(folder / "config.json")
@@ -250,7 +250,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
         policy.load_state_dict(formats.upgrade_weights(state))
     except Exception as error:
         raise BadInput(f"{path} does not fit its config.json{changed}: {error!s:.300}") from error
-    if header.get("config") not in (None, settings(folder)):  # older runs do not say
+    if header.get("config") not in (None, settings_checksum(folder)):  # older runs do not say
         raise BadInput(f"{path} was saved with another config.json than the one beside it: they go together")
     if other := other_versions(config.get("versions") or {}):
         say_once(f"{folder} was made with {other}: its success may differ a little")

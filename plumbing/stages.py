@@ -312,16 +312,18 @@ def begin(config, origin: Path, folder: Path, grown, parts: dict, windows, found
     return about
 
 
-def finish(folder: Path, about: dict, policy, steps: int, seconds: float) -> None:
+def finish(folder: Path, about: dict, policy, earlier: list, steps: int, seconds: float) -> None:
     """Figures, the record of the stage, the skill, the weights, in this order: a folder with weights holds a finished
-    stage. The policy may have skills that the one that learned did not."""
+    stage. earlier: skills that were left aside while this one was learned (--lean-on base), and come back here."""
+    base, found = skills.take_apart(policy)
+    if found:
+        policy = skills.put_together(base, [*found[:-1], *earlier, found[-1]])
     figures.training(read_log(folder / "log.jsonl"), folder / "figures")
     stage = about["adapted"][-1]
     stage |= {"seconds": round(seconds, 1), "components": policy.config.components}
     write_json(folder / "config.json", runs.read_config(folder) | {
         "policy": policy.variant, "policy_config": asdict(policy.config), "adapted": about["adapted"],
     })  # fmt: skip
-    base, found = skills.take_apart(policy)
     if found:
         found[-1].about = {"stage": stage, "datasets": {task: about["datasets"][task] for task in stage["tasks"]},
                            "demonstrations": runs.read_config(folder)["train"]["demos_per_task"],

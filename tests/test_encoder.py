@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn as nn
 
-from encoder import StateEncoder, as_tensors, join, make_encoder, rows
+from encoder import StateEncoder, join, make_encoder, rows
 from plumbing.cli import BadInput
+from plumbing.observations import as_tensors
 
 
 def test_statistics_round_trip_with_constant_and_hardly_moving_dimensions():
@@ -69,13 +70,13 @@ def test_the_order_of_the_numbers():
     }
     now, before = [0, 1, 2, 3, 20, 21, 22], [4, 5, 6, 7, 25, 26, 27]
     apart = [20 - 1, 21 - 2, 22 - 3, 100 - 20, 200 - 21, 300 - 22]
-    assert encoder.numbers(observation).tolist() == [[*now, *before, 100, 200, 300, *apart]]
+    assert encoder.side_by_side(observation).tolist() == [[*now, *before, 100, 200, 300, *apart]]
 
 
 def test_differences_are_seen_beside_a_picture_too():
     parts = {"corner": (3, 32, 32), "hand": (3,), "goal": (3,)}
     one = make_encoder(parts, 8, (("goal", 0, "hand", 0),), "small")
-    numbers = one.numbers.numbers({"hand": torch.ones(2, 3), "goal": torch.full((2, 3), 3.0)})
+    numbers = one.numbers.side_by_side({"hand": torch.ones(2, 3), "goal": torch.full((2, 3), 3.0)})
     assert torch.equal(numbers[:, 6:], torch.full((2, 3), 2.0)) and numbers.shape == (2, 9)
 
 
@@ -94,7 +95,7 @@ def test_a_difference_of_what_is_no_position_is_refused(difference):
 
 def test_differences_of_parts_that_it_does_not_read_are_left_out():
     encoder = StateEncoder({"hand": (3,)}, 8, differences=(("object", 0, "hand", 0), ("hand", 0, "goal", 0)))
-    assert encoder.differences == [] and encoder.numbers({"hand": torch.ones(2, 3)}).shape == (2, 3)
+    assert encoder.differences == [] and encoder.side_by_side({"hand": torch.ones(2, 3)}).shape == (2, 3)
 
 
 @pytest.mark.parametrize("shape", [(), (3, 64, 64)])

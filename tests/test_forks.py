@@ -35,7 +35,7 @@ import variants.staged
 from envs.metaworld import DIFFERENCES, PARTS
 from plumbing import figures, folders, limits, log, runs
 from plumbing.cli import BadInput, run
-from plumbing.log import Usage, entropy, read_log
+from plumbing.log import Usage, read_log, usage_entropy
 from variants import flow
 
 TINY = ["--tasks", "toy:Point-v0", "--batch-size", 8, "--demos-per-task", 5, "--components", 3, "--device", "cpu"]
@@ -949,8 +949,8 @@ def test_entropy_by_hand():
     cases = {(0.5, 0.5): math.log(2), (1.0, 0.0): 0.0, (0.25,) * 4: math.log(4), (2.0, -2.0): math.log(2),
              (0.9, 0.1): -0.9 * math.log(0.9) - 0.1 * math.log(0.1), (0.0, 0.0): 0.0}  # fmt: skip
     for weights, nats in cases.items():
-        assert entropy(torch.tensor(weights)).item() == pytest.approx(nats, abs=1e-6), weights
-    assert entropy(torch.rand(2, 5, 3)).shape == (2, 5)
+        assert usage_entropy(torch.tensor(weights)).item() == pytest.approx(nats, abs=1e-6), weights
+    assert usage_entropy(torch.rand(2, 5, 3)).shape == (2, 5)
 
 
 class Told(nn.Module):
@@ -967,11 +967,19 @@ class Told(nn.Module):
         return self.router(condition)
 
 
+def windows(tasks, observations, task_ids, of_task) -> train.Windows:
+    """Of these, without a policy or demonstrations."""
+    made = train.Windows.__new__(train.Windows)
+    made.tasks, made.observations, made.task_ids, made.of_task = tasks, observations, task_ids, of_task
+    made.actions = torch.zeros(len(task_ids), 1, 1)
+    return made
+
+
 def test_usage_by_hand():
     """Two tasks of different length, two observations of each: the first and the last."""
     told = torch.tensor([[1.0, 0.0], [9, 9], [0.5, 0.5], [0, 1], [9, 9], [9, 9], [0.2, 0.8]])
     of_task = torch.tensor([0, 0, 0, 1, 1, 1, 1])
-    usage = Usage(["a", "b"], {"told": told}, torch.zeros(7, dtype=torch.long), of_task, each=2)
+    usage = Usage(windows(["a", "b"], {"told": told}, torch.zeros(7, dtype=torch.long), of_task), each=2)
     policy = Told()
     policy.frozen.eval()
     torch.manual_seed(0)
@@ -982,7 +990,7 @@ def test_usage_by_hand():
     assert found["a"]["usage"] == [0.75, 0.25] and found["b"]["usage"] == [0.1, 0.9]
     assert found["a"]["entropy"] == pytest.approx(math.log(2) / 2, abs=1e-4)
     assert found["b"]["entropy"] == pytest.approx((-0.2 * math.log(0.2) - 0.8 * math.log(0.8)) / 2, abs=1e-4)
-    told_its_task = Usage(["a"], {"told": told}, torch.ones(7, dtype=torch.long), of_task * 0, each=2)
+    told_its_task = Usage(windows(["a"], {"told": told}, torch.ones(7, dtype=torch.long), of_task * 0), each=2)
     assert told_its_task(policy)["router"]["a"]["usage"] == [1.2, 0.8]  # 2 * (1 + 0.2) / 2 and 2 * (0 + 0.8) / 2
     assert usage(nn.Linear(1, 1)) == {}  # a policy without a router has nothing to say
 
@@ -991,7 +999,7 @@ def test_a_component_that_hardly_lives_shows_in_the_usage():
     observation, task = seen(40), torch.arange(40) % 2
     for variant in ("fdp", "moe"):
         policy = make(variant)
-        usage = Usage(["reach", "push"], observation, task, task)
+        usage = Usage(windows(["reach", "push"], observation, task, task))
         alive = usage(policy)["router"]
         assert min(alive["reach"]["usage"]) > 0.05 or variant == "moe"
         with torch.no_grad():
@@ -1008,7 +1016,7 @@ def test_asking_for_the_usage_does_not_change_a_run():
     for variant, own in (("moe", {"selection": "multinomial"}), ("norm", {})):
         policy = make(variant, **own).train()
         task = torch.arange(40) % 2
-        usage = Usage(["reach", "push"], seen(40), task, task)
+        usage = Usage(windows(["reach", "push"], seen(40), task, task))
         before, state = copy.deepcopy(policy.state_dict()), torch.get_rng_state()
         usage(policy)
         assert torch.equal(torch.get_rng_state(), state) and all(module.training for module in policy.modules())

@@ -110,7 +110,7 @@ def test_the_readme_is_short():
     assert not too_long, too_long
 
 
-@pytest.mark.parametrize("path,most", [("fdp.py", 220), ("train.py", 320), ("adapt.py", 320)])
+@pytest.mark.parametrize("path,most", [("fdp.py", 220), ("train.py", 320), ("adapt.py", 250)])
 def test_the_files_that_everybody_reads_stay_short(path, most):
     assert len((ROOT / path).read_text().splitlines()) <= most
 

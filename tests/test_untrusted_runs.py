@@ -55,7 +55,7 @@ def attack(run: Path, **fields) -> None:
     """`change`, by somebody who makes the weights' file say that they belong to it."""
     change(run, **fields)
     state, about = tensors.load(run / "model.safetensors")
-    tensors.save(run / "model.safetensors", state, about | {"config": runs.settings(run)})
+    tensors.save(run / "model.safetensors", state, about | {"config": runs.settings_checksum(run)})
 
 
 # ------------------------------------------------------------------------------------------------ nothing is executed

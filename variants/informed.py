@@ -91,7 +91,7 @@ class Policy(FactorizedPolicy):
     def compose(self, noisy_actions, step, condition, weights):
         """As in fdp.py, without the components whose weight is zero."""
         c = self.config
-        learning_rows = any(parametrize.is_parametrized(part) for part in self.components.modules())  # see adapt.py
+        learning_rows = any(parametrize.is_parametrized(part) for part in self.components.modules())  # `only_rows`
         if c.top in (0, c.components) or learning_rows or not self.gathers:
             return super().compose(noisy_actions, step, condition, weights)
         known, rows, chosen = self.__dict__.get("gathered", (None,) * 3)

@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from encoder import check_rows
+from plumbing.observations import check_rows
 from plumbing.runs import load_variant
 
 
@@ -175,6 +175,11 @@ class LoRA(nn.Module):
 def components_of(used: int | list[int]) -> list[int]:
     """Which components a stage uses: the first so many, or these."""
     return list(range(used)) if isinstance(used, int) else list(used)
+
+
+def newest_router(policy) -> nn.Module:
+    """The router that serves new tasks: the only one, or the last stage's."""
+    return policy.router[-1] if hasattr(policy.config, "stages") else policy.router
 
 
 def unstaged(config) -> dict:
