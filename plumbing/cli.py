@@ -74,6 +74,12 @@ def parse(config_class, arguments: list[str] | None = None):
         raise BadInput(re.sub(r"[─╭╮╰╯│]|-{4,}", " ", box.getvalue())) from None
 
 
+def no_arguments() -> None:
+    """For a script without flags: what is typed after its name is refused, and nothing is made."""
+    if sys.argv[1:]:
+        _fail(2, f"error: {script()} takes no arguments, got {' '.join(sys.argv[1:])}")
+
+
 class _Lines:
     """A stream for progress bars that go to a file: a line each time, where a terminal would see one line change."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from plumbing.cli import provenance, say, write_json  # noqa: E402
+from plumbing.cli import no_arguments, provenance, say, write_json  # noqa: E402
 from study import intervals  # noqa: E402
 
 REPEATS, HARDNESS = 300, 1.5  # standard deviation of how hard an episode is, as a logit
@@ -54,4 +54,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_arguments()
     main()

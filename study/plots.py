@@ -11,6 +11,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from plumbing import figures  # noqa: E402
+from plumbing.cli import no_arguments  # noqa: E402
 from study import intervals, markdown  # noqa: E402
 from study.adapt import results as adapt  # noqa: E402
 from study.core import results as core  # noqa: E402
@@ -184,7 +185,5 @@ def main(study: Path = markdown.STUDY, out: Path | None = None) -> list[Path]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(f"error: study/plots.py takes no arguments, got {' '.join(sys.argv[1:])}", file=sys.stderr)
-        raise SystemExit(2)
+    no_arguments()
     main()

@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent.parent))
 
 import envs  # noqa: E402, F401  (registers fdp/hammer-v3)
 from plumbing import figures  # noqa: E402
-from plumbing.cli import say  # noqa: E402
+from plumbing.cli import no_arguments, say  # noqa: E402
 from plumbing.runs import load_policy  # noqa: E402
 from sampler import sampling_timesteps  # noqa: E402
 
@@ -65,6 +65,7 @@ def picture(chunks: list[torch.Tensor], T: int, path: Path) -> Path:
 
 
 if __name__ == "__main__":
+    no_arguments()
     policy = load_policy(HERE / "mt6")
     chunks = on_the_way(policy, situation())
     say(f"wrote {picture(chunks, policy.config.diffusion_steps, HERE / 'denoising.png')}")

@@ -165,9 +165,12 @@ def adapted_upon(folder: Path, policy: str) -> list[str]:
     rows.append(["", "scripted expert", *("/".join(map(str, expert(runs, [t]))) for t in tasks), number(successes / n)])
     names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
     header = ["demonstrations", "way", *names, "all, 95 % interval", "minus scratch, points"]
+    exact = [r["old_actions_bit_equal"] for r in runs if r["stage"]["retain"] == "exact"]
+    kept = "where a way is exact, the old tasks' actions are the same bit for bit" if all(exact) else (
+        f"in {exact.count(False)} of {len(exact)} exact stages old tasks' actions changed")  # fmt: skip
     return [
-        *text(f"New tasks, one at a time, upon {policy}, {runs[0]['flags']['steps']} steps, one seed; where a way is "
-              "exact, the old tasks' actions are the same bit for bit.", played_on(runs)),
+        *text(f"New tasks, one at a time, upon {policy}, {runs[0]['flags']['steps']} steps, one seed; {kept}.",
+              played_on(runs)),
         *table(header, rows), *text(DAGGER),
     ]  # fmt: skip
 

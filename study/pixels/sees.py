@@ -10,6 +10,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from plumbing import figures, opengl  # noqa: E402
+from plumbing.cli import no_arguments  # noqa: E402
 
 opengl.need()  # before MuJoCo is imported, which asks once how to draw
 from envs import pixels  # noqa: E402
@@ -49,4 +50,5 @@ def main(out: Path) -> Path:
 
 
 if __name__ == "__main__":
+    no_arguments()
     print(main(Path(__file__).with_name("sees.png")))
