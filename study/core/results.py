@@ -137,8 +137,8 @@ def mt6_notes(found: dict[str, list[dict]], played: dict[str, dict[str, np.ndarr
     for demos in (50, 25):
         mine, other = (played[f"mt6-{policy}-{demos}"] for policy in ("fdp", "monolithic"))
         failed = [task for task in mine if min(np.nanmin(mine[task]), np.nanmin(other[task])) == 0]
-        told = (f"{task} (fdp {count({task: mine[task]})}, monolithic {count({task: other[task]})})" for task in failed)
-        notes.append(f"With {demos} demonstrations, one or both fail at times on {words(told) if failed else 'none'}. The other "
+        told = [f"{task} (fdp {count({task: mine[task]})}, monolithic {count({task: other[task]})})" for task in failed]
+        notes.append(f"With {demos} demonstrations, one or both fail at times on {words(told or ['none'])}. The other "
                      f"{len(mine) - len(failed)} tasks are without a failure.")  # fmt: skip
     for task, entry in found[MT6[0]][0]["tasks"].items():
         if (reference := entry["expert"]["success"]) < 1:

@@ -157,6 +157,7 @@ def one_demonstration_notes(found: dict[tuple[str, str], dict[str, np.ndarray]],
         ("add-exact", ("monolithic", "low-rank"), "one network of the same size with adapters"),
         ("add-exact", ("fdp", "specialist"), "a specialist"),
         ("add-exact", ("fdp", "scratch"), "scratch"),
+        ("add-elsewhere", ("fdp", "small-elsewhere"), "the same without a component of its own, both augmented"),
         ("add-elsewhere", ("monolithic", "low-rank-elsewhere"), "one network with adapters, both augmented"),
         ("add-elsewhere", ("fdp", "specialist-elsewhere"), "a specialist, both augmented"),
     ):  # fmt: skip
