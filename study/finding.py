@@ -135,8 +135,11 @@ def one_demonstration(study: Path):
         more = f" (without augmentation, {shared(*usual)}: {crossed_difference(*usual)})" if made else ""
         fewer = f" ({shared(rival, best)})" * (shared(rival, best) != shared(best))
         beside.append(f"one network with adapters {change}{fewer}{more}")
-    if rival := found.get(("fdp", f"specialist{made}")):
-        beside.append(f"a small policy for it alone {crossed_difference(rival, best)} ({shared(rival, best)})")
+    others = {"no new component": f"small{made}", "a small policy for it alone": f"specialist{made}"}
+    theirs_alone = [(what, found["fdp", way]) for what, way in others.items() if ("fdp", way) in found]
+    for i, (what, rival) in enumerate(theirs_alone):
+        again = i + 1 < len(theirs_alone) and shared(rival, best) == shared(theirs_alone[i + 1][1], best)
+        beside.append(f"{what} {crossed_difference(rival, best)}" + f" ({shared(rival, best)})" * (not again))
     what = "one task added to 45, 1" + " (augmented)" * bool(made)
     row = [what, f"{number(crossed_rate(best).mean)} ({shared(best)})",
            theirs(runs, NEW_ML45), "; ".join(beside)]  # fmt: skip

@@ -1,6 +1,7 @@
 """A new task from one demonstration, as a section of study/README.md."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -132,8 +133,10 @@ def trained_anew(study: Path, found: dict[tuple[str, str], dict[str, np.ndarray]
                 ways = upon.setdefault((key[0], r["flags"]["seed"]), {}).setdefault(weights, [])
                 if key[1] not in ways:
                     ways.append(key[1])
-    told = [f"{base}, seed {seed}: " + words(f"{words(f'`{way}`' for way in ways)} upon one" for ways in mine.values())
-            for (base, seed), mine in upon.items() if len(mine) > 1]  # fmt: skip
+    told = [f"{base}, seed {seed}: " + words(
+                f"{words(f'`{way}`' for way in ways)} upon {'one' if n == 1 else f'{n} others'}"
+                for ways, n in Counter(map(tuple, mine.values())).items()
+            ) for (base, seed), mine in upon.items() if len(mine) > 1]  # fmt: skip
     if not told:
         return []
     return text(f"Trained more than once, because weights were not kept: {'; '.join(told)}. Between these rows a "
