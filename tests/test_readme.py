@@ -131,7 +131,7 @@ def test_numbers_that_are_typed_by_hand_are_those_of_the_files():
     least, *_, most = (f"{share:.2f}" for share in sorted(r["success"] for r in played))
     assert f"five such tasks: {least} to {most}, by the demonstration." in README
     cameras = json.loads((ROOT / "study/pixels/fdp-25-s0.json").read_text())["mean_success"]
-    assert f"to {cameras:.2f}. It is not a framework" in README
+    assert f"near {cameras:.2f}. It is not a framework" in README
 
 
 def test_what_is_said_of_shifts_is_what_was_found():

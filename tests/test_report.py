@@ -746,6 +746,8 @@ def test_policies_with_cameras(tmp_path):
             "way": way,
             "task": "fdp/hammer-pixels-v3",
             "flags": {"demos_per_task": demos, "steps": 9},
+            "stage": {"retain": "paper" if way == "scratch" else "exact"},
+            "old_actions_bit_equal": way != "scratch",
         }
         (tmp_path / f"pixels/adapt/{way}-{demos}.json").write_text(json.dumps(new))
     whole = {"demonstrations": 60, "training": 100, "evaluation": 20, "whole process": 180}
@@ -773,6 +775,10 @@ def test_policies_with_cameras(tmp_path):
     assert "tells 0.500 nats about the task, those of routers that have learned nothing up to 0.200" in page
     assert "another task's by -4.0 [-5.0, -3.0]" in page
     learned = [line for line in pixels.adapted(tmp_path) if line.startswith("| 5") or line.startswith("| 10")]
+    assert "where a way is exact, the old tasks' actions are the same bit" in " ".join(pixels.adapted(tmp_path))
+    moved = json.loads((tmp_path / "pixels/adapt/add-exact-10.json").read_text()) | {"old_actions_bit_equal": False}
+    (tmp_path / "pixels/adapt/add-exact-10.json").write_text(json.dumps(moved))
+    assert "in 1 of 2 exact stages old tasks' actions changed" in " ".join(pixels.adapted(tmp_path))
     assert [line.split(" | ")[2] for line in learned] == ["9/10", "7/10", "10/10"]
     assert learned[0].split(" | ")[4].startswith("+20.0 [") and learned[2].endswith(" |  |")  # nothing to compare with
     tried = result([1])
