@@ -192,6 +192,7 @@ def prepare(config: AdaptConfig, policy, tasks: list[str], demos: dict) -> tuple
 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, roller=None) -> None:
     """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too. roller: simulators."""
+    stages.check_finished(origin)
     policy = runs.load_policy(origin, device := runs.choose_device(config.device))
     policy, earlier = skills.take_apart(policy) if config.lean_on == "base" else (policy, [])
     wanted = (tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)

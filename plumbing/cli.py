@@ -31,8 +31,8 @@ def run(main: Callable[[], dict]) -> None:
     told in one line too, and a signal with how to go on. Any other exception is a bug of ours and keeps its traceback.
     """
     interrupt.begin()
-    revision()
     try:
+        revision()
         result = main()
     except BadInput as error:
         _fail(2, f"error: {error}")
@@ -75,7 +75,8 @@ def parse(config_class, arguments: list[str] | None = None):
 
 
 def no_arguments() -> None:
-    """For a script without flags: what is typed after its name is refused, and nothing is made."""
+    """How a script without flags begins: what is typed after its name is refused, and nothing is made."""
+    revision()
     if sys.argv[1:]:
         _fail(2, f"error: {script()} takes no arguments, got {' '.join(sys.argv[1:])}")
 

@@ -183,12 +183,13 @@ def evaluation_beside(path: Path, result: dict) -> Path:
 
 
 def _interrupted(folder: Path) -> bool:
-    """Whether its checkpoint is one that a signal asked for, perhaps after a step or two (plumbing/resume.py)."""
+    """Whether its checkpoint is one that a signal asked for (plumbing/resume.py) after few steps: fewer than usual."""
     from plumbing import tensors  # PyTorch, which the simulators' processes do without
 
     try:
-        return tensors.header(folder / CHECKPOINTS[1]).get("interrupted") == "true"
-    except BadInput:
+        about = tensors.header(folder / CHECKPOINTS[1])
+        return about.get("interrupted") == "true" and int(about["step"]) < 1000
+    except (BadInput, KeyError, ValueError):
         return False
 
 

@@ -92,8 +92,7 @@ def check(config) -> list[str]:
 def check_source(config, tasks: list[str], device) -> None:
     """Refuse what this run, or a fresh policy for the first task, cannot do, before demonstrations are made."""
     if config.run:
-        if folders.busy(Path(config.run)):  # its weights change: what was learned from would soon be nowhere
-            raise BadInput(f"--run: another command is at work in {config.run}: wait until it is done")
+        check_finished(Path(config.run))
         origin, policy = f"the run in {config.run}", runs.load_policy(Path(config.run), device)
     else:
         flags = first_flags(config, tasks[0], "")
@@ -136,7 +135,7 @@ def check_source(config, tasks: list[str], device) -> None:
     if config.mode == "components":
         numbers(config.train_components, K, "--train-components")
     # A copy shares its original's weight: what the newest stage does not use has none to share, and would never learn.
-    used = components_of(policy.config.stages[-1][0]) if hasattr(policy.config, "stages") else list(range(K))
+    used = alive(policy.config)
     if config.start_from == "most-used" and new > len(used):
         raise BadInput(f"--new-components copy different components, and there are {len(used)}: at most {len(used)}, "
                        f"got {new}")  # fmt: skip
@@ -149,6 +148,25 @@ def check_source(config, tasks: list[str], device) -> None:
                            f"{', '.join(map(str, used))}, got '{config.start_from}'")  # fmt: skip
     if config.retain == "exact":
         check_forgetful(policy)
+
+
+def check_finished(origin: Path) -> None:
+    """BadInput for a run that another command trains: its weights change, and what was learned from would be nowhere.
+    (One that another command still evaluates is finished.)"""
+    if folders.busy(origin) and (origin / "model.safetensors").exists():
+        if runs.training_record(origin)["steps"] < (runs.read_config(origin)["train"].get("steps") or 0):
+            raise BadInput(f"another command is training the run in {origin}: wait until it is done")
+
+
+def alive(config) -> list[int]:
+    """The components that a new stage's router, a copy of the newest one, gives weight to (adapt.py, `spread_rows`)."""
+    if not hasattr(config, "stages"):
+        return list(range(config.components))
+    found, known = [], 0
+    for used, _ in config.stages:  # a list: it leans on the base, and not on other skills; a number: on all before it
+        found = [*found, *range(known, used)] if isinstance(used, int) else list(used)
+        known = max(known, *(k + 1 for k in components_of(used)))
+    return found
 
 
 def check_forgetful(policy) -> None:

@@ -137,9 +137,12 @@ def one_demonstration(study: Path):
         beside.append(f"one network with adapters {change}{fewer}{more}")
     others = {"no new component": f"small{made}", "a small policy for it alone": f"specialist{made}"}
     theirs_alone = [(what, found["fdp", way]) for what, way in others.items() if ("fdp", way) in found]
-    for i, (what, rival) in enumerate(theirs_alone):
-        again = i + 1 < len(theirs_alone) and shared(rival, best) == shared(theirs_alone[i + 1][1], best)
-        beside.append(f"{what} {crossed_difference(rival, best)}" + f" ({shared(rival, best)})" * (not again))
+    told = [f"{what} {crossed_difference(rival, best)}" for what, rival in theirs_alone]
+    upon = [shared(rival, best) for _, rival in theirs_alone]
+    if len(set(upon)) == 1:  # one bracket for both
+        beside.append(f"{' and '.join(told)} ({upon[0]})")
+    else:
+        beside += [f"{one} ({which})" for one, which in zip(told, upon, strict=True)]
     what = "one task added to 45, 1" + " (augmented)" * bool(made)
     row = [what, f"{number(crossed_rate(best).mean)} ({shared(best)})",
            theirs(runs, NEW_ML45), "; ".join(beside)]  # fmt: skip

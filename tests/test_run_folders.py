@@ -17,7 +17,7 @@ import adapt
 import evaluate
 import skills
 import train
-from plumbing import files, folders, interrupt, runs, tensors
+from plumbing import files, folders, interrupt, runs, stages, tensors
 from plumbing.cli import BadInput
 from study import grid
 
@@ -268,7 +268,11 @@ def test_nothing_is_learned_from_a_run_that_is_still_trained(tiny_run, data_dir,
         assert not folders.busy(run)
         fcntl.flock(handle, fcntl.LOCK_EX)
         assert folders.busy(run)
-        with pytest.raises(BadInput, match="--run: another command is at work in .*run: wait until it is done"):
+        stages.check_finished(run)  # another command may only evaluate it
+        config = json.loads((run / "config.json").read_text())
+        config["train"]["steps"] += 1
+        (run / "config.json").write_text(json.dumps(config))
+        with pytest.raises(BadInput, match="another command is training the run in .*run: wait until it is done"):
             command(adapt, "--run", run, *flags, tmp_path / "new")
     finally:
         os.close(handle)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
-from plumbing.cli import provenance, say, write_json  # noqa: E402
+from plumbing.cli import provenance, revision, say, write_json  # noqa: E402
+
+revision()  # now: the scripts that import this run for an hour, and write their results at the end
 
 HEAD = """# Reliability: tried and survived
 
