@@ -42,10 +42,10 @@ from envs import elsewhere
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from plumbing import resume, runs, stages
 from plumbing.cli import numbers, parse, progress, run
-from plumbing.freezing import count, only_rows, release
 from plumbing.log import Log, Usage
 from plumbing.memory import Memory
-from router import errors_and_terms, share_weight, spread_rows
+from plumbing.rows import count, only_rows, release, share_weight, spread_rows
+from router import errors_and_terms
 from train import Learner, Windows, average_decay, draw_noise, learning_rate
 from variants.staged import add_stage, components_of, newest_router, unstaged
 

@@ -34,8 +34,6 @@ two, and from cameras by seven: hence it is not the default.
 Axis legend: B batch, K components, C condition dim.
 """
 
-import math
-
 import torch.nn as nn
 from torch import Tensor
 
@@ -73,9 +71,6 @@ def normalize_logits(logits: Tensor, mode: str) -> Tensor:
     if mode == "affine":
         return logits - logits.mean(dim=-1, keepdim=True) + 1 / logits.shape[-1]
     return logits
-
-
-# ------------------------------------------------------------------------------------------ the bonus for information
 
 
 def with_bonus(errors: Tensor, config, weights: Tensor, task: Tensor):
@@ -125,31 +120,3 @@ def check_mode(mode: str, target: str, task_conditioning: str) -> None:
         raise ValueError("router 'raw' needs target 'noise': its weights do not sum to one")
     if mode == "informed" and task_conditioning == "none":  # all task indices are 0: several tasks look like one
         raise ValueError("router 'informed' needs to know tasks apart: task conditioning name, not none")
-
-
-# ------------------------------------------------------------------------------------------ more components (adapt.py)
-
-
-def spread_rows(router: nn.Module, used: list[int], K: int) -> None:
-    """Move the first rows of a copied router to those of K components that they belong to; others get little weight.
-    (Except in mode affine, where each weight depends on all logits. A fork's own router is left as it is.)"""
-    if isinstance(router, Router):
-        last = router.net[-1]
-        weight, bias = last.weight[: len(used)].clone(), last.bias[: len(used)].clone()
-        unused = [k for k in range(K) if k not in used]
-        last.weight[unused], last.bias[unused] = 0.0, -15.0 if router.mode in BLENDS else 0.0
-        last.weight[used], last.bias[used] = weight, bias
-
-
-def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
-    """Components K, K+1, ... get the logits of those that they copy, and each pair shares what the one had."""
-    if not isinstance(router, Router):  # a fork's own: its new rows begin as it drew them
-        return
-    last = router.net[-1]
-    last.weight[K:], last.bias[K:] = last.weight[copied], last.bias[copied]
-    sharing = [*copied, *range(K, K + len(copied))]
-    if router.mode in BLENDS:  # exp(logit - log 2) is half of the weight
-        last.bias[sharing] -= math.log(2)
-    elif router.mode == "raw":
-        last.weight[sharing] /= 2
-        last.bias[sharing] /= 2

@@ -27,7 +27,7 @@ from plumbing import figures, files, folders, interrupt, reports, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_apart, check_limits, check_memory
 from plumbing.log import at_rest, read_log
-from variants.staged import components_of
+from variants.staged import alive
 
 TRANSFER = 10  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
 RANK = 16  # of a stage's adapter of the encoder
@@ -134,17 +134,17 @@ def check_source(config, tasks: list[str], device) -> None:
                            "router --retain paper")  # fmt: skip
     if config.mode == "components":
         numbers(config.train_components, K, "--train-components")
-    # A copy shares its original's weight: what the newest stage does not use has none to share, and would never learn.
+    # A copy shares its original's weight: of one that has none it would get none, and never learn.
     used = alive(policy.config)
     if config.start_from == "most-used" and new > len(used):
-        raise BadInput(f"--new-components copy different components, and there are {len(used)}: at most {len(used)}, "
+        raise BadInput(f"--new-components copy different components, and {len(used)} have weight: at most {len(used)}, "
                        f"got {new}")  # fmt: skip
     if config.start_from not in ("most-used", "random"):
         chosen = numbers(config.start_from, K, "--start-from, if not most-used or random,")
         if len(chosen) != new:
             raise BadInput(f"--start-from must name {new}, one for each new component, got '{config.start_from}'")
         if not set(chosen) <= set(used):
-            raise BadInput(f"--start-from must name components that the newest stage of {origin} uses, "
+            raise BadInput(f"--start-from must name components to which the newest router of {origin} gives weight, "
                            f"{', '.join(map(str, used))}, got '{config.start_from}'")  # fmt: skip
     if config.retain == "exact":
         check_forgetful(policy)
@@ -156,17 +156,6 @@ def check_finished(origin: Path) -> None:
     if folders.busy(origin) and (origin / "model.safetensors").exists():
         if runs.training_record(origin)["steps"] < (runs.read_config(origin)["train"].get("steps") or 0):
             raise BadInput(f"another command is training the run in {origin}: wait until it is done")
-
-
-def alive(config) -> list[int]:
-    """The components that a new stage's router, a copy of the newest one, gives weight to (adapt.py, `spread_rows`)."""
-    if not hasattr(config, "stages"):
-        return list(range(config.components))
-    found, known = [], 0
-    for used, _ in config.stages:  # a list: it leans on the base, and not on other skills; a number: on all before it
-        found = [*found, *range(known, used)] if isinstance(used, int) else list(used)
-        known = max(known, *(k + 1 for k in components_of(used)))
-    return found
 
 
 def check_forgetful(policy) -> None:

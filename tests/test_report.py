@@ -17,6 +17,7 @@ from envs.metaworld import TASKS
 from study import coverage, finding, intervals, markdown, plots, report
 from study.adapt import results as adapt
 from study.core import results as core
+from study.gpu import results as gpu
 from study.ml45 import results as ml45
 from study.mt50 import results as mt50
 from study.pixels import results as pixels
@@ -963,3 +964,18 @@ def test_whether_what_breaks_is_what_the_map_names():
     assert others == "of the 2 others, 1."
     assert router.called(found) == []
     assert "are 0.50 and 0.250 (`one`)." in router.alike({"one": found})
+
+
+def test_a_share_of_the_peak_is_of_operations_in_a_second(tmp_path):
+    """ "gflops" of study/speed/benchmark.py are divided by the time already: 40 times the rate at 0.8 of the pace is 50
+    times the work of a step."""
+    rows = [
+        {"what": f"training, {size}, K = 4, batch 64", "gflops": gflops, "samples_per_second": {"ours": pace}}
+        for size, gflops, pace in (("small", 5, 1000), ("base", 200, 800))
+    ] + [{"what": "one action chunk, K = 4, B = 1", "gflops": 1, "milliseconds": {"ours": 20.0}}]
+    made = {"peak_gflops": 2000, "rows": [row | {"ratio": {"one by one": 3.0}} for row in rows]}
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu/speed.json").write_text(json.dumps(made))
+    lines = gpu.paces(tmp_path)
+    assert [row[2] for row in cells(lines)] == ["0.25 %", "10 %", "0.05 %"]
+    assert "base does 50 times the work of small in 1.25 times the time" in " ".join(lines)

@@ -14,10 +14,10 @@ from test_adapt import CPU, chunks, fingerprint, flags, inputs  # noqa: F401  (f
 import adapt
 import skills
 from envs.rollout import block_seeds
-from plumbing import stages
 from plumbing.cli import BadInput
 from plumbing.runs import load_policy, read_config, training_record
 from skills import put, put_together, take_apart
+from variants.staged import alive
 
 NEW = ("drawer-open", "drawer-close", "door-close")
 OLD = ["reach", "push"]
@@ -273,15 +273,15 @@ def test_a_component_that_begins_at_random_has_weight_after_skills_too(tiny_run,
     _, w = chunks(adapt.grow(both, ["push-back"], 1, [], both.config.ranks[-1]).eval(), ["push-back"] * 5)
     assert w[:, 4].max() < 1e-4 < 0.01 < w[:, 6].min()
     use("--run", tiny_run, "--put", f"{file(learned[NEW[0]])},{file(learned[NEW[1]])}", "--out", tmp_path / "both")
-    with pytest.raises(BadInput, match="that the newest stage of .* uses, 0, 1, 2, 3, 5, got '4'"):
+    with pytest.raises(BadInput, match="to which the newest router of .* gives weight, 0, 1, 2, 3, 5, got '4'"):
         command(adapt, "--run", tmp_path / "both", "--tasks", "push-back", "--start-from", "4", *flags)
     more = load_policy(tmp_path / "both", CPU)
     more = adapt.grow(more, ["push-back"], 1, [], more.config.ranks[-1])  # row 4 of its router is both's
-    assert more.config.stages[-1][0] == 7 and stages.alive(more.config) == [0, 1, 2, 3, 5, 6]
-    assert stages.alive(load_policy(tiny_run, CPU).config) == [0, 1, 2, 3]
+    assert more.config.stages[-1][0] == 7 and alive(more.config) == [0, 1, 2, 3, 5, 6]
+    assert alive(load_policy(tiny_run, CPU).config) == [0, 1, 2, 3]
     _, w = chunks(more.eval(), ["push-back"] * 5)
-    assert [k for k in range(7) if w[:, k].max() > 1e-4] == stages.alive(more.config)
-    with pytest.raises(BadInput, match="there are 5: at most 5, got 6"):
+    assert [k for k in range(7) if w[:, k].max() > 1e-4] == alive(more.config)
+    with pytest.raises(BadInput, match="5 have weight: at most 5, got 6"):
         command(adapt, "--run", tmp_path / "both", "--tasks", "push-back", "--new-components", "6", *flags)
 
 

@@ -177,6 +177,17 @@ def components_of(used: int | list[int]) -> list[int]:
     return list(range(used)) if isinstance(used, int) else list(used)
 
 
+def alive(config) -> list[int]:
+    """The components to which a new stage's router, a copy of the newest one, gives weight (`spread_rows`)."""
+    if not hasattr(config, "stages"):
+        return list(range(config.components))
+    found, known = [], 0
+    for used, _ in config.stages:  # a list: it leans on the base, and not on other skills; a number: on all before it
+        found = [*found, *range(known, used)] if isinstance(used, int) else list(used)
+        known = max(known, *(k + 1 for k in components_of(used)))
+    return found
+
+
 def newest_router(policy) -> nn.Module:
     """The router that serves new tasks: the only one, or the last stage's."""
     return policy.router[-1] if hasattr(policy.config, "stages") else policy.router
