@@ -686,7 +686,7 @@ def test_rivals_are_compared_within_their_data(tmp_path):
     assert [row[4].split(" [")[0] for row in rows] == ["", "+10.0", "", "+90.0"]
     assert all(row[-1] == "0.900 (9/10)" for row in rows)
     page = " ".join(router.rivals(tmp_path))
-    assert "6 of 132 planned runs are there." in page
+    assert "6 of 84 planned runs are there." in page
     linear = router.RIVALS["bc"]
     assert f"25 demonstrations of each task, {linear}: hammer 18/20 (16/20)." in page
     assert f"mt6, 1 demonstration, {linear}: hammer 9/10 (0/10)." in page

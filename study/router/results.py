@@ -36,8 +36,8 @@ from study.markdown import (
     text,
     words,
 )
-from study.router.baselines import POLICIES
 from study.router.baselines import SETTINGS as DATA
+from study.router.baselines import TABLE as RUNS
 from study.router.default import NAMES
 from study.router.table import LATER, PREDICTIONS
 from study.router.table import WAYS as WAKING
@@ -427,7 +427,7 @@ def rivals(study: Path) -> list[str]:
     return [
         *text("Commands: `study/router/baselines.py`. Equal parameters (within 2 %) and 6,000 steps; all sample alike, "
               "but for the regression, a plain network without sampling. Each seed draws demonstrations of its own. "
-              f"{sum(map(len, found.values()))} of {len(POLICIES) * len(DATA) * 3} planned runs are there.",
+              f"{sum(map(len, found.values()))} of {len(RUNS[-1])} planned runs are there.",
               played_on([r for mine in found.values() for r in mine])),
         *table(header, rows), *daggers(rows),
         *regression_by_task(found),
