@@ -67,7 +67,7 @@ class AdaptConfig:
     lean_on: Literal["all", "base"] = "all"  # with retain exact, a stage uses all stages before it | the base alone
     encoder_rank: int | None = None  # with retain exact: rank of the encoder's adapter, 0 for none; default 16
     train_encoder: bool = False  # the authors' setting; it changes what old components see
-    demos_per_task: int = 25  # as the authors' baseline code: 100 for four tasks
+    demos_per_task: int = 25  # the authors' baseline code has 100 for four tasks
     demo_draw: int = 0  # which of 20 disjoint sets of demonstrations, as in train.py
     copies: int | None = None  # made of each demo, objects moved (envs/elsewhere.py); default 100 for up to 3, else 0
     steps: int | None = None  # optimiser steps of a stage; default 2000 for each new task
@@ -91,7 +91,8 @@ def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | No
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
     what is different. Its router row is a copy too, and log 2 is subtracted from both logits (softmax): each gets half
     of the original weight, so the grown policy does what the old one did, up to rounding. (Exceptions: a random start;
-    the affine router, whose mean shifts; top-k weights, of which half may drop out; a fork that scales its logits.)
+    the affine router, whose mean shifts; top-k weights, of which half may drop out; a fork that scales its logits, or
+    whose `compose` is no sum.)
     Several new ones copy different components: twins with the same weight would get the same gradient, forever.
 
     tasks: names to add, which start at the mean of the known embeddings (what is known stays); count: n, may be 0;
@@ -122,7 +123,7 @@ def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | No
 
 
 def named(policy, tasks: list[str]):
-    """The policy with new names, at the mean of those it knows, and nothing learned. A copy."""
+    """A copy that also knows these names, each at the mean of the known embeddings; nothing is learned."""
     return grow(policy, tasks, 0, [], getattr(policy.config, "ranks", [None])[-1])
 
 

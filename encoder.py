@@ -3,8 +3,8 @@
     {"proprioception": (B, 2, 4), "objects": (B, 2, 14), "goal": (B, 3)}   --StateEncoder-->   condition (B, C)
     {"corner": (B, 3, h, w), "wrist": ..., "proprioception": (B, 2, 4)}    --PixelsEncoder-->  condition (B, C)
 
-An observation is a dictionary from the simulator to the network, and nothing in between looks inside: recording,
-training windows, rollouts and adaptation carry whatever parts there are. Three places know names: the environment that
+An observation stays a dictionary all the way from the simulator to the network. Nothing in between looks inside:
+recording, windows, rollouts, adaptation carry whatever parts there are. Three places know names: the environment that
 makes the parts (envs/metaworld.py, envs/pixels.py), the encoder that reads some of them, and envs/elsewhere.py, which
 moves MetaWorld's things. So on the policy's side a camera, or a policy that must not see the objects, is a new encoder
 and nothing else: see variants/proprioception.py.

@@ -112,7 +112,8 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
             played = roller.play(act, todo, on_done=on_done)
             told = {}
             for task in tasks:
-                mine, its = ([e for e in those if e.task == task] for those in (played, experts))
+                mine = [e for e in played if e.task == task]
+                its = [e for e in experts if e.task == task]
                 told[task] = summary(mine, its, [weights[task, e.seed] for e in mine if not e.lost])
                 told[task]["seeds"] = [seeds[0], seeds[-1]]
             # To film a failure takes a second play. (In another batch a rounding may let it succeed: then none.)

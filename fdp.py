@@ -102,7 +102,7 @@ class Policy(nn.Module):
         """sum_k w_k(o) * eps_k(a_t, t, o): (B, H, A), (B,), (B, C), (B, K) -> (B, H, A).
 
         Why a sum. A perfect noise prediction, E[noise | a_t, o], times -1/sqrt(1 - ab_t), is the score: the gradient of
-        log p(a_t | o) by a_t. Adding scores adds log-densities, so multiplies densities (other targets: `to_noise`):
+        log p(a_t | o) with respect to a_t. Adding scores multiplies densities (other targets: sampler.py, `to_noise`):
 
             sum_k w_k grad log p_k(a_t)  =  grad log prod_k p_k(a_t)^w_k
 
@@ -124,7 +124,7 @@ class Policy(nn.Module):
 
     def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:
         """Condition (B, C) -> weights (B, K), which sum to one. If yours do not: target "noise" (`sampler.to_noise`).
-        A fork that sets `router_sees_step` gets `step` (B,) wherever something is denoised; otherwise it is None."""
+        A fork that sets `router_sees_step` gets `step` (B,) wherever something is denoised; others must not need it."""
         return self.router(condition)
 
     def encode(self, observation: Observation, task: Tensor) -> Tensor:
@@ -144,8 +144,8 @@ class Policy(nn.Module):
     def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor):
         """One mean squared error per sample, (B,): the whole objective, except for the bonus of router "informed".
 
-        Raw observation, B rows; for each row (with pictures for n noises of each: `encode`) task, actions (H, A), and,
-        drawn by the caller, step in 0 .. T-1 and noise (H, A). A fork with extra terms returns (errors, {"name":
+        Raw observation, B rows. For each row (with pictures n for each: `encode`) task, actions (H, A), step in 0 ..
+        T-1 and noise (H, A); the caller draws the last two. A fork with extra terms returns (errors, {"name":
         (coefficient, term)}), and passes its errors through `with_bonus`, unless it refuses router "informed".
         """
         condition = self.encode(observation, task)

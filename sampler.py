@@ -1,12 +1,12 @@
 """The noise schedule and three ways to turn noise into actions.
 
-Diffusion in one paragraph. Take a clean action chunk x_0, and mix it with Gaussian noise e:
+Diffusion in one paragraph. A *chunk* is the robot's next H actions (x here, as in papers on sampling; in fdp.py a, with
+noise eps). Take a clean one, x_0, and mix it with Gaussian noise e:
 
     x_t = sqrt(ab_t) * x_0 + sqrt(1 - ab_t) * e                  (Ho et al. 2020, DDPM, equation 4)
 
 where `ab_t` ("alpha bar") falls from almost 1 at step t = 0 to almost 0 at t = T - 1. (Both factors squared sum to
-one: if x_0 has unit variance, so has x_t.) A *chunk* is the next H actions: here x, with noise e, as in papers on
-sampling; in fdp.py a, with noise eps. (Papers count steps from 1 to T; our t = 0 is their 1. x_0 is always the clean
+one: if x_0 has unit variance, so has x_t. Papers count steps from 1 to T; our t = 0 is their 1. x_0 is always the clean
 chunk.) A network learns to predict the noise in x_t. Sampling goes backwards: start at pure noise, predict the noise in
 it, remove a little of that, predict again. Everything below is arithmetic on that one equation.
 
@@ -20,7 +20,7 @@ What a chunk is, in time, with H = 8 and 4 actions executed per chunk (o: seen, 
     step        -1   0   1   2   3   4   5   6   7
     seen         o   o
     predicted        a   a   a   a   a   a   a   a      one chunk: what sampling makes out of noise
-    executed         a   a   a   a                      then it looks again, and makes the next chunk
+    executed         a   a   a   a                      blindly, 0.05 s in MetaWorld; then it looks again
 
 `study/core/denoising.png` shows chunks on their way from noise to actions.
 
@@ -116,9 +116,9 @@ def sampling_timesteps(T: int, steps: int) -> list[int]:
     the last entry comes not step 0 but clean data, ab = 1: step 0 still holds a little noise.
 
     Few steps narrow the distribution: the last jump, here from 24, lands on the mean of all clean data that may
-    have become this x_24, so detail finer than its noise is averaged. (Five steps of dpm keep half of a standard
-    deviation of 0.2. With quadratic spacing, 99, 63, 35, 15, 3, they keep 0.88 of it, and success is the same: LOG.md,
-    2026-11-30.)
+    have become this x_24, so detail finer than its noise is averaged. (Where data has a standard deviation of 0.2, five
+    steps of dpm make half of it. With quadratic spacing, 99, 63, 35, 15, 3, they make 0.88 of it, and success is the
+    same: LOG.md, 2026-11-30.)
     """
     check_steps(T, steps)
     return [round(T - i * T / steps) - 1 for i in range(steps)]
@@ -163,7 +163,7 @@ def ddpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tenso
         x = math.sqrt(ab_next) * beta / (1 - ab) * clean + math.sqrt(ab / ab_next) * (1 - ab_next) / (1 - ab) * x
         # ... and fresh noise of its variance is put back; not after the last step (ab_next = 1, variance 0), where it
         # would go straight to the robot.
-        if t > 0:
+        if ab_next < 1:
             fresh = torch.randn(x.shape, generator=generator, device=x.device)
             x = x + math.sqrt(beta * (1 - ab_next) / (1 - ab)) * fresh
     return x

@@ -165,10 +165,8 @@ class Learner:
         """
         with runs.autocast(self.policy.device, self.precision):
             errors, terms = errors_and_terms(loss_function(*batch))
-            losses = {"loss": errors.mean()}
-            total = losses["loss"]
-            for name, (coefficient, term) in terms.items():
-                losses[name], total = term, total + coefficient * term
+            losses = {"loss": errors.mean()} | {name: term for name, (_, term) in terms.items()}
+            total = sum((coefficient * term for coefficient, term in terms.values()), start=losses["loss"])
         self.optimizer.zero_grad()
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)
@@ -270,7 +268,7 @@ def main(config: TrainConfig) -> dict:
         if (step + 1) % config.log_every == 0 or last:
             learner.check(step + 1)
             line = log.write(step + 1, lr=rate, grad_norm=norm.item(), **usage(policy), **unseen(policy))
-            bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+            bar.set_postfix({x: f"{line[x]:.4g}" for x in ("loss", "skipped") if x in line}, refresh=False)
         if (step + 1) % config.save_every == 0 or last:
             save(step + 1)
     if log.start == config.steps and resume.behind(folder, config.steps):  # killed between the last checkpoint's files

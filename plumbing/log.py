@@ -11,6 +11,7 @@ import torch
 
 from encoder import rows
 from plumbing import files
+from plumbing.cli import say
 from router import entropy, errors_and_terms
 
 MOST_TERMS = 1000  # in a line of the log: a stranger's could draw for hours
@@ -28,7 +29,7 @@ class Log:
     """
 
     def __init__(self, folder: Path | None, device: torch.device, start=0, seconds=0.0, sums=None, count=0):
-        self.file = None
+        self.file, kept = None, []
         if folder:
             path = folder / "log.jsonl"
             kept = [line for line in read_log(path) if line["step"] <= start] if path.exists() else []
@@ -38,6 +39,7 @@ class Log:
         self.start, self.count = start, count
         # On the device: reading a number would make the GPU wait at every step.
         self.sums: dict[str, torch.Tensor] = sums or {}
+        self.skipped = sum(line.get("skipped", 0) for line in kept)
 
     @property
     def seconds(self) -> float:
@@ -59,7 +61,9 @@ class Log:
             return {"loss": math.nan}
         means = {name: value.item() / counted for name, value in self.sums.items() if name != "skipped"}
         more |= {"skipped": skipped} if skipped else {}
+        self.skipped += skipped
         line = {"step": step, **means, **more, "seconds": round(self.seconds, 2)}
+        line = {name: x for name, x in line.items() if not isinstance(x, float) or math.isfinite(x)}  # NaN is no JSON
         if self.file:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
@@ -67,6 +71,8 @@ class Log:
         return line
 
     def close(self) -> None:
+        if self.skipped:
+            say(f"warning: {self.skipped} steps were skipped: their loss or gradient was not finite (log.jsonl: when)")
         if self.file:
             self.file.close()
 

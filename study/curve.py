@@ -94,6 +94,8 @@ def main(config: CurveConfig) -> dict:
     device, played = runs.choose_device("auto"), home / f"played-{config.episodes}.json"
     made = read_json(played) if played.exists() else []
     steps = sorted(int(copy.name.removeprefix("step-")) for copy in home.glob("step-*"))
+    last = runs.training_record(home / "run")["steps"]  # a run that was stopped has saved where it was, too
+    steps = [step for step in steps if step % config.save_every == 0 or step == last]
     with Roller() as roller:
         for step in [step for step in steps if step not in [row["step"] for row in made]]:
             copy = home / f"step-{step}"

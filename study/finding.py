@@ -69,8 +69,8 @@ def verdict(rows: list[list[str]], differences: list[tuple[Difference | None, Di
         title = "gains nothing that is shown"
     where = {who: f"in {words(places)}" if places else "in none" for who, places in ahead.items()}
     return (
-        f"**Factorizing {title}**: of the {len(pairs)} comparisons below with one network, fdp is ahead by an "
-        f"interval that excludes zero {where['fdp']}, one network {where['one network']}."
+        f"**Factorizing {title}**: of {len(pairs)} comparisons with one network below, intervals that exclude "
+        f"zero favour fdp {where['fdp']}, one network {where['one network']}."
     )
 
 
@@ -134,6 +134,8 @@ def one_demonstration(study: Path):
         usual = found["monolithic", "low-rank"], found["fdp", "add-exact"]
         more = f" (without augmentation, {shared(*usual)}: {crossed_difference(*usual)})" if made else ""
         fewer = f" ({shared(rival, best)})" * (shared(rival, best) != shared(best))
+        bases = {r["stage"].get("source_weights") for r in runs_of(study, ("monolithic", f"low-rank{made}"), 1)}
+        fewer += f" (upon {len(bases)} bases)" * (made and len(bases) > 1)
         beside.append(f"one network with adapters {change}{fewer}{more}")
     others = {"no new component": f"small{made}", "a small policy for it alone": f"specialist{made}"}
     theirs_alone = [(what, found["fdp", way]) for what, way in others.items() if ("fdp", way) in found]
@@ -192,7 +194,8 @@ def in_turn_from_nothing(study: Path) -> list[list[str]]:
         beside = ""
         if both := alone(study):
             upon, own = both
-            beside = f"a small policy each {difference(own, upon)} (first {len(own)} by name)"
+            beside = f"a small policy each {difference(own, upon)} (first {len(own)} by name, here "
+            beside += f"{number(success(upon))})"
         executed = apart[0].get("executed", EXECUTED)
         looks = f" (`--executed {executed}`)" * (executed != EXECUTED)
         rows.append(["50 tasks, 49 added alone to the first, 50", cell(apart) + looks, theirs(apart), beside])
@@ -204,14 +207,15 @@ def router(study: Path) -> str:
     usual, woken = (read(study, f"router/wake/{name}.json")[name] for name in ("softmax", READ))
     knows = [number(r["tells"]["task"]["above"], 2) for r in (woken, usual)]
     swapped = [f"{number(r['success'])} to {number(r['changed'][ANOTHER]['success'])}" for r in (woken, usual)]
+    own = [number(r["changed"]["the task's mean"]["success"]) for r in (woken, usual)]
     costs = minus(study, "fifty", READ, "softmax")
     price = f"The bonus changes success on fifty tasks (25 of each) by {costs} points." if costs else ""
     return (
         f"**The router hardly routes**: its weights carry {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
-        "nats about the task. Components rely on them, though: "
-        f"{dependence(study)} With an information bonus (`--router informed`) they carry {knows[0]}; swapping in "
-        f"another task's weights lowers success from {swapped[0]} "
-        f"(no bonus: {swapped[1]}; 1 seed, {sum(e['n'] for e in woken['played'].values())} episodes). {price}"
+        "nats about the task. But "
+        f"{dependence(study)} With an information bonus (`--router informed`) they carry {knows[0]}; "
+        f"another task's weights lower success from {swapped[0]} (its own task's mean: {own[0]}; no bonus: "
+        f"{swapped[1]} and {own[1]}; 1 seed, {sum(e['n'] for e in woken['played'].values())} episodes). {price}"
     ).strip()
 
 

@@ -35,7 +35,7 @@ MUTANTS = {
     "DPM-Solver's result unclipped": ("sampler.py", "            break  # lam of clean data is infinite", "            clean = _predict_clean(predict_noise, x, t, ab, False); break  # lam", "test_traps.py"),
     "downsampling drops odd steps": ("unet.py", "torch.cat([x[:, 0::2], x[:, 1::2]], dim=-1)", "torch.cat([x[:, 0::2], x[:, 0::2]], dim=-1)", "test_traps.py"),
     # Samplers and network.
-    "noise on the last step": ("sampler.py", "        if t > 0:\n            fresh = torch.randn(x.shape, generator=generator, device=x.device)\n            x = x + math.sqrt(beta * (1 - ab_next) / (1 - ab)) * fresh", "        if True:\n            x = x + math.sqrt(beta) * torch.randn(x.shape, generator=generator, device=x.device)", "test_sampler.py"),
+    "noise on the last step": ("sampler.py", "        if ab_next < 1:\n            fresh = torch.randn(x.shape, generator=generator, device=x.device)\n            x = x + math.sqrt(beta * (1 - ab_next) / (1 - ab)) * fresh", "        if True:\n            x = x + math.sqrt(beta) * torch.randn(x.shape, generator=generator, device=x.device)", "test_sampler.py"),
     "timesteps one off": ("sampler.py", "[round(T - i * T / steps) - 1 for i in range(steps)]", "[round(T - i * T / steps) - 2 for i in range(steps)]", "test_sampler.py"),
     "velocity with the wrong sign": ("sampler.py", "return a.sqrt() * noise - (1 - a).sqrt() * clean", "return a.sqrt() * noise + (1 - a).sqrt() * clean", "test_sampler.py test_fdp.py"),
     "the skip connection carries nothing": ("unet.py", "skips.pop()", "torch.zeros_like(skips.pop())", "test_traps.py"),
@@ -51,7 +51,7 @@ MUTANTS = {
     # Training and adapting.
     "raw weights are saved": ("train.py", "return state | {name: x for name", "return state or {name: x for name", "test_train.py -k saved_weights"),
     "resuming forgets the random state": ("plumbing/resume.py", '        torch.set_rng_state(saved["rng"])\n', "", "test_train.py -k resuming_gives"),
-    "extra terms without coefficient": ("train.py", "total + coefficient * term", "total + term", "test_forks.py -k coefficient"),
+    "extra terms without coefficient": ("train.py", "sum((coefficient * term for", "sum((term for", "test_forks.py -k coefficient"),
     "a step that is not finite moves weights": ("train.py", "self.optimizer.found_inf = bad.float()", "self.optimizer.found_inf = bad.float() * 0", "test_interruptions.py -k not_finite"),
     "a skipped step counts in the mean": ("plumbing/log.py", "counted = self.count - skipped", "counted = self.count", "test_interruptions.py -k skipped_step"),
     "an interrupted step is done again": ("plumbing/interrupt.py", "raise Interrupted(stop, save(number + 1))", "raise Interrupted(stop, save(number))", "test_interruptions.py -k finishes"),
@@ -195,21 +195,24 @@ MUTANTS = {
 }  # fmt: skip
 
 
-def mutated(name: str) -> tuple[Path, str]:
+def mutated(name: str, code: Path = ROOT) -> tuple[Path, str]:
     """The file that a mistake is in, and its text with the mistake. ValueError where the table does not fit the code."""
     file, old, new, _ = MUTANTS[name]
-    text = (ROOT / file).read_text()
+    text = (code / file).read_text()
     if text.count(old) != 1:
         raise ValueError(f"mutant '{name}': {file} has {text.count(old)} places that read {old!r}, not one")
     return Path(file), text.replace(old, new)
 
 
-def passes(tests: str, file: Path | None = None, text: str = "") -> tuple[bool, str]:
+def copied(code: Path, to: Path) -> Path:
+    left_out = shutil.ignore_patterns("data", "runs", ".git", "__pycache__", ".venv", ".hypothesis")
+    return shutil.copytree(code, to, ignore=left_out)
+
+
+def passes(tests: str, code: Path, file: Path | None = None, text: str = "") -> tuple[bool, str]:
     """Whether these tests pass in a copy of the code, in which one file may read otherwise; and the first that fails."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        left_out = shutil.ignore_patterns("data", "runs", ".git", "__pycache__", ".venv", ".hypothesis")
-        shutil.copytree(ROOT, copy, ignore=left_out)
+        copy = copied(code, Path(folder) / "copy")
         if file:
             (copy / file).write_text(text)
         names, *chosen = tests.split(" -k ")
@@ -228,25 +231,28 @@ def passes(tests: str, file: Path | None = None, text: str = "") -> tuple[bool, 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=MUTANTS, metavar="NAME", nargs="+", help="some mistakes, by their names")
-    only, found, begin = parser.parse_args().only, {}, time.perf_counter()
-    names, source = only or list(MUTANTS), provenance(0, "cpu")
-    for tests in dict.fromkeys(MUTANTS[name][3] for name in names):
-        healthy, said = passes(tests)  # or the tests would seem to notice whatever is done
-        if not healthy:
-            raise SystemExit(f"{tests} fails without any mistake: {said}")
-    for name in names:
-        alive, said = passes(MUTANTS[name][3], *mutated(name))
-        found[name] = {"file": MUTANTS[name][0], "survived": alive, "said": said, "revision": source["revision"]}
-        say(f"{'SURVIVED' if alive else 'caught':<10}{name:<46}{said}")
-    alive = sum(row["survived"] for row in found.values())
-    say(f"{len(found) - alive} of {len(found)} caught, in {time.perf_counter() - begin:.0f} s")
-    path = ROOT / "study/mutants.json"
-    if only:  # the others keep their results, with the revision that they were tried at
-        before = json.loads(path.read_text())
-        found = {name: {"revision": before["revision"], **row} for name, row in before["mutants"].items()} | found
-    found = {name: found[name] for name in MUTANTS if name in found}
-    write_json(path, {"mutants": found, **source})
+    names, begin, alive = parser.parse_args().only or list(MUTANTS), time.perf_counter(), 0
+    source = provenance(0, "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        code = copied(ROOT, Path(folder) / "code")  # or what is edited meanwhile would fail, and count as noticed
+        for tests in dict.fromkeys(MUTANTS[name][3] for name in names):
+            healthy, said = passes(tests, code)  # or the tests would seem to notice whatever is done
+            if not healthy:
+                raise SystemExit(f"{tests} fails without any mistake: {said}")
+        for name in names:
+            survived, said = passes(MUTANTS[name][3], code, *mutated(name, code))
+            keep(name, {"file": MUTANTS[name][0], "survived": survived, "said": said}, source)
+            say(f"{'SURVIVED' if survived else 'caught':<10}{name:<46}{said}")
+            alive += survived
+    say(f"{len(names) - alive} of {len(names)} caught, in {time.perf_counter() - begin:.0f} s")
     return int(alive > 0)
+
+
+def keep(name: str, row: dict, source: dict, path: Path = ROOT / "study/mutants.json") -> None:
+    """Write one result, at once; the others stay, each with the revision that it was tried at."""
+    found = json.loads(path.read_text())["mutants"] if path.exists() else {}
+    found[name] = row | {"revision": source["revision"]}
+    write_json(path, {"mutants": {name: found[name] for name in MUTANTS if name in found}, **source})
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class NormPolicy(fdp.Policy):
 
 
 def copy_of_fdp():
-    spec = importlib.util.spec_from_file_location("variants.mine", ROOT / "fdp.py")
+    spec = importlib.util.spec_from_file_location("variants.twin", ROOT / "fdp.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look for it there
     spec.loader.exec_module(module)
@@ -111,15 +111,16 @@ def copy_of_fdp():
 
 @pytest.fixture(scope="module", autouse=True)
 def my_forks():
-    """variants/mine.py, a copy of fdp.py, and variants/norm.py, as far as any code can tell."""
+    """variants/twin.py, a copy of fdp.py, and variants/norm.py, as far as any code can tell. (Not mine.py: that is the
+    name which readers are told to take, and `-k mine` has to try theirs.)"""
     patch, usual = pytest.MonkeyPatch(), runs.load_variant
-    mine = {"mine": copy_of_fdp(), "norm": with_policy(NormPolicy)}
+    mine = {"twin": copy_of_fdp(), "norm": with_policy(NormPolicy)}
     for module in (runs, variants.staged):
         patch.setattr(module, "load_variant", lambda name: mine[name] if name in mine else usual(name))
     yield mine
     patch.undo()
-    variants.staged.on_top_of.cache_clear()  # or it would know this "mine" forever
-    del sys.modules["variants.mine"]
+    variants.staged.on_top_of.cache_clear()  # or it would know this "twin" forever
+    del sys.modules["variants.twin"]
 
 
 # ------------------------------------------------------------------------------------------------ build_encoder
@@ -765,13 +766,13 @@ NEW = ("toy:OtherPoint-v0", "toy:ThirdPoint-v0")
 def stages(data_dir, tmp_path_factory):
     """A copy of fdp.py, trained, and taught two more tasks exactly. -> three policies."""
     folder = tmp_path_factory.mktemp("forks")
-    command(train, "--policy", "mine", *TINY, "--steps", 5, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
-            folder / "mine")  # fmt: skip
-    command(adapt, "--run", folder / "mine", "--sequence", ",".join(NEW), "--retain", "exact", "--steps", 5,
+    command(train, "--policy", "twin", *TINY, "--steps", 5, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+            folder / "twin")  # fmt: skip
+    command(adapt, "--run", folder / "twin", "--sequence", ",".join(NEW), "--retain", "exact", "--steps", 5,
             "--batch-size", 8, "--demos-per-task", 2, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
             folder / "more", "--device", "cpu")  # fmt: skip
     later = sorted(path.parent for path in (folder / "more").glob("*/model.safetensors"))
-    return [runs.load_policy(path) for path in (folder / "mine", *later)]
+    return [runs.load_policy(path) for path in (folder / "twin", *later)]
 
 
 class Labelled(fdp.Policy):
@@ -883,8 +884,8 @@ def play(policy, tasks: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_copied_fork_keeps_old_tasks_to_the_last_bit(stages, my_forks):
     first, second, third = stages
-    assert isinstance(third, my_forks["mine"].Policy) and not isinstance(third, fdp.Policy)
-    assert [policy.config.components for policy in stages] == [3, 4, 5] and third.config.base == "mine"
+    assert isinstance(third, my_forks["twin"].Policy) and not isinstance(third, fdp.Policy)
+    assert [policy.config.components for policy in stages] == [3, 4, 5] and third.config.base == "twin"
     old, middle = ["toy:Point-v0"] * 4, [NEW[0]] * 4
     actions, weights = play(first, old)
     for policy in (second, third):
@@ -898,7 +899,7 @@ def test_an_exception_while_acting_changes_nothing(stages, my_forks, monkeypatch
     policy, tasks = stages[2], ["toy:Point-v0", *NEW, "toy:Point-v0"]
     before, config = play(policy, tasks), copy.deepcopy(policy.config)
     state = {name: (x, x.data_ptr(), x.clone()) for name, x in policy.state_dict().items()}
-    base = my_forks["mine"].Policy
+    base = my_forks["twin"].Policy
     for stage in range(3):  # in the middle of each stage's turn
         calls, usual = [], base.sample
 

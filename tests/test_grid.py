@@ -18,7 +18,7 @@ from conftest import ROOT, script
 import adapt
 import evaluate
 import train
-from plumbing import interrupt, limits
+from plumbing import interrupt, limits, runs
 from plumbing.cli import BadInput, parse
 from plumbing.runs import parse_with_own_fields
 from study import curve, grid, jobs
@@ -383,3 +383,40 @@ def test_a_curve_of_other_flags_is_not_gone_on_with(tiny_run, tmp_path, monkeypa
     with pytest.raises(BadInput, match="has seed = 0, not 3: choose another --out"):
         curve.main(CurveConfig(tasks="reach,push", seed=3, out=str(tmp_path / "curve.json")))
     assert not (home / "flags.json").exists() and not (tmp_path / "curve.json").exists()
+
+
+def test_a_curve_has_the_points_that_were_asked_for(tiny_run, tmp_path, monkeypatch):
+    """A run that was stopped has saved where it was; that is no point of the curve."""
+    monkeypatch.setattr(curve, "ROOT", tmp_path)
+    home, last = tmp_path / "runs/curve/curve", runs.training_record(tiny_run)["steps"]
+    for name in ("run", "step-100", "step-150", "step-200", f"step-{last + 1}"):
+        shutil.copytree(tiny_run, home / name)
+    shutil.copytree(tiny_run, home / f"step-{last}", dirs_exist_ok=True)
+    (home / "trained").touch()
+    played = {"mean_success": 0.5, "tasks": {}}
+    monkeypatch.setattr(curve, "evaluate", lambda *_, **__: (played, []))
+    curve.main(CurveConfig(tasks="reach,push", save_every=100, out=str(tmp_path / "curve.json")))
+    made = json.loads((tmp_path / "curve.json").read_text())["checkpoints"]
+    assert [row["step"] for row in made] == sorted({100, 200, last}) and 150 not in (last, last + 1)
+
+
+def test_a_stage_upon_other_weights_is_not_filed_as_upon_these(tiny_run, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(one_task, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_run, tmp_path / "runs/base")
+    (tmp_path / "data").symlink_to(data_dir)
+    result = {"tasks": {"button-press": {"successes": 1, "seeds": [1, 2]}}, "mean_success": 1.0}
+    monkeypatch.setattr(one_task, "evaluate", lambda *_, **__: (result, []))
+    config = OneTaskConfig(
+        run="runs/base", tasks="button-press", demos=2, steps=3, ways="add-exact", new_only=True, out="study/toy"
+    )
+    (path,) = map(Path, one_task.adapt_all(config, None))
+    folder = tmp_path / "runs/toy" / path.stem
+    about = json.loads((folder / "config.json").read_text())
+    assert about["adapted"][-1]["source_weights"] == runs.weights_checksum(tiny_run)
+    about["adapted"][-1]["source_weights"] = "of a base that was trained again"
+    (folder / "config.json").write_text(json.dumps(about))
+    path.unlink()
+    with pytest.raises(BadInput, match="was learned from other weights than runs/base holds"):
+        one_task.adapt_all(config, None)
+    assert not path.exists()

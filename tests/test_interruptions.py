@@ -1,6 +1,8 @@
 """Ctrl-C, SIGTERM, losses that are not finite: what was learned is kept, and going on gives the same weights."""
 
 import itertools
+import json
+import math
 import os
 import resource
 import signal
@@ -19,6 +21,7 @@ import evaluate
 import train
 from plumbing import cli, figures, files, interrupt, resume, runs, tensors
 from plumbing.cli import BadInput
+from plumbing.log import Log
 
 
 @pytest.fixture
@@ -289,7 +292,7 @@ def test_one_skipped_step_among_many_does_not_spoil_the_picture(tiny, tmp_path, 
     assert str(tmp_path / "run" / "figures" / "training.png") in made["wrote"]
 
 
-def test_a_skipped_step_is_counted_and_left_out_of_the_means(tiny, tmp_path, monkeypatch):
+def test_a_skipped_step_is_counted_told_and_left_out_of_the_means(tiny, tmp_path, monkeypatch, capsys):
     real, calls, seen = runs.load_variant("fdp").Policy.loss, [], []
 
     def loss(*arguments):
@@ -304,6 +307,21 @@ def test_a_skipped_step_is_counted_and_left_out_of_the_means(tiny, tmp_path, mon
     (line,) = train.read_log(tmp_path / "run" / "log.jsonl")
     good = [x for i, x in enumerate(seen) if i + 2 not in (4, 7)]
     assert line["skipped"] == 2 and line["loss"] == pytest.approx(sum(good) / 8, rel=1e-6)
+    assert "warning: 2 steps were skipped" in capsys.readouterr().err
+
+
+def test_a_line_of_the_log_is_json(tmp_path):
+    """What has no JSON is left out; and a run that goes on counts what was skipped before."""
+    for skipped in (1, 2):
+        log = Log(tmp_path, torch.device("cpu"), start=skipped - 1)
+        for loss, bad in ((2.0, 0.0), (0.0, 1.0)):
+            log.add({"loss": torch.tensor(loss), "skipped": torch.tensor(bad)})
+        log.write(skipped, lr=0.1, grad_norm=math.nan)
+        log.close()
+        assert log.skipped == skipped
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"step", "loss", "lr", "skipped", "seconds"}] * 2
+    assert train.read_log(tmp_path / "log.jsonl") == lines
 
 
 @pytest.mark.parametrize("flags", [["--lr", 1e9, "--save-every", 1], ["--lr", 1e30, "--steps", 3]])

@@ -129,9 +129,9 @@ def test_numbers_that_are_typed_by_hand_are_those_of_the_files():
     played = [json.loads(path.read_text())["tasks"]["box-close"]
               for path in sorted((ROOT / "study/ml45/fdp").glob("add-elsewhere-box-close-d1-*.json"))]  # fmt: skip
     least, *_, most = (f"{share:.2f}" for share in sorted(r["success"] for r in played))
-    assert f"five such tasks: {least} to {most}, by the demonstration." in README
+    assert f"hardest of five: {least} to {most}, depending on the demonstration." in README
     cameras = json.loads((ROOT / "study/pixels/fdp-25-s0.json").read_text())["mean_success"]
-    assert f"near {cameras:.2f}. It is not a framework" in README
+    assert f"near {cameras:.2f}. It is neither a framework" in README
 
 
 def test_what_is_said_of_shifts_is_what_was_found():

@@ -487,16 +487,16 @@ def test_the_finding_says_who_is_ahead(tmp_path):
         change = intervals.compare(*([json.loads((tmp_path / f"mt50/{name}-s0.json").read_text())]
                                      for name in ("monolithic", "fdp")))  # fmt: skip
         assert row == f"| fifty tasks, 50 | 0.900 (1 seed) | 0.900 | one network {change} |"
-        assert said.startswith(f"- **Factorizing {gains}**: of the 1 comparisons below with one network, fdp")
-        assert f"excludes zero {fdp}, one network {one}." in re.sub(r" +", " ", said)
+        assert said.startswith(f"- **Factorizing {gains}**: of 1 comparisons with one network below, intervals")
+        assert f"that exclude zero favour fdp {fdp}, one network {one}." in re.sub(r" +", " ", said)
     written(tmp_path / "core/mt6-fdp-50-s0", 1, 2, 3, 4, 5, 6)
     written(tmp_path / "core/mt6-monolithic-50-s0", 1)
     written(tmp_path / "mt50/fdp-s1")
     lines = finding.finding(tmp_path)
     said = re.sub(r" +", " ", " ".join(lines))
     assert (
-        "of the 2 comparisons below" in said
-        and "zero in fifty tasks (50; 50.0 points), one network in six tasks (50 of" in said
+        "of 2 comparisons with one network below" in said
+        and "favour fdp in fifty tasks (50; 50.0 points), one network in six tasks (50 of" in said
     )
     assert lines[-1].startswith("| fifty tasks, 50 | 0.950 (2 seeds) | 0.900 | one network -50.0 [")
     assert lines[-1].endswith("] (1 seed) |")  # the one that both have
@@ -524,7 +524,7 @@ def test_the_finding_of_the_committed_files():
     same = np.mean([apart[path.stem]["success"] for path in alone.glob("*.json")])
     last = rows["50 tasks, 49 added alone to the first, 50"]
     assert f"a small policy each {intervals.points(100 * (own - same))} [" in last
-    assert f" (first {len([*alone.glob('*.json')])} by name)" in last
+    assert f" (first {len([*alone.glob('*.json')])} by name, here {same:.3f})" in last
     learned = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/full-*-s?.json")]
     full = np.mean([r["tasks"][r["task"]]["success"] for r in learned])
     exact = [json.loads(path.read_text()) for path in markdown.STUDY.glob("adapt/add-exact-*-s?.json")]

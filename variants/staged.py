@@ -1,10 +1,11 @@
 """A policy that has learned in stages: every task keeps the components, the router and the encoder it was learned with.
 
 Written by `adapt.py --retain exact`, on top of any policy that keeps the K axis (`base`). A stage adds components and a
-router of its own, and a low-rank adapter of the encoder (`LoRA`, below). A task of another stage never sees them: it is
-served by a *view* of the policy, which has its stage's router and adapter and those K_s components that its stage knew,
-in products of the same shapes as then, so that its actions stay what they were, bit for bit. (For the same rows in a
-batch: which rows share a matrix product decides how sums are rounded, here as with any policy, in the seventh digit.)
+router of its own, and a low-rank adapter of the encoder (`LoRA`, below). Tasks of earlier stages never see them:
+each is served by a *view* of the policy, which has its stage's router and adapter and those K_s components that its
+stage knew, in products of the same shapes as then, so that its actions stay what they were, bit for bit, and its
+success cannot change. (For the same rows in a batch: which rows share a matrix product decides how sums are rounded,
+here as with any policy, in the seventh digit.)
 The price: the task's name must be given, and every stage stores its own router and adapter.
 
 A stage may use all components before it, or only those of the first policy. In the second case its cost does not grow
@@ -59,7 +60,8 @@ def on_top_of(base: str):
             self.residual = nn.ModuleList([LoRA(self.encoder, rank) for rank in c.ranks])
 
         def at(self, stage: int):
-            """The policy as one stage left it: a view on shared tensors, which changes no state of this one."""
+            """The policy as one stage left it: a view on shared tensors, which changes no state of this one. Without
+            the cache of `made_of` it is the base's policy with router[s], encoder + LoRA[s] and components[mine]."""
             c, mine = self.config, components_of(self.config.stages[stage][0])
             encoder, components, residual = self.encoder, self.components, self.residual[stage]
             modules = {**self._modules, "router": self.router[stage]}

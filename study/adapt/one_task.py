@@ -105,6 +105,7 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
     device, out = runs.choose_device("auto"), ROOT / config.out
     out.mkdir(parents=True, exist_ok=True)
     old, written = runs.load_policy(ROOT / config.run, device), []
+    weights = runs.weights_checksum(ROOT / config.run)
     before, block = out / "before.json", block_seeds(config.block, config.episodes)
     seeds = [block[0], block[-1]]
     if not (config.new_only or before.exists()):
@@ -149,6 +150,8 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
         )
         if made is not None:
             raise BadInput(f"{folder} has {made}: remove it, or choose another --out")
+        if not alone and runs.read_config(ROOT / folder)["adapted"][-1]["source_weights"] != weights:
+            raise BadInput(f"{folder} was learned from other weights than {config.run} holds: remove it")
         new = runs.load_policy(ROOT / folder, device)
         # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.
         knows_old = set(old.config.tasks) < set(new.config.tasks)

@@ -33,7 +33,7 @@ POLICIES = {
 }
 # Policy, seed, demonstrations -> its shifts. The others are for the policy that comes with the code (`shifted`).
 SHIFTED = {("fdp", 2, 25): ("camera", "light", "object"), ("monolithic", 2, 25): ("camera", "object")}
-WAYS = "add-exact,rank-0,full,scratch,specialist"
+WAYS = "add-exact,rank-0,scratch"  # full and a specialist: upon the policy that comes with the code, adapting.py
 
 
 def row(policy: str, seed: int, demos: int = 25) -> tuple[str, ...]:
@@ -62,12 +62,12 @@ def shifted(shift: str) -> tuple[str, str]:
 
 
 def adapted(demos: int) -> tuple[str, str]:
-    """New tasks from so many demonstrations."""
-    last = f"specialist-fdp-window-open-pixels-v3-d{demos}-n2000-s0" if demos != 25 else (
-        "specialist-fdp-window-open-pixels-v3-s0")  # fmt: skip
+    """New tasks from so many demonstrations, upon the last run of fdp, which is not kept; from 25, one of the two."""
+    tasks = "disassemble" if demos == 25 else "disassemble,window-open"
+    last = f"scratch-fdp-{tasks.split(',')[-1]}-pixels-v3" + f"-d{demos}-n2000" * (demos != 25)
     return (
-        f"study/pixels/adapt/{last}.json",
-        f"python study/adapt/one_task.py --run runs/pixels/fdp-25-s2 --tasks disassemble,window-open --demos {demos} "
+        f"study/pixels/adapt/{last}-s0.json",
+        f"python study/adapt/one_task.py --run runs/pixels/fdp-25-s2 --tasks {tasks} --demos {demos} "
         f"--new-only --block 16 --out study/pixels/adapt --ways {WAYS} --seeds 0",
     )
 
@@ -76,11 +76,12 @@ TABLE = [
     [(f"runs/pixels/demonstrations-{draw}/model.safetensors",  # once, before they are asked for side by side
       f"python train.py --tasks mt6 --observation pixels --demos-per-task {50 if draw == 0 else 25} --demo-draw {draw} "
       f"--steps 1 --eval-episodes 0 --overwrite --out runs/pixels/demonstrations-{draw}") for draw in range(3)],
-    [("study/pixels/run/model.safetensors",
-      "python train.py --tasks mt6 --observation pixels --demos-per-task 25 --eval-episodes 0 --out study/pixels/run")],
-    [shifted(shift) for shift in ("", *SHIFTS)],
+    [(shifted("")[0],  # not the weights: they are there from the first checkpoint on
+      "python train.py --tasks mt6 --observation pixels --demos-per-task 25 --eval-episodes 0 --out study/pixels/run",
+      shifted("")[1])],
+    [shifted(shift) for shift in SHIFTS],
     [row(policy, seed) for seed in range(3) for policy in POLICIES],
     [row("fdp", 0, demos=50), *map(adapted, (5, 10, 25)),
      ("study/pixels/router.json",  # usual-router.json is of the first run with pictures that were moved by four
-      "python study/router/measure.py --run runs/pixels/fdp-25-s0 --episodes 10 --out study/pixels/router.json")],
+      "python study/router/measure.py --run study/pixels/run --episodes 10 --out study/pixels/router.json")],
 ]  # fmt: skip
