@@ -130,11 +130,11 @@ def named(policy, tasks: list[str]):
 @torch.no_grad()
 def most_used(policy, observation, task: str, count: int) -> list[int]:
     """The components with the largest (signed) mean weights on a new task's demonstrations {part: (N, *shape)}."""
-    knows = named(policy, [task]).eval()  # the router needs the name's embedding first
+    larger = named(policy, [task]).eval()  # the router needs the name's embedding first
     each = max(len(x) // 512 + 1 if x.ndim == 4 else 1 for x in observation.values())  # all pictures would be gigabytes
     observation = {part: x[::each].to(policy.device) for part, x in observation.items()}
-    index = knows.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
-    return knows.weigh(knows.encode(observation, index)).mean(0).topk(count).indices.tolist()
+    index = larger.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
+    return larger.weigh(larger.encode(observation, index)).mean(0).topk(count).indices.tolist()
 
 
 # ---------------------------------------------------------------------------------------------- what is frozen
@@ -172,8 +172,8 @@ def prepare(config: AdaptConfig, policy, tasks: list[str], demos: dict) -> tuple
     else:
         new = config.new_components if config.mode == "add-component" else 0
         if new and config.start_from == "most-used":
-            seen = join([make_windows(demos[task], 1)[0] for task in tasks])
-            copied = most_used(policy, seen, tasks[0], new)  # any name: all begin at the same embedding
+            observations = join([make_windows(demos[task], 1)[0] for task in tasks])
+            copied = most_used(policy, observations, tasks[0], new)  # any name: all begin at the same embedding
         elif new and config.start_from != "random":
             copied = numbers(config.start_from, K, "--start-from")
         grown = grow(policy, tasks, new, copied, config.encoder_rank)
@@ -196,8 +196,8 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     stages.check_finished(origin)
     policy = runs.load_policy(origin, device := runs.choose_device(config.device))
     policy, earlier = skills.take_apart(policy) if config.lean_on == "base" else (policy, [])
-    wanted = (tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
-    demos = demonstrations(*wanted, policy.config.observation)
+    asked_for = (tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
+    demos = demonstrations(*asked_for, policy.config.observation)
 
     # ---- Grow, freeze, and say what learns.
     torch.manual_seed(config.seed)
@@ -207,10 +207,10 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
-    going_on, found = (folder / resume.FILE).exists(), {"copied": copied}
+    going_on, report = (folder / resume.FILE).exists(), {"copied": copied}
     if config.sequence and config.eval_episodes and not going_on:  # an interrupted stage has this behind it
-        found |= stages.before_learning(named(policy, tasks), tasks, config.eval_episodes, config.eval_seed, roller)
-    about = stages.begin(config, origin, folder, grown, parts, windows, found, going_on)
+        report |= stages.before_learning(named(policy, tasks), tasks, config.eval_episodes, config.eval_seed, roller)
+    about = stages.begin(config, origin, folder, grown, parts, windows, report, going_on)
 
     # ---- The loop: train.py's, over fewer parameters.
     def loss(*batch):

@@ -127,9 +127,9 @@ class StateEncoder(nn.Module):
         read = [observation[name] for name in self.parts]
         moving, still = ([x for x in read if x.ndim == axes] for axes in (3, 2))
         frames = [torch.cat(moving, dim=-1).flatten(1)] if moving else []  # (B, frames * n)
-        now = {name: x[:, 0] if x.ndim == 3 else x for name, x in zip(self.parts, read, strict=True)}
-        apart = [now[a][:, i : i + 3] - now[b][:, j : j + 3] for a, i, b, j in self.differences]
-        return torch.cat([*frames, *still, *apart], dim=-1)
+        newest = {name: x[:, 0] if x.ndim == 3 else x for name, x in zip(self.parts, read, strict=True)}
+        offsets = [newest[a][:, i : i + 3] - newest[b][:, j : j + 3] for a, i, b, j in self.differences]
+        return torch.cat([*frames, *still, *offsets], dim=-1)
 
 
 # ---------------------------------------------------------------------------------------------- pictures
@@ -232,13 +232,13 @@ class PixelsEncoder(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """{part: (B, *shape)} -> condition (B, C)."""
-        seen = []
+        features = []
         for camera, eye in zip(self.cameras, self.eyes, strict=True):
             picture = observation[camera].to(self.net[0].weight.dtype) / 127.5 - 1
-            seen.append(eye(picture.contiguous(memory_format=torch.channels_last)))
+            features.append(eye(picture.contiguous(memory_format=torch.channels_last)))
         if self.numbers:
-            seen.append(self.numbers(observation))
-        return self.net(torch.cat(seen, -1))
+            features.append(self.numbers(observation))
+        return self.net(torch.cat(features, -1))
 
     def augment(self, observation: Observation) -> Observation:
         """Each picture shifted by its own random offset, edge pixels repeated (Kostrikov et al. 2020, arXiv 2004.13649,

@@ -110,18 +110,18 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
         experts = play_experts(roller, todo, bar)  # first: an expert that always fails ends the evaluation
         with policy.register_forward_hook(_refuse_infinite):
             played = roller.play(act, todo, on_done=on_done)
-            told = {}
+            per_task = {}
             for task in tasks:
-                mine = [e for e in played if e.task == task]
-                its = [e for e in experts if e.task == task]
-                told[task] = summary(mine, its, [weights[task, e.seed] for e in mine if not e.lost])
-                told[task]["seeds"] = [seeds[0], seeds[-1]]
+                own = [e for e in played if e.task == task]
+                expert = [e for e in experts if e.task == task]
+                per_task[task] = summary(own, expert, [weights[task, e.seed] for e in own if not e.lost])
+                per_task[task]["seeds"] = [seeds[0], seeds[-1]]
             # To film a failure takes a second play. (In another batch a rounding may let it succeed: then none.)
-            first = [(t, seed) for t in filmed for seed in told[t]["failed_seeds"][:1] if seed != seeds[0]]
+            first = [(t, seed) for t in filmed for seed in per_task[t]["failed_seeds"][:1] if seed != seeds[0]]
             again = roller.play(act, [Episode(t, seed, render_every=4, shift=shift) for t, seed in first])
 
     how = {"sampler": sampler, "sampling_steps": steps, "executed": policy.config.executed}
-    result = {"tasks": told, "mean_success": mean_success({"tasks": told}), **how}
+    result = {"tasks": per_task, "mean_success": mean_success({"tasks": per_task}), **how}
     result["latency_ms_batch_1"] = latency(policy, tasks[0], sampler, steps)
     result["policy_seconds"] = round(policy_seconds, 2)
     result["seconds"] = round(time.perf_counter() - started, 2)
@@ -135,17 +135,17 @@ def _refuse_infinite(_module, _inputs, prediction) -> None:
         raise BadInput("the policy's predictions are not finite: its training has diverged")
 
 
-def summary(mine: list[Episode], experts: list[Episode], weights: list[np.ndarray]) -> dict:
+def summary(own: list[Episode], experts: list[Episode], weights: list[np.ndarray]) -> dict:
     """One task's entry in evaluation.json (docs/metrics.md has the fields), from the policy's and the expert's episodes
     and the weights (chunks, K) of each that was played to its end."""
     w = np.array([row for episode in weights for row in episode], dtype=np.float64)
-    steps = sorted(e.steps for e in mine if e.success and not e.lost)
+    steps = sorted(e.steps for e in own if e.success and not e.lost)
     return {
-        **_count(mine),
+        **_count(own),
         "expert": _count(experts),
         "mean_steps_to_success": float(np.mean(steps)) if steps else None,
         "steps_to_success": steps,  # for who counts with a shorter limit than 500
-        "failed_seeds": [e.seed for e in mine if not e.success and not e.lost],
+        "failed_seeds": [e.seed for e in own if not e.success and not e.lost],
         "router_weights": {"mean": w.mean(0).round(4).tolist(), "std": w.std(0).round(4).tolist()} if len(w) else None,
     }
 
@@ -226,8 +226,8 @@ def main(config: EvaluateConfig) -> dict:
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, *how, shift=config.shift)
     result.update(source, even=config.even, shift=config.shift)
     written = reports.write_evaluation(path, policy, result, traces, video, replace=bool(config.out))
-    told = {"mean_success": result["mean_success"], **reports.lost(result), "seconds": result["seconds"]}
-    return told | {"wrote": written}
+    last_line = {"mean_success": result["mean_success"], **reports.lost(result), "seconds": result["seconds"]}
+    return last_line | {"wrote": written}
 
 
 if __name__ == "__main__":

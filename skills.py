@@ -96,8 +96,8 @@ def take_apart(policy) -> tuple:
 
 def stack(policy) -> list[str]:
     """The names of all tensors that have a row for each component."""
-    own, K = policy.components.state_dict(), policy.config.components
-    return [f"components.{name}" for name, x in own.items() if x.ndim and len(x) == K]
+    state, K = policy.components.state_dict(), policy.config.components
+    return [f"components.{name}" for name, x in state.items() if x.ndim and len(x) == K]
 
 
 def sizes(base, skill: Skill) -> tuple[int, int]:
@@ -108,14 +108,15 @@ def sizes(base, skill: Skill) -> tuple[int, int]:
     rank = skill.tensors["residual.A.0"].shape[1] if "residual.A.0" in skill.tensors else 0
     if rank > 1024:
         raise ValueError(f"an adapter of rank {rank}")
-    wanted = {name: (n, *state[name].shape[1:]) for name in stacked}
-    wanted |= {name: (len(skill.tasks), *x.shape[1:]) for name, x in state.items() if name.startswith("task_embedding")}
+    expected = {name: (n, *state[name].shape[1:]) for name in stacked}
+    names = [name for name in state if name.startswith("task_embedding")]
+    expected |= {name: (len(skill.tasks), *state[name].shape[1:]) for name in names}
     with torch.device("meta"):  # shapes, without memory
-        wanted |= {f"residual.{name}": x.shape for name, x in LoRA(base.encoder, rank).state_dict().items()}
-    found = {name: x.shape for name, x in skill.tensors.items() if not name.startswith("router.")}
-    for name in wanted | found:
-        if name not in wanted or name not in found or tuple(found[name]) != tuple(wanted[name]):
-            raise ValueError(f"{name} has shape {tuple(found.get(name, ()))}, not {tuple(wanted.get(name, ()))}")
+        expected |= {f"residual.{name}": x.shape for name, x in LoRA(base.encoder, rank).state_dict().items()}
+    given = {name: x.shape for name, x in skill.tensors.items() if not name.startswith("router.")}
+    for name in expected | given:
+        if name not in expected or name not in given or tuple(given[name]) != tuple(expected[name]):
+            raise ValueError(f"{name} has shape {tuple(given.get(name, ()))}, not {tuple(expected.get(name, ()))}")
     return n, rank
 
 
@@ -213,8 +214,8 @@ def main(config: SkillsConfig) -> dict:
     stages, datasets = source.get("adapted") or [], source.get("datasets") or {}
     before = stages[: max(0, len(stages) - len(skills))]  # of the base, if it was adapted in another way
     for skill in skills:
-        told = [stage for stage in stages if stage["tasks"] == skill.tasks]
-        skill.about = {"stage": (told or [{"tasks": skill.tasks}])[-1],
+        learned = [stage for stage in stages if stage["tasks"] == skill.tasks]
+        skill.about = {"stage": (learned or [{"tasks": skill.tasks}])[-1],
                        "datasets": {task: name for task, name in datasets.items() if task in skill.tasks}}  # fmt: skip
     known = [task for skill in skills for task in skill.tasks]
     usual = {IDS[task][0]: task for task in known if task in IDS}  # with cameras, too, the usual names will do
@@ -237,15 +238,15 @@ def main(config: SkillsConfig) -> dict:
         say(f"{', '.join(skill.tasks)}: {size:,} bytes, leans on {skill.leans_on[:12]}")
     made = source.get("base_training") or runs.how_trained(origin)  # of the base; "adapted" says it of skills
     names = slug("-".join(task for skill in skills for task in skill.tasks))[:100] or "base"
-    wanted = Path(config.out or Path("runs") / f"{origin.name}-{names}")
-    files.exists(wanted)  # refuses what is no name, before links are followed
-    if wanted.resolve().is_relative_to(origin.resolve()):
-        raise BadInput(f"--out {wanted} is inside the run that is only read: choose another --out")
+    out = Path(config.out or Path("runs") / f"{origin.name}-{names}")
+    files.exists(out)  # refuses what is no name, before links are followed
+    if out.resolve().is_relative_to(origin.resolve()):
+        raise BadInput(f"--out {out} is inside the run that is only read: choose another --out")
     if config.out:
-        if folders.taken(wanted):
-            raise BadInput(f"{wanted} exists: choose another --out")
-        folders.claim(wanted)
-    folder = wanted if config.out else folders.claim_free(wanted)
+        if folders.taken(out):
+            raise BadInput(f"{out} exists: choose another --out")
+        folders.claim(out)
+    folder = out if config.out else folders.claim_free(out)
     about = provenance(source["train"].get("seed", 0), "cpu") | {
         "adapted": [*before, *(skill.about["stage"] for skill in skills)],
         "datasets": {task: name for task, name in datasets.items() if task in base.config.tasks},

@@ -88,12 +88,12 @@ class Windows:
     """
 
     def __init__(self, policy, tasks: list[str], demos: dict[str, list[dict]], device: torch.device):
-        made = [make_windows(demos[task], policy.config.horizon) for task in tasks]
-        counts = torch.tensor([len(actions) for _, actions in made])
+        per_task = [make_windows(demos[task], policy.config.horizon) for task in tasks]
+        counts = torch.tensor([len(actions) for _, actions in per_task])
         self.tasks = tasks
-        observations = join([observation for observation, _ in made])
+        observations = join([observation for observation, _ in per_task])
         self.observations = {name: observations[name].to(device) for name in policy.config.observation}
-        self.actions = torch.cat([actions for _, actions in made]).to(device)
+        self.actions = torch.cat([actions for _, actions in per_task]).to(device)
         self.task_ids = policy.task_index(tasks).repeat_interleave(counts).to(device)
         self.of_task = torch.arange(len(tasks)).repeat_interleave(counts).to(device)
         self.noises = NOISES if any(x.ndim == 4 for x in self.observations.values()) else 1
@@ -194,8 +194,8 @@ class Learner:
         before a good checkpoint is overwritten."""
         if self.skipped_in_a_row >= MOST_SKIPPED:
             raise BadInput(f"no finite loss in {MOST_SKIPPED} steps up to step {step}: lower --lr (now {self.lr})")
-        now = dict(self.policy.named_parameters()) | dict(self.policy.named_buffers())
-        if other := [name for name, x in zip(self.names, self.tracked, strict=True) if now.get(name) is not x]:
+        current = dict(self.policy.named_parameters()) | dict(self.policy.named_buffers())
+        if other := [name for name, x in zip(self.names, self.tracked, strict=True) if current.get(name) is not x]:
             raise BadInput(f"the policy has replaced '{other[0]}' by a new tensor: change it in place, as with copy_")
         if not all(x.isfinite().all() for x in [*self.tracked, *self.average]):
             raise BadInput(f"the weights are not finite after step {step}: lower --lr (now {self.lr})")
@@ -229,8 +229,8 @@ def main(config: TrainConfig) -> dict:
 
     # ---- Data.
     begin, data_dir = time.perf_counter(), Path(config.data_dir)
-    wanted = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw, policy.config.observation)
-    demos, n = parallel.first(lambda: demonstrations(*wanted)), config.held_out
+    asked_for = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw, policy.config.observation)
+    demos, n = parallel.first(lambda: demonstrations(*asked_for)), config.held_out
     windows = Windows(policy, tasks, {task: demos[task][n:] for task in tasks}, device)
     unseen = HeldOut(Windows(policy, tasks, {task: demos[task][:n] for task in tasks}, device) if n else None)
     del demos  # with pictures hundreds of megabytes
@@ -282,8 +282,8 @@ def main(config: TrainConfig) -> dict:
     policy = runs.load_policy(folder, device)
     written = [folder / name for name in ("config.json", "model.safetensors", "log.jsonl")]
     written += figures.training(read_log(folder / "log.jsonl"), folder / "figures")
-    by_step, said = loss_by_step(policy, windows), getattr(policy, "predicts", policy.config.target)  # a fork's own
-    written.append(figures.loss_by_step(by_step, said, folder / "figures" / "loss-by-step.png"))
+    by_step, target = loss_by_step(policy, windows), getattr(policy, "predicts", policy.config.target)  # a fork's own
+    written.append(figures.loss_by_step(by_step, target, folder / "figures" / "loss-by-step.png"))
     summary = {"run": str(folder)}
     if config.eval_episodes:
         begin = time.perf_counter()
@@ -301,14 +301,14 @@ def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
     """The flags and the environment -> the fields of a PolicyConfig, a fork's own among them."""
     spaces = common_spaces(tasks)
     tell_differences(tasks)
-    seen = parts_seen(config.cameras, spaces.observation) if config.observation == "pixels" else spaces.observation
-    own = {field.name: getattr(config, field.name) for field in runs.own_fields(config.policy)}
-    own |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size
+    parts = parts_seen(config.cameras, spaces.observation) if config.observation == "pixels" else spaces.observation
+    extra = {field.name: getattr(config, field.name) for field in runs.own_fields(config.policy)}
+    extra |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size
     return {
-        "observation": seen, "action_low": spaces.action_low, "action_high": spaces.action_high,
+        "observation": parts, "action_low": spaces.action_low, "action_high": spaces.action_high,
         "differences": spaces.differences, "tasks": tasks, "components": config.components, "router": config.router,
         "target": config.target, "task_conditioning": config.task_conditioning, "horizon": config.horizon,
-        "executed": config.executed, **SIZES[config.size], **own,
+        "executed": config.executed, **SIZES[config.size], **extra,
     }  # fmt: skip
 
 

@@ -25,9 +25,9 @@ MUTANTS = {
     # Eleven that an earlier suite let pass.
     "another block of episodes": ("evaluate.py", "seeds = block_seeds(seed, episodes)", "seeds = block_seeds(0, episodes)", "test_counting.py"),
     "the whole chunk is executed": ("evaluate.py", "return actions[:n, : policy.config.executed]", "return actions[:n]", "test_counting.py"),
-    "the expert's success is ours": ("evaluate.py", "**_count(mine),", "**_count([e for e in experts if e.task == task]),", "test_counting.py"),
+    "the expert's success is ours": ("evaluate.py", "        **_count(own),", "        **_count(experts),", "test_counting.py"),
     "failed seeds inverted": ("evaluate.py", "if not e.success and not e.lost]", "if e.success and not e.lost]", "test_counting.py"),
-    "mean steps count failures": ("evaluate.py", "sorted(e.steps for e in mine if e.success and not e.lost)", "sorted(e.steps for e in mine if not e.lost)", "test_counting.py"),
+    "mean steps count failures": ("evaluate.py", "sorted(e.steps for e in own if e.success and not e.lost)", "sorted(e.steps for e in own if not e.lost)", "test_counting.py"),
     "labels shuffled": ("train.py", "rows(self.observations, index), self.task_ids[index], self.actions[index]", "rows(self.observations, index), self.task_ids[index.flip(0)], self.actions[index]", "test_learning.py"),
     "decay swapped": ("train.py", "share = (1 - decay) * ~bad", "share = decay * ~bad", "test_learning.py"),
     "all new tasks under the first name": ("train.py", "self.task_ids = policy.task_index(tasks).repeat", "self.task_ids = policy.task_index([tasks[0]] * len(tasks)).repeat", "test_learning.py"),
@@ -55,7 +55,7 @@ MUTANTS = {
     "a step that is not finite moves weights": ("train.py", "self.optimizer.found_inf = bad.float()", "self.optimizer.found_inf = bad.float() * 0", "test_interruptions.py -k not_finite"),
     "a skipped step counts in the mean": ("plumbing/log.py", "counted = self.count - skipped", "counted = self.count", "test_interruptions.py -k skipped_step"),
     "an interrupted step is done again": ("plumbing/interrupt.py", "raise Interrupted(stop, save(number + 1))", "raise Interrupted(stop, save(number))", "test_interruptions.py -k finishes"),
-    "what acting keeps outlives a change": ("variants/staged.py", "if name not in kept or kept[name][0] != now:", "if name not in kept:", "test_residual.py -k keeps"),
+    "what acting keeps outlives a change": ("variants/staged.py", "if name not in kept or kept[name][0] != state:", "if name not in kept:", "test_residual.py -k keeps"),
     "a bonus for telling nothing": ("variants/informed.py", "(-self.config.bonus, batch_i", "(self.config.bonus, batch_i", "test_waking.py -k bonus"),
     "knocked out, and still counted": ("study/router/routing.py", "others[:, k] = False", "others[:, k] = True", "test_routing.py -k left_out"),
     "labels are not shuffled": ("study/router/routing.py", "return [random.permutation(label) for label in labels]", "return labels", "test_routing.py -k tells"),
@@ -76,7 +76,7 @@ MUTANTS = {
     "each process learns from the whole batch": ("plumbing/parallel.py", "mine = slice(size * rank // processes, size * (rank + 1) // processes)", "mine = slice(0, size)", "test_parallel.py -k steps_of_one"),
     # What somebody found who followed paths.
     "a buffer made anew is saved as it was": ("plumbing/resume.py", "        if now.get(name) is not before[name]:", "        if False:", "test_forks.py -k buffers_would"),
-    "a buffer made anew later is": ("train.py", "if now.get(name) is not x]:", "if False]:", "test_forks.py -k buffers_would"),
+    "a buffer made anew later is": ("train.py", "if current.get(name) is not x]:", "if False]:", "test_forks.py -k buffers_would"),
     "two tasks share a dataset": ("envs/demos.py", "names.setdefault(slug(task), task)) != task:", "names.setdefault(slug(task), task)) is None:", "test_environments.py -k look_alike"),
     "a dataset of another task is read": ("envs/demos.py", "if ours and not _is_of(dataset, task):", "if False:", "test_environments.py -k look_alike"),
     "full drops known tasks": ("plumbing/stages.py", 'if config.mode != "full" and named and', "if named and", "test_environments.py -k named_to_trust"),
@@ -87,7 +87,7 @@ MUTANTS = {
     "copies do not share a weight": ("plumbing/rows.py", "last.bias[sharing] -= math.log(2)", "last.bias[sharing] -= 0.0", "test_adapt.py -k grown"),
     "new names at random": ("adapt.py", "grown.task_embedding.weight[len(old.tasks) :] = known.mean(0)", "pass", "test_adapt.py -k forward"),
     "a frozen encoder in training mode": ("adapt.py", "part.train(count(part, learning=True) > 0)", "part.train(True)", "test_forks.py -k counters"),
-    "an old stage sees all components": ("variants/staged.py", "if len(mine) < c.components:", "if False:", "test_adapt.py -k exact_keeps"),
+    "an old stage sees all components": ("variants/staged.py", "if len(own) < c.components:", "if False:", "test_adapt.py -k exact_keeps"),
     "forgetting from the first row": ("plumbing/stages.py", "max(rates[:-1]) - rates[-1]", "rates[0] - rates[-1]", "test_adapt.py -k metrics"),
     "an old run's statistics are left out": ("plumbing/formats.py", '"normalizer.observation_mean": "encoder.mean"', '"normalizer.observation_mean": "encoder.scale"', "test_formats.py"),
     # Simulators and tasks.
@@ -160,7 +160,7 @@ MUTANTS = {
     "a policy with one camera gets both": ("envs/pixels.py", "if name in names or name not in CAMERAS}", "}", "test_pixels.py -k one_camera_sees"),
     # Forks.
     "a fork's default is ignored": ("plumbing/runs.py", "changed = changed_defaults(fork, usual)", "changed = {}", "test_forks.py -k changes_are"),
-    "a fork of one size gets another": ("train.py", "    own |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size\n", "", "test_forks.py -k changes_are"),
+    "a fork of one size gets another": ("train.py", "    extra |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size\n", "", "test_forks.py -k changes_are"),
     "what a component is stays behind": ("adapt.py", "if x.ndim and len(x) == old.components:", "if name in dict(policy.components.named_parameters()):", "test_forks.py -k copied_with_it"),
     "another's buffer taken for a component's": ("adapt.py", "if x.ndim and len(x) == old.components:", "if x.ndim:", "test_forks.py -k copied_with_it"),
     "half of a router learns": ("variants/staged.py", 'return policy.router[-1] if hasattr(policy.config, "stages") else policy.router', "return policy.router[-1] if isinstance(policy.router, nn.ModuleList) else policy.router", "test_forks.py -k learns_whole"),

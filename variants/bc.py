@@ -37,11 +37,11 @@ class Policy(OneNetwork):
             super().build()
             return
         with torch.device("meta"):  # shapes without memory: size is all we want of these
-            wanted = size(unet(c, c.components)) + size(Router(c.condition_dim, c.components))
+            target = size(unet(c, c.components)) + size(Router(c.condition_dim, c.components))
         out = c.horizon * c.action_dim
-        # 2 w^2 + (C + out + 3) w + out = wanted
+        # 2 w^2 + (C + out + 3) w + out = target
         linear = c.condition_dim + out + 3
-        width = round((math.sqrt(linear**2 + 8 * (wanted - out)) - linear) / 4)
+        width = round((math.sqrt(linear**2 + 8 * (target - out)) - linear) / 4)
         layers = [nn.Linear(c.condition_dim, width), nn.SiLU()]
         for _ in range(2):
             layers += [nn.Linear(width, width), nn.SiLU()]
@@ -58,8 +58,8 @@ class Policy(OneNetwork):
 
     def loss(self, observation, task, actions, step, noise):
         """(B,): squared error of the chunk."""
-        said = self(noise, step, self.encode(observation, task)).float()
-        return (said - self.normalize(actions)).square().mean(dim=(1, 2))
+        prediction = self(noise, step, self.encode(observation, task)).float()
+        return (prediction - self.normalize(actions)).square().mean(dim=(1, 2))
 
     def choose_sampler(self, name=None, steps=None):
         if name not in (None, "regression") or steps not in (None, 1):

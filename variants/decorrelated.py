@@ -43,14 +43,15 @@ class Policy(FactorizedPolicy):
         super().build()
 
     def compose(self, noisy_actions, step, condition, weights):
-        """fdp.py's, with what every component said kept for the loss, while that is being computed."""
-        said = self.components(noisy_actions, step, condition)
-        self.said = said if self.listening else None
-        return torch.einsum("kbha,bk->bha", said, weights)
+        """fdp.py's, with every component's prediction kept for the loss, while that is being computed."""
+        predictions = self.components(noisy_actions, step, condition)
+        self.predictions = predictions if self.listening else None
+        return torch.einsum("kbha,bk->bha", predictions, weights)
 
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's errors (B,), and how alike the components are."""
         self.listening = True
         errors, terms = errors_and_terms(super().loss(observation, task, actions, step, noise))
-        said, self.said, self.listening = self.said, None, False  # a graph that outlives its step would stay in memory
-        return errors, terms | {"likeness": (self.config.penalty, likeness(said))}
+        predictions = self.predictions
+        self.predictions, self.listening = None, False  # a graph that outlives its step would stay in memory
+        return errors, terms | {"likeness": (self.config.penalty, likeness(predictions))}

@@ -102,9 +102,9 @@ class Policy(FactorizedPolicy):
             self.__dict__["gathered"] = weights, rows, chosen
         if not rows:
             return super().compose(noisy_actions, step, condition, weights)
-        said = chosen(noisy_actions[rows.index], step[rows.index], condition[rows.index])  # (K, R, H, A)
-        said = said[rows.place, rows.slot] * weights[rows.row, rows.column][:, None, None]  # (N, H, A)
-        return torch.zeros_like(noisy_actions).index_add(0, rows.row, said.to(noisy_actions.dtype))
+        predictions = chosen(noisy_actions[rows.index], step[rows.index], condition[rows.index])  # (K, R, H, A)
+        predictions = predictions[rows.place, rows.slot] * weights[rows.row, rows.column][:, None, None]  # (N, H, A)
+        return torch.zeros_like(noisy_actions).index_add(0, rows.row, predictions.to(noisy_actions.dtype))
 
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's errors (B,), and the bonus for information, in nats."""

@@ -52,8 +52,8 @@ def on_top_of(base: str):
                 raise ValueError(f"stages {c.stages} do not fit {c.components} components and the tasks {c.tasks}")
             super().build()
             routers = []
-            for mine in used:
-                smaller = _share(self, module.Policy, config=replace(c, components=len(mine)))
+            for own in used:
+                smaller = _share(self, module.Policy, config=replace(c, components=len(own)))
                 module.Policy.build(smaller)  # what its router looks like, only the base knows
                 routers.append(smaller.router)
             self.router = nn.ModuleList(routers)
@@ -62,17 +62,17 @@ def on_top_of(base: str):
         def at(self, stage: int):
             """The policy as one stage left it: a view on shared tensors, which changes no state of this one. Without
             the cache of `made_of` it is the base's policy with router[s], encoder + LoRA[s] and components[mine]."""
-            c, mine = self.config, components_of(self.config.stages[stage][0])
+            c, own = self.config, components_of(self.config.stages[stage][0])
             encoder, components, residual = self.encoder, self.components, self.residual[stage]
             modules = {**self._modules, "router": self.router[stage]}
             modules["encoder"] = self.made_of(
                 ("encoder", stage), (encoder, residual), lambda: _replaced(encoder, residual.weights(encoder))
             )
-            if len(mine) < c.components:
+            if len(own) < c.components:
                 modules["components"] = self.made_of(
-                    ("components", *mine), (components,), lambda: some(components, mine, c.components)
+                    ("components", *own), (components,), lambda: some(components, own, c.components)
                 )
-            return _share(self, module.Policy, _modules=modules, config=replace(c, components=len(mine)))
+            return _share(self, module.Policy, _modules=modules, config=replace(c, components=len(own)))
 
         def made_of(self, name: tuple, parts: tuple[nn.Module, ...], make) -> nn.Module:
             """make(), cached for as long as these parts do not change, as while acting. In-place changes raise a
@@ -82,10 +82,10 @@ def on_top_of(base: str):
             if torch.is_grad_enabled() or any(x.is_inference() for x in tensors):
                 self.__dict__.pop("kept", None)
                 return make()
-            now = [self.training, *((x.data_ptr(), x._version) for x in tensors)]
+            state = [self.training, *((x.data_ptr(), x._version) for x in tensors)]
             kept = self.__dict__.setdefault("kept", {})
-            if name not in kept or kept[name][0] != now:
-                kept[name] = now, make()
+            if name not in kept or kept[name][0] != state:
+                kept[name] = state, make()
             return kept[name][1]
 
         def task_index(self, names: list[str]) -> Tensor:
@@ -119,12 +119,12 @@ def on_top_of(base: str):
             actions = np.empty((len(tasks), c.horizon, c.action_dim), np.float32)
             weights = np.zeros((len(tasks), c.components), np.float32)
             for stage, (used, names) in enumerate(c.stages):
-                mine = [i for i, task in enumerate(tasks) if task in names]
-                if mine:
-                    seen = {name: np.asarray(observation[name])[mine] for name in c.observation}
-                    whose = [tasks[i] for i in mine]
-                    actions[mine], weights[np.ix_(mine, components_of(used))] = self.at(stage).act(
-                        seen, whose, sampler_name, sampling_steps, noise[mine], generator
+                rows = [i for i, task in enumerate(tasks) if task in names]
+                if rows:
+                    seen = {name: np.asarray(observation[name])[rows] for name in c.observation}
+                    names_of_rows = [tasks[i] for i in rows]
+                    actions[rows], weights[np.ix_(rows, components_of(used))] = self.at(stage).act(
+                        seen, names_of_rows, sampler_name, sampling_steps, noise[rows], generator
                     )
             return actions, weights
 
@@ -167,11 +167,11 @@ class LoRA(nn.Module):
     def layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
         """What can be adapted: layers that multiply their input by a matrix."""
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        found = [(name, layer) for name, layer in encoder.named_modules() if isinstance(layer, kinds)]
-        if computed := [name for name, layer in found if layer._parameters.get("weight") is None]:
+        layers = [(name, layer) for name, layer in encoder.named_modules() if isinstance(layer, kinds)]
+        if computed := [name for name, layer in layers if layer._parameters.get("weight") is None]:
             raise ValueError(f"the encoder's layer '{computed[0]}' computes its weight (spectral_norm, weight_norm), "
                              "to which no adapter can be added: --encoder-rank 0")  # fmt: skip
-        return found
+        return layers
 
 
 def components_of(used: int | list[int]) -> list[int]:
@@ -183,11 +183,11 @@ def alive(config) -> list[int]:
     """The components to which a new stage's router, a copy of the newest one, gives weight (`spread_rows`)."""
     if not hasattr(config, "stages"):
         return list(range(config.components))
-    found, known = [], 0
+    used_now, known = [], 0
     for used, _ in config.stages:  # a list: it leans on the base, and not on other skills; a number: on all before it
-        found = [*found, *range(known, used)] if isinstance(used, int) else list(used)
+        used_now = [*used_now, *range(known, used)] if isinstance(used, int) else list(used)
         known = max(known, *(k + 1 for k in components_of(used)))
-    return found
+    return used_now
 
 
 def newest_router(policy) -> nn.Module:
@@ -240,21 +240,21 @@ def _replaced(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
     where there are none. They may be computed from others, and gradients pass through them."""
     if not tensors:
         return module
-    own = {name: tensors.get(name, x) for name, x in module._parameters.items()}
+    parameters = {name: tensors.get(name, x) for name, x in module._parameters.items()}
     inner = {}
     for part, child in module._modules.items():
         inside = {name.partition(".")[2]: x for name, x in tensors.items() if name.partition(".")[0] == part}
         inner[part] = _replaced(child, inside)
-    return _share(module, type(module), _modules=inner, _parameters=own)
+    return _share(module, type(module), _modules=inner, _parameters=parameters)
 
 
-def some(module: nn.Module, mine: list[int], K: int) -> nn.Module:
-    """Only the components `mine`: of every tensor with a K axis, their rows, as a view if they are the first."""
-    which = slice(len(mine)) if mine == list(range(len(mine))) else mine
+def some(module: nn.Module, own: list[int], K: int) -> nn.Module:
+    """Only the components `own`: of every tensor with a K axis, their rows, as a view if they are the first."""
+    which = slice(len(own)) if own == list(range(len(own))) else own
 
     def cut(tensors: dict) -> dict:
         return {name: t[which] if t is not None and t.ndim and len(t) == K else t for name, t in tensors.items()}
 
-    inner = {name: some(part, mine, K) for name, part in module._modules.items()}
+    inner = {name: some(part, own, K) for name, part in module._modules.items()}
     return _share(module, type(module), _modules=inner, _parameters=cut(module._parameters),
                   _buffers=cut(module._buffers))  # fmt: skip
