@@ -23,7 +23,7 @@ from torch import Tensor
 
 import sampler
 from encoder import Difference, Observation, augmented, make_encoder
-from plumbing.observations import as_tensors
+from plumbing.observations import as_tensors, center_and_scale
 from router import Router, check_mode, with_bonus
 from unet import UNet
 
@@ -58,7 +58,7 @@ class PolicyConfig:
 class Policy(nn.Module):
     """The composed denoiser: `forward` has the interface of one network, (B, H, A), so samplers need not know K.
 
-    Raises ValueError for an unknown target, router, conditioning or eye, and for shapes or `executed` that do not fit.
+    Raises ValueError for an unknown target, router, conditioning or eye; shapes, actions, `executed` that do not fit.
     """
 
     router_sees_step = False  # True: `weigh` is asked at every denoising step, not once per chunk
@@ -81,9 +81,9 @@ class Policy(nn.Module):
         # float64 on the CPU for the samplers' scalar arithmetic, float32 on the device for training.
         self.alpha_bar = self.schedule(config.diffusion_steps)
         self.register_buffer("alpha_bar_32", self.alpha_bar.float(), persistent=False)
-        low, high = torch.tensor(config.action_low), torch.tensor(config.action_high)
-        self.register_buffer("action_center", (low + high) / 2, persistent=False)
-        self.register_buffer("action_scale", (high - low) / 2, persistent=False)
+        center, scale = center_and_scale(config.action_low, config.action_high)
+        self.register_buffer("action_center", center, persistent=False)
+        self.register_buffer("action_scale", scale, persistent=False)
 
     def build_encoder(self) -> nn.Module:
         """What turns an observation into a condition; encoder.py says what it has to be able to do."""

@@ -21,7 +21,7 @@ Axis legend: K components of the base, n of a skill
 
 from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)  # noqa: F401
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -34,6 +34,10 @@ from plumbing.cli import BadInput, parse, provenance, run, say
 from variants.staged import LoRA, as_first_stage, components_of, unstaged
 
 FILE = "skill.safetensors"  # in the folder of a run that adapt.py made
+FIRST_FIELDS = (  # of a PolicyConfig, when there were the first skills: `identity`
+    "observation", "action_low", "action_high", "tasks", "components", "horizon", "executed", "channels", "kernel",
+    "eye", "condition_dim", "router", "target", "task_conditioning", "differences", "diffusion_steps",
+)  # fmt: skip
 
 
 @dataclass
@@ -52,8 +56,11 @@ class Skill:
 
 def identity(base, skills: tuple | list[Skill] = ()) -> str:
     """A checksum of a policy without skills, settings and all, and of those that were put onto it, in their order."""
-    # Without how many actions are executed: that is decided when acting, and all skills fit whatever it is.
-    settings = json.dumps(asdict(base.config) | {"executed": 4}, sort_keys=True)
+    # Without how many actions are executed: that is decided when acting, and all skills fit whatever it is. And without
+    # what is as usual of the fields that others have added: else a field more would part all skills from their bases.
+    usual = {f.name for f in fields(base.config) if getattr(base.config, f.name) == f.default}
+    settings = {k: x for k, x in asdict(base.config).items() if k in FIRST_FIELDS or k not in usual} | {"executed": 4}
+    settings = json.dumps(settings, sort_keys=True)
     own = tensors.checksum([base.variant, settings, dict(base.state_dict())])
     return tensors.checksum([own, *(skill.tensors for skill in skills)]) if skills else own
 

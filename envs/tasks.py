@@ -137,6 +137,9 @@ def spaces(task: str) -> Spaces:
     low, high = (tuple(float(x) for x in end) for end in (action.low, action.high))
     if not all(least < most for least, most in zip(low, high, strict=True)):
         raise BadInput(f"environment '{task}' must have actions whose lowest value is below the highest, not {action}")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.float32(high) - np.float32(low)).all():
+            raise BadInput(f"environment '{task}' must have a bounded Box of numbers as actions, not {action}")
     first, again = (copy.deepcopy(name_parts(task, env.reset(seed=0)[0])) for _ in range(2))
     told, given = ({name: tuple(x.shape) for name, x in those.items()} for those in (parts, first))
     if told != given:

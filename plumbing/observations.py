@@ -1,4 +1,5 @@
-"""What a policy is asked to act on: refused unless it is numbers of the right shapes, a row for each task."""
+"""What a policy is asked to act on: refused unless it is numbers of the right shapes, a row for each task. And the
+range of its actions."""
 
 import numpy as np
 import torch
@@ -30,3 +31,14 @@ def as_tensors(observation: dict, parts: dict, tasks: list[str], device: torch.d
         if not x.isfinite().all():
             raise BadInput(f"observation '{name}' has numbers that are not finite, at {tasks[0]} or a row beside it")
     return {name: x.to(device) for name, x in tensors.items()}
+
+
+def center_and_scale(low: tuple[float, ...], high: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """The ends of the range of actions, A numbers each -> its middle and its half width, (A,). ValueError for a range
+    so wide that float32 has no number for it: all actions would be 0 in it, and infinite when they come out."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        width, twice = (how(np.float32(high), np.float32(low)) for how in (np.subtract, np.add))
+    if not (np.isfinite(twice).all() and np.isfinite(width).all() and (width > 0).all()):
+        raise ValueError(f"actions must lie between two numbers, not {low} and {high}")
+    low, high = torch.tensor(low), torch.tensor(high)
+    return (low + high) / 2, (high - low) / 2

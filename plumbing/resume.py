@@ -77,8 +77,8 @@ def _started_again(folder: Path) -> bool:
     """Whether this torchrun has worked on the run in the folder before, and a process of it died."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (folder / "config.json").exists():
         return False
-    config, mine = runs.read_config(folder), parallel.about()["torchrun"]
-    return mine in [command.get("torchrun") for command in (config, *config.get("resumed", []))]
+    config, mine = runs.read_config(folder), parallel.about().get("torchrun")  # None: adapt.py, which is one process
+    return mine is not None and mine in [command.get("torchrun") for command in (config, *config.get("resumed", []))]
 
 
 def begin(folder: Path, config, policy) -> Path:

@@ -210,8 +210,12 @@ def how_trained(folder: Path) -> dict:
 
 
 def weights_checksum(folder: Path) -> str:
-    """Which weights a run holds: the SHA-256 of its model.safetensors."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    """Which weights a run holds: the SHA-256 of its model.safetensors. BadInput where it has none."""
+    path = folder / "model.safetensors"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def load_policy(folder: Path | str, device: torch.device | str = "cpu"):

@@ -23,10 +23,11 @@ from envs.demos import DATASET_ID, drawn
 from envs.pixels import as_policy_sees
 from envs.rollout import Roller, block_seeds
 from envs.tasks import check_fit, common_spaces, resolve_tasks, slug
-from plumbing import figures, files, folders, interrupt, reports, resume, runs
+from plumbing import configs, figures, files, folders, interrupt, reports, resume, runs
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_apart, check_limits, check_memory
 from plumbing.log import at_rest, read_log
+from router import errors_and_terms
 from variants.staged import alive
 
 TRANSFER = 10  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
@@ -127,6 +128,9 @@ def check_source(config, tasks: list[str], device) -> None:
     K, new = policy.config.components, config.new_components
     parts = list(policy.components.parameters()) if hasattr(policy, "components") else []
     size = sum(p[0].numel() for p in parts if p.ndim)
+    added = new * (len(tasks) if config.sequence else 1) if config.mode == "add-component" else 0
+    if K + added > (most := configs.LIMITS["components"]):
+        raise BadInput(f"--new-components: {origin} has {K}, and a policy may have {most:,}; this adds {added:,}")
     check_memory(asdict(policy.config) | {"components": K + new}, config.batch_size, device, size * (K + new))
     if config.mode in ("add-component", "components") or config.retain == "exact":
         if not all(p.ndim and len(p) == K for p in parts):
@@ -150,12 +154,13 @@ def check_source(config, tasks: list[str], device) -> None:
         check_forgetful(policy)
 
 
-def check_finished(origin: Path) -> None:
+def check_finished(origin: Path) -> str:
     """BadInput for a run that another command trains: its weights change, and what was learned from would be nowhere.
-    (One that another command still evaluates is finished.)"""
+    (One that another command still evaluates is finished.) -> which weights it holds now."""
     if folders.busy(origin) and (origin / "model.safetensors").exists():
         if runs.training_record(origin)["steps"] < (runs.read_config(origin)["train"].get("steps") or 0):
             raise BadInput(f"another command is training the run in {origin}: wait until it is done")
+    return runs.weights_checksum(origin)
 
 
 def check_forgetful(policy) -> None:
@@ -196,17 +201,21 @@ def try_out(policy) -> None:
     policy.train()
 
 
-def check_still(config, policy, windows) -> None:
-    """With --retain exact: BadInput where learning moves what old tasks act with, as a fork may that counts its calls
-    in a buffer. One batch is tried, as training would, before anything is written."""
-    if config.retain != "exact":
-        return
-    newest, policy.progress = f".{len(policy.config.stages) - 1}.", 0.0
+def try_learning(config, policy, windows) -> None:
+    """One batch is tried, as training would, before anything is written. BadInput where nothing learns, as where a mode
+    leaves only a router that a fork never asks; with --retain exact also where learning moves what old tasks act with,
+    as a fork may that counts its calls in a buffer."""
+    policy.progress = 0.0
     before = {name: x.clone() for name, x in policy.named_buffers()}
     observation, task, actions = windows.select(torch.arange(min(2, len(windows.actions)), device=policy.device))
-    policy.loss(observation, task, actions, torch.zeros_like(task), torch.zeros_like(actions))
+    with torch.random.fork_rng(devices=[]):  # what a fork draws here decides on nothing else
+        loss = policy.loss(observation, task, actions, torch.zeros_like(task), torch.zeros_like(actions))
+    errors, terms = errors_and_terms(loss)
+    if not any(x.requires_grad for x in (errors, *(term for _, term in terms.values()))):
+        raise BadInput(f"nothing of this policy learns with --mode {config.mode}: choose another")
+    newest = f".{len(policy.config.stages) - 1}." if config.retain == "exact" else ""
     for name, x in policy.named_buffers():
-        own = name.startswith((f"router{newest}", f"residual{newest}"))
+        own = not newest or name.startswith((f"router{newest}", f"residual{newest}"))
         if not (own or torch.equal(x.nan_to_num(), before[name].nan_to_num())):
             other = "" if len(policy.config.stages) > 2 else ", or use --retain replay or paper"
             raise BadInput(f"'{name}' of this policy changes while it learns, and old tasks act with it: see "
@@ -298,15 +307,17 @@ def begin(config, origin: Path, folder: Path, grown, parts: dict, windows, found
     for name, (total, learns) in parts.items():
         say(f"{name:<16}{total:>12,}{learns:>12,}")
     folders.claim(folder, overwrite=True)  # one where the same command was interrupted, or a free one
-    # While this command collected demonstrations another one may have begun, and ended, in the same folder.
+    # While this command collected demonstrations another one may have trained what it learns from again ...
+    if runs.weights_checksum(origin) != found["source_weights"]:
+        raise BadInput(f"the run in {origin} has other weights than when this began: type this again")
+    # ... or may have begun, and ended, in the same folder.
     if not unfinished(config, origin, folder) or going_on != (folder / resume.FILE).exists():
         raise BadInput(f"another command has been at work in {folder} meanwhile: type this one again")
     if going_on:
         return runs.read_config(folder)
     stage = {"tasks": windows.tasks, "mode": config.mode, "retain": config.retain,
              "components": grown.config.components, "trained_parameters": sum(learns for _, learns in parts.values()),
-             "precision": runs.choose_precision("auto", grown.config, grown.device),
-             "source_weights": runs.weights_checksum(origin), **found}  # fmt: skip
+             "precision": runs.choose_precision("auto", grown.config, grown.device), **found}  # fmt: skip
     source = runs.read_config(origin)
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
     about = {**provenance(config.seed, str(grown.device)), "adapted": [*(source.get("adapted") or []), stage],

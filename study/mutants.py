@@ -41,7 +41,7 @@ MUTANTS = {
     "the skip connection carries nothing": ("unet.py", "skips.pop()", "torch.zeros_like(skips.pop())", "test_traps.py"),
     "components share their noise": ("fdp.py", '"kbha,bk->bha", predictions, weights', '"kbha,bk->bha", predictions[:1].expand_as(predictions), weights', "test_fdp.py"),
     "the router is asked without the task": ("fdp.py", "condition = condition + self.task_embedding(task)", "condition = condition", "test_fdp.py"),
-    "actions scaled by their upper end only": ("fdp.py", "(high - low) / 2, persistent=False", "high, persistent=False", "test_fdp.py"),
+    "actions scaled by their upper end only": ("plumbing/observations.py", "    return (low + high) / 2, (high - low) / 2", "    return 0 * low, high", "test_fdp.py test_counting.py"),
     "affine weights that sum to zero": ("router.py", "- logits.mean(dim=-1, keepdim=True) + 1 / logits.shape[-1]", "- logits.mean(dim=-1, keepdim=True)", "test_router.py"),
     "the previous frame first": ("encoder.py", "name: x[:, 0] if x.ndim == 3", "name: x[:, 1] if x.ndim == 3", "test_encoder.py"),
     # Data.
@@ -181,7 +181,7 @@ MUTANTS = {
     "seconds of training begin anew": ("plumbing/resume.py", '"seconds": about["seconds"]', '"seconds": 0.0', "test_single_lines.py -k seconds_of_training"),
     "what was played before decides what is drawn": ("adapt.py", "    torch.manual_seed(config.seed)  # again", "    pass  # again", "test_single_lines.py -k decides_nothing"),
     "the weights of two plays are one": ("evaluate.py", "if chunk == 0:  # also", "if (episode.task, episode.seed) not in weights:  # also", "test_single_lines.py -k played_again"),
-    "learning moves what old tasks act with": ("adapt.py", "    stages.check_still(config, grown, windows)\n", "", "test_forks.py -k counter_that_moves"),
+    "learning moves what old tasks act with": ("adapt.py", "    stages.try_learning(config, grown, windows)\n", "", "test_forks.py -k counter_that_moves"),
     "replay of what it cannot hold": ("plumbing/memory.py", "        self.check(policy, noise, condition)\n", "", "test_forks.py -k composition_is_another"),
     "a policy that remembers is exact": ("plumbing/stages.py", "        check_forgetful(policy)\n", "        pass\n", "test_forks.py -k remembers"),
     "an episode is its end, again and again": ("envs/worker.py", "copy.deepcopy(observation)", "observation", "test_environments.py -k same_arrays"),
@@ -191,6 +191,13 @@ MUTANTS = {
     "a run in training is learned from": ("plumbing/stages.py", "    if folders.busy(origin) and ", "    if False and ", "test_run_folders.py -k still_trained"),
     "a number that is none becomes an action": ("plumbing/observations.py", "if not x.isfinite().all():", "if False:", "test_encoder.py -k no_number"),
     "every label is the last action": ("envs/worker.py", "np.array(policy.expert_action(), np.float32)", "np.asarray(policy.expert_action(), np.float32)", "test_environments.py -k same_arrays"),
+    "what is learned from may change": ("plumbing/stages.py", 'if runs.weights_checksum(origin) != found["source_weights"]:', "if False:", "test_run_folders.py -k must_not_change"),
+    "a field more parts skills from bases": ("skills.py", "if k in FIRST_FIELDS or k not in usual}", "}", "test_skills.py -k field_more"),
+    "nothing learns, in silence": ("plumbing/stages.py", "    if not any(x.requires_grad for x in", "    if False and not any(x.requires_grad for x in", "test_forks.py -k nothing_learns"),
+    "steps are skipped in silence": ("plumbing/log.py", "        if self.skipped:\n", "        if False:\n", "test_interruptions.py -k told_and"),
+    "an infinite range of actions": ("plumbing/observations.py", "    if not (np.isfinite(twice).all()", "    if False and not (np.isfinite(twice).all()", "test_fdp.py -k without_a_width"),
+    "a stopped curve has points more": ("study/curve.py", "if step % config.save_every == 0 or step == last]", "]", "test_grid.py -k points_that"),
+    "a stage upon a base of another time": ("study/adapt/one_task.py", '["source_weights"] != weights:', '["source_weights"] is None:', "test_grid.py -k other_weights"),
     "what is saved is not told": ("plumbing/interrupt.py", "raise Interrupted(number, _done)", "raise Interrupted(number)", "test_interruptions.py -k all_is_learned"),
 }  # fmt: skip
 

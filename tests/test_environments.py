@@ -321,6 +321,7 @@ def broken(**space):
 BROKEN = {
     "Silent": (Silent, r"info\['success'\]"),
     "Unbounded": (broken(action_space=Box(-np.inf, np.inf, (2,), np.float32)), "bounded Box of numbers as actions"),
+    "Wide": (broken(action_space=Box(-3e38, 3e38, (2,), np.float32)), "bounded Box of numbers as actions"),
     "Picture": (broken(action_space=Box(-1, 1, (2, 2), np.float32)), "bounded Box of numbers as actions"),
     "Buttons": (broken(action_space=Discrete(3)), "bounded Box of numbers as actions"),
     "Cards": (broken(observation_space=Discrete(52)), "must have a Box, or a Dict of Boxes, as observations"),

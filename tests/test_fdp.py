@@ -1,5 +1,7 @@
 """The composition and its reparametrisations; what the loss and acting must keep."""
 
+import math
+
 import pytest
 import torch
 
@@ -241,3 +243,10 @@ def test_the_loss_compiles_as_one_graph_and_stays_what_it_was(batch):
 def test_impossible_configurations_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         make(**changes)
+
+
+@pytest.mark.parametrize("low,high", [(-3.4e38, 3.4e38), (0.0, math.inf), (1.0, 1.0), (math.nan, 1.0)])
+def test_a_range_without_a_width_is_refused(low, high):
+    """All actions would be 0 in it, and come out as infinite ones."""
+    with pytest.raises(ValueError, match="actions must lie between two numbers"):
+        make(action_low=(-1.0,) * (A - 1) + (low,), action_high=(1.0,) * (A - 1) + (high,))

@@ -1294,3 +1294,33 @@ def test_a_fork_that_reads_numbers_while_it_is_built_is_not_counted(my_forks, mo
 def test_resuming_with_other_flags_names_the_command_that_began(norm_run):
     with pytest.raises(BadInput, match=r"has tasks = toy:Point-v0, not reach; it was begun with: python "):
         command(train, "--policy", "norm", "--tasks", "reach", "--out", norm_run, "--resume")
+
+
+def test_where_nothing_learns_it_is_said_before_anything_is_written(data_dir, tmp_path):
+    """A router that is never asked, alone, and no name."""
+    flags = [*TINY, "--steps", 2, "--eval-episodes", 0, "--data-dir", data_dir, "--task-conditioning", "none"]
+    command(train, "--policy", "uniform", *flags, "--out", tmp_path / "base")
+    more = [
+        "--steps",
+        2,
+        "--eval-episodes",
+        0,
+        "--demos-per-task",
+        2,
+        "--data-dir",
+        data_dir,
+        "--out",
+        tmp_path / "new",
+    ]
+    with pytest.raises(BadInput, match="nothing of this policy learns with --mode router"):
+        command(adapt, "--run", tmp_path / "base", "--tasks", NEW[0], "--mode", "router", "--retain", "paper", *more)
+    assert not (tmp_path / "new").exists()
+
+
+def test_more_components_than_a_run_may_hold_are_refused_at_once(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapt, "demonstrations", lambda *_: pytest.fail("it came too late"))
+    for how, number in (("--tasks", 1021), ("--sequence", 511)):
+        new = "drawer-open" if how == "--tasks" else "drawer-open,door-open"
+        with pytest.raises(BadInput, match="has 4, and a policy may have 1,024; this adds 1,02"):
+            command(adapt, "--run", tiny_run, how, new, "--new-components", number, "--start-from", "random",
+                    "--eval-episodes", 0, "--out", tmp_path / "new")  # fmt: skip

@@ -318,3 +318,12 @@ def test_adapting_goes_on_as_if_torchrun_had_not_started_it(monkeypatch):
 def test_how_to_go_on_names_a_folder_where_the_command_takes_one(monkeypatch, tmp_path, script, named):
     monkeypatch.setattr(sys, "argv", [script, "--seed", "1"])
     assert ("--out" in resume.command(tmp_path)) == named
+
+
+def test_the_first_training_of_a_sequence_is_never_started_again(monkeypatch, tmp_path):
+    """adapt.py is one process, and goes on by itself; torchrun's words are not for the training within it."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    (tmp_path / "config.json").write_text('{"policy": "fdp", "policy_config": {}, "train": {}, "format": 2}')
+    monkeypatch.setattr(resume.runs, "read_config", lambda _: {"torchrun": None})
+    assert not resume._started_again(tmp_path)

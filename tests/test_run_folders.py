@@ -279,6 +279,24 @@ def test_nothing_is_learned_from_a_run_that_is_still_trained(tiny_run, data_dir,
     assert not folders.busy(run) and not (tmp_path / "new").exists()
 
 
+def test_what_is_learned_from_must_not_change_meanwhile(tiny_run, data_dir, tmp_path, monkeypatch):
+    """Another command trains it again, or removes it, while demonstrations are collected."""
+    run, collect = shutil.copytree(tiny_run, tmp_path / "run"), adapt.demonstrations
+    weights, out = run / "model.safetensors", tmp_path / "new"
+    flags = ["--tasks", "drawer-open", "--steps", 1, "--eval-episodes", 0, "--demos-per-task", 3]
+    flags += ["--data-dir", data_dir]
+    for change, said in ((lambda: weights.write_bytes(b"other"), "has other weights than when this began"),
+                         (weights.unlink, "cannot read .*model.safetensors: No such file")):  # fmt: skip
+        monkeypatch.setattr(adapt, "demonstrations", lambda *a, change=change: (collect(*a), change())[0])
+        with pytest.raises(BadInput, match=said):
+            command(adapt, "--run", run, *flags, "--out", out)
+        assert not (out / "config.json").exists()
+        shutil.copy(tiny_run / "model.safetensors", weights)
+    monkeypatch.setattr(adapt, "demonstrations", collect)
+    command(adapt, "--run", run, *flags, "--out", out)
+    assert json.loads((out / "config.json").read_text())["adapted"][-1]["source_weights"] == stages.check_finished(run)
+
+
 def test_a_run_that_another_command_has_finished_meanwhile_is_not_replaced(tiny_run, data_dir, tmp_path, monkeypatch):
     """Two commands name one folder; the first is still collecting demonstrations when the second has learned."""
     out, collect = tmp_path / "new", adapt.demonstrations

@@ -358,3 +358,21 @@ def test_the_same_weights_with_other_settings_are_another_base(tiny_run):
         other = adapt.runs.build_policy(variant, dataclasses.asdict(base.config) | change)
         other.load_state_dict(base.state_dict())
         assert skills.identity(other) != skills.identity(base), (variant, change)
+
+
+def test_a_field_more_leaves_skills_where_they_belong(tiny_run):
+    """As long as it is as usual: a later version of the code, or of a fork, may add one. All others count."""
+    base = load_policy(tiny_run, CPU)
+    assert {f.name for f in dataclasses.fields(base.config)} == set(skills.FIRST_FIELDS)
+    plain, whole = base.config, skills.identity(base)
+
+    @dataclasses.dataclass
+    class Later(type(plain)):
+        later: int = 0
+
+    base.config = Later(**dataclasses.asdict(plain) | {"differences": plain.differences})
+    assert skills.identity(base) == whole
+    base.config.later = 1
+    assert skills.identity(base) != whole
+    base.config = dataclasses.replace(plain, diffusion_steps=type(plain).diffusion_steps + 1)
+    assert skills.identity(base) != whole

@@ -44,7 +44,7 @@ def row(setting: str, policy: str, seed: int) -> tuple[str, ...]:
         f"{result}.json",
         f"python train.py --tasks {tasks} --components 4 --demos-per-task {demos} --demo-draw {seed} --steps 6000 "
         f"--eval-episodes 0 --seed {seed} {POLICIES[policy]} --out {folder} --overwrite".replace("  ", " "),
-        *[f"{play}-even.json --even"] * (policy not in ONE_NETWORK),
+        *[f"{play}-even.json --even"] * (policy not in (*ONE_NETWORK, "uniform")),  # whose weights are 1/K as it is
         f"{play}.json",
     )
 
