@@ -50,8 +50,9 @@ def finding(study: Path) -> list[str]:
     rows += told(in_turn_from_nothing, study) or []
     return [
         *bullets(
+            *filter(None, [told(forgetting, study)]),  # first what one network cannot
             verdict(rows, differences),
-            *(said for function in (forgetting, router, diffusion, fast) if (said := told(function, study))),
+            *(said for function in (router, diffusion, fast) if (said := told(function, study))),
         ),
         *table(HEADER, rows)[:-1],
     ]
