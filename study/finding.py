@@ -204,20 +204,32 @@ def in_turn_from_nothing(study: Path) -> list[list[str]]:
 
 
 def router(study: Path) -> str:
-    """Does it route, what wakes it, and what that costs?"""
+    """Does it route, is it needed, what wakes it, and what that costs?"""
     usual, woken = (read(study, f"router/wake/{name}.json")[name] for name in ("softmax", READ))
     knows = [number(r["tells"]["task"]["above"], 2) for r in (woken, usual)]
-    swapped = [f"{number(r['success'])} to {number(r['changed'][ANOTHER]['success'])}" for r in (woken, usual)]
-    own = [number(r["changed"]["the task's mean"]["success"]) for r in (woken, usual)]
+    swapped = number(woken["changed"][ANOTHER]["success"])
     costs = minus(study, "fifty", READ, "softmax")
-    price = f"The bonus changes success on fifty tasks (25 of each) by {costs} points." if costs else ""
+    price = f"; on fifty tasks success changes by {costs}" if costs else ""
     return (
         f"**The router hardly routes**: its weights carry {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
-        "nats about the task. But "
-        f"{dependence(study)} With an information bonus (`--router informed`) they carry {knows[0]}; "
-        f"another task's weights lower success from {swapped[0]} (its own task's mean: {own[0]}; no bonus: "
-        f"{swapped[1]} and {own[1]}; 1 seed, {sum(e['n'] for e in woken['played'].values())} episodes). {price}"
-    ).strip()
+        f"nats about the task. {dependence(study)}{never_routed(study)}. With a bonus for that (`--router "
+        f"informed`) they carry {knows[0]}; another task's leave {swapped} of {number(woken['success'])} (1 seed, "
+        f"{sum(e['n'] for e in woken['played'].values())} episodes){price}."
+    )
+
+
+def never_routed(study: Path) -> str:
+    """Six tasks, trained with weights that are 1/K from the first step on; empty where that has not been played."""
+    pairs = [paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in ("uniform", "fdp")))
+             for setting in ("mt6-25", "mt6-3", "mt6-1")]  # fmt: skip
+    if not all(pair[0] for pair in pairs):
+        return ""
+    least, most = (seen(len(pair[0]) for pair in pairs) for seen in (min, max))
+    changes = words(str(compare_seeds(*pair)) for pair in pairs)
+    return (
+        f"; from the start (`--policy uniform`), by {changes} (25, 3 and 1 demonstrations; "
+        f"{f'{least} to ' * (least < most)}{seeds(most)})"
+    )
 
 
 def forgetting(study: Path) -> str:

@@ -218,8 +218,8 @@ def dependence(study: Path) -> str:
     if not changes:
         raise NotMeasured(f"`study/{REPLACED[0]}`")
     return (
-        f"setting them to 1/K changes success by {points(min(changes))} to {points(max(changes))} points "
-        f"({len(changes)} runs, K = 4)."
+        f"1/K in their place changes success by {points(min(changes))} to {points(max(changes))} points "
+        f"({len(changes)} runs)"
     )
 
 
