@@ -193,7 +193,8 @@ def prepare(config: AdaptConfig, policy, tasks: list[str], demos: dict) -> tuple
 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, roller=None) -> None:
     """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too. roller: simulators."""
-    weights = stages.check_finished(origin)
+    stages.check_finished(origin)
+    weights = runs.weights_checksum(origin)
     policy = runs.load_policy(origin, device := runs.choose_device(config.device))
     policy, earlier = skills.take_apart(policy) if config.lean_on == "base" else (policy, [])
     asked_for = (tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
@@ -203,9 +204,9 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     torch.manual_seed(config.seed)
     grown, parts, copied = prepare(config, policy, tasks, demos)
     windows = Windows(grown, tasks, elsewhere.multiply(demos, config.copies, config.seed), device)
-    stages.try_learning(config, grown, windows)
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
+    stages.try_learning(config, grown, windows)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     going_on, report = (folder / resume.FILE).exists(), {"copied": copied, "source_weights": weights}
     if config.sequence and config.eval_episodes and not going_on:  # an interrupted stage has this behind it

@@ -21,7 +21,7 @@ Axis legend: K components of the base, n of a skill
 
 from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)  # noqa: F401
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -34,10 +34,6 @@ from plumbing.cli import BadInput, parse, provenance, run, say
 from variants.staged import LoRA, as_first_stage, components_of, unstaged
 
 FILE = "skill.safetensors"  # in the folder of a run that adapt.py made
-FIRST_FIELDS = (  # of a PolicyConfig, when there were the first skills: `identity`
-    "observation", "action_low", "action_high", "tasks", "components", "horizon", "executed", "channels", "kernel",
-    "eye", "condition_dim", "router", "target", "task_conditioning", "differences", "diffusion_steps",
-)  # fmt: skip
 
 
 @dataclass
@@ -45,23 +41,26 @@ class Skill:
     """What a stage adds to a policy.
 
     tensors: components.* (n, ...), router.* over what it leans on and its own n, residual.* (`LoRA`), and its rows
-    of task_embedding. leans_on: `identity` of what it was learned on. about: what there is to know; text and numbers.
+    of task_embedding. leans_on: `identity` of what it was learned on, over these settings. about: what there is to
+    know; text and numbers.
     """
 
     tasks: list[str]
     tensors: dict[str, Tensor]
     leans_on: str
     about: dict = field(default_factory=dict)
+    settings: tuple[str, ...] | None = None
 
 
-def identity(base, skills: tuple | list[Skill] = ()) -> str:
-    """A checksum of a policy without skills, settings and all, and of those that were put onto it, in their order."""
-    # Without how many actions are executed: that is decided when acting, and all skills fit whatever it is. And without
-    # what is as usual of the fields that others have added: else a field more would part all skills from their bases.
-    usual = {f.name for f in fields(base.config) if getattr(base.config, f.name) == f.default}
-    settings = {k: x for k, x in asdict(base.config).items() if k in FIRST_FIELDS or k not in usual} | {"executed": 4}
-    settings = json.dumps(settings, sort_keys=True)
-    own = tensors.checksum([base.variant, settings, dict(base.state_dict())])
+def identity(base, skills: tuple | list[Skill] = (), settings: tuple[str, ...] | None = None) -> str:
+    """A checksum of a policy without skills, settings and all, and of those that were put onto it, in their order.
+
+    settings: the names of those that count; all, if None. A skill says which there were when it was learned: a field
+    that the code got later must not part it from its base."""
+    # Without how many actions are executed: that is decided when acting, and all skills fit whatever it is.
+    every = asdict(base.config) | {"executed": 4}
+    chosen = json.dumps({name: every.get(name) for name in settings or every}, sort_keys=True)
+    own = tensors.checksum([base.variant, chosen, dict(base.state_dict())])
     return tensors.checksum([own, *(skill.tensors for skill in skills)]) if skills else own
 
 
@@ -97,7 +96,8 @@ def take_apart(policy) -> tuple:
     base, skills = base.to(policy.device).eval(), []
     for number, (used, names) in enumerate(c.stages[1:], 1):
         beneath = skills if isinstance(used, int) else []  # a number: it leans on all before it; a list: on the base
-        skills.append(Skill(list(names), pieces[number], identity(base, beneath)))
+        skill = Skill(list(names), pieces[number], identity(base, beneath), settings=tuple(asdict(base.config)))
+        skills.append(skill)
     return base, skills
 
 
@@ -132,14 +132,15 @@ def put_together(base, skills: list[Skill]):
     if not skills:
         return base
     K = total = base.config.components
-    stages, ranks, alone = [(K, list(base.config.tasks))], [0], identity(base)
+    stages, ranks = [(K, list(base.config.tasks))], [0]
     state = as_first_stage(base.state_dict())
     stacked = stack(base)
     for number, skill in enumerate(skills, 1):
         names = ", ".join(skill.tasks)
         if again := [task for task in skill.tasks if any(task in known for _, known in stages)]:
             raise BadInput(f"'{', '.join(again)}' is known already: take it off first, or leave out one of the skills")
-        if skill.leans_on != alone and skill.leans_on != identity(base, skills[: number - 1]):
+        alone = identity(base, (), skill.settings)
+        if skill.leans_on not in (alone, identity(base, skills[: number - 1], skill.settings)):
             raise BadInput(f"the skill for '{names}' belongs to another policy, or leans on skills that are not here")
         try:
             n, rank = sizes(base, skill)
@@ -177,7 +178,7 @@ def put(policy, *paths: Path | str):
 
 def write(path: Path, skill: Skill) -> None:
     """One safetensors file, with a checksum."""
-    about = {"tasks": skill.tasks, "leans_on": skill.leans_on, "about": skill.about}
+    about = {"tasks": skill.tasks, "leans_on": skill.leans_on, "settings": skill.settings, "about": skill.about}
     tensors.save(path, skill.tensors, {"skill": json.dumps(about)})
 
 
@@ -186,7 +187,10 @@ def read(path: Path | str) -> Skill:
     found, header = tensors.load(Path(path))
     try:
         about = json.loads(header["skill"])
-        skill = Skill(about["tasks"], found, about["leans_on"], about["about"])
+        settings = about.get("settings")
+        if settings is not None and not configs.texts(settings):
+            raise ValueError("its settings are no names")
+        skill = Skill(about["tasks"], found, about["leans_on"], about["about"], settings and tuple(settings))
         texts, stage, datasets = [skill.leans_on], skill.about["stage"], skill.about["datasets"]
         if not (configs.texts(skill.tasks) and all(isinstance(text, str) for text in [*texts, *datasets.values()])):
             raise ValueError("its header is not as adapt.py writes it")

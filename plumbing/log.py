@@ -63,7 +63,8 @@ class Log:
         more |= {"skipped": skipped} if skipped else {}
         self.skipped += skipped
         line = {"step": step, **means, **more, "seconds": round(self.seconds, 2)}
-        line = {name: x for name, x in line.items() if not isinstance(x, float) or math.isfinite(x)}  # NaN is no JSON
+        odd = [name for name, x in more.items() if isinstance(x, float) and not math.isfinite(x)]  # no JSON: grad_norm
+        line = {name: x for name, x in line.items() if name not in odd}
         if self.file:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
@@ -71,7 +72,7 @@ class Log:
         return line
 
     def close(self) -> None:
-        if self.skipped:
+        if self.skipped and self.file:
             say(f"warning: {self.skipped} steps were skipped: their loss or gradient was not finite (log.jsonl: when)")
         if self.file:
             self.file.close()

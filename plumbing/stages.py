@@ -113,6 +113,7 @@ def check_source(config, tasks: list[str], device) -> None:
     if config.run and config.eval_episodes and config.mode != "scratch":
         runs.training_record(Path(config.run))  # which evaluations repeat: now, rather than after the training
     base, _ = skills.take_apart(policy)
+    total = policy.config.components  # skills that are left aside while this one is learned come back
     policy = base if config.lean_on == "base" else policy
     least = getattr(policy.config, "ranks", [0])[-1]  # the new adapter begins as the newest one
     if config.encoder_rank is not None and config.encoder_rank < least:
@@ -129,8 +130,8 @@ def check_source(config, tasks: list[str], device) -> None:
     parts = list(policy.components.parameters()) if hasattr(policy, "components") else []
     size = sum(p[0].numel() for p in parts if p.ndim)
     added = new * (len(tasks) if config.sequence else 1) if config.mode == "add-component" else 0
-    if K + added > (most := configs.LIMITS["components"]):
-        raise BadInput(f"--new-components: {origin} has {K}, and a policy may have {most:,}; this adds {added:,}")
+    if total + added > (most := configs.LIMITS["components"]):
+        raise BadInput(f"--new-components: {origin} has {total}, and a policy may have {most:,}; this adds {added:,}")
     check_memory(asdict(policy.config) | {"components": K + new}, config.batch_size, device, size * (K + new))
     if config.mode in ("add-component", "components") or config.retain == "exact":
         if not all(p.ndim and len(p) == K for p in parts):
@@ -154,13 +155,12 @@ def check_source(config, tasks: list[str], device) -> None:
         check_forgetful(policy)
 
 
-def check_finished(origin: Path) -> str:
+def check_finished(origin: Path) -> None:
     """BadInput for a run that another command trains: its weights change, and what was learned from would be nowhere.
-    (One that another command still evaluates is finished.) -> which weights it holds now."""
+    (One that another command still evaluates is finished.)"""
     if folders.busy(origin) and (origin / "model.safetensors").exists():
         if runs.training_record(origin)["steps"] < (runs.read_config(origin)["train"].get("steps") or 0):
             raise BadInput(f"another command is training the run in {origin}: wait until it is done")
-    return runs.weights_checksum(origin)
 
 
 def check_forgetful(policy) -> None:
@@ -215,6 +215,8 @@ def try_learning(config, policy, windows) -> None:
         raise BadInput(f"nothing of this policy learns with --mode {config.mode}: choose another")
     newest = f".{len(policy.config.stages) - 1}." if config.retain == "exact" else ""
     for name, x in policy.named_buffers():
+        if name not in before:  # a fork's, made at its first loss and not saved
+            continue
         own = not newest or name.startswith((f"router{newest}", f"residual{newest}"))
         if not (own or torch.equal(x.nan_to_num(), before[name].nan_to_num())):
             other = "" if len(policy.config.stages) > 2 else ", or use --retain replay or paper"

@@ -96,6 +96,7 @@ def main(config: CurveConfig) -> dict:
     steps = sorted(int(copy.name.removeprefix("step-")) for copy in home.glob("step-*"))
     last = runs.training_record(home / "run")["steps"]  # a run that was stopped has saved where it was, too
     steps = [step for step in steps if step % config.save_every == 0 or step == last]
+    made = [row for row in made if row["step"] in steps]
     with Roller() as roller:
         for step in [step for step in steps if step not in [row["step"] for row in made]]:
             copy = home / f"step-{step}"

@@ -136,7 +136,7 @@ def one_demonstration(study: Path):
         more = f" (without augmentation, {shared(*usual)}: {crossed_difference(*usual)})" if made else ""
         fewer = f" ({shared(rival, best)})" * (shared(rival, best) != shared(best))
         bases = {r["stage"].get("source_weights") for r in runs_of(study, ("monolithic", f"low-rank{made}"), 1)}
-        fewer += f" (upon {len(bases)} bases)" * (made and len(bases) > 1)
+        fewer += f" (upon {len(bases)} bases)" * bool(made and len(bases) > 1)
         beside.append(f"one network with adapters {change}{fewer}{more}")
     others = {"no new component": f"small{made}", "a small policy for it alone": f"specialist{made}"}
     theirs_alone = [(what, found["fdp", way]) for what, way in others.items() if ("fdp", way) in found]
@@ -212,7 +212,7 @@ def router(study: Path) -> str:
     price = f"; on fifty tasks success changes by {costs}" if costs else ""
     return (
         f"**The router hardly routes**: its weights carry {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
-        f"nats about the task. {dependence(study)}{never_routed(study)}. With a bonus for that (`--router "
+        f"nats about the task. {dependence(study)}{never_routed(study)}. With an information bonus (`--router "
         f"informed`) they carry {knows[0]}; another task's leave {swapped} of {number(woken['success'])} (1 seed, "
         f"{sum(e['n'] for e in woken['played'].values())} episodes){price}."
     )

@@ -24,7 +24,9 @@ class Row(NamedTuple):
     log: Path
 
     def done(self) -> bool:
-        return files.exists(ROOT / self.result)
+        """Whether the result is there, and not of commands that something has stopped: train.py writes weights on its
+        way, too."""
+        return files.exists(ROOT / self.result) and not self.begun()
 
     def changed(self) -> bool:
         """Whether a log is there that says that all went well, and with other commands."""

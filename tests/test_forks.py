@@ -1319,8 +1319,25 @@ def test_where_nothing_learns_it_is_said_before_anything_is_written(data_dir, tm
 
 def test_more_components_than_a_run_may_hold_are_refused_at_once(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(adapt, "demonstrations", lambda *_: pytest.fail("it came too late"))
-    for how, number in (("--tasks", 1021), ("--sequence", 511)):
+    for lean, how, number in (("all", "--tasks", 1021), ("all", "--sequence", 511), ("base", "--tasks", 1021)):
         new = "drawer-open" if how == "--tasks" else "drawer-open,door-open"
         with pytest.raises(BadInput, match="has 4, and a policy may have 1,024; this adds 1,02"):
             command(adapt, "--run", tiny_run, how, new, "--new-components", number, "--start-from", "random",
-                    "--eval-episodes", 0, "--out", tmp_path / "new")  # fmt: skip
+                    "--lean-on", lean, "--eval-episodes", 0, "--out", tmp_path / "new")  # fmt: skip
+
+
+class Lazy(fdp.Policy):
+    """Makes a mask when it first needs one; it is not saved, so nobody misses it."""
+
+    def errors(self, condition, weights, actions, step, noise):
+        if not hasattr(self, "mask"):
+            self.register_buffer("mask", torch.ones(()), persistent=False)
+        return self.mask * super().errors(condition, weights, actions, step, noise)
+
+
+def test_a_mask_that_is_made_at_the_first_loss_may_be_adapted(data_dir, tmp_path, my_forks):
+    my_forks["lazy"] = with_policy(Lazy)
+    flags = ["--steps", 2, "--eval-episodes", 0, "--demos-per-task", 2, "--data-dir", data_dir]
+    command(train, "--policy", "lazy", *TINY, *flags, "--out", tmp_path / "base")
+    command(adapt, "--run", tmp_path / "base", "--tasks", NEW[0], "--mode", "full", *flags, "--out", tmp_path / "new")
+    assert runs.load_policy(tmp_path / "new", "cpu").config.tasks == [TINY[1], NEW[0]]

@@ -393,6 +393,7 @@ def test_a_curve_has_the_points_that_were_asked_for(tiny_run, tmp_path, monkeypa
         shutil.copytree(tiny_run, home / name)
     shutil.copytree(tiny_run, home / f"step-{last}", dirs_exist_ok=True)
     (home / "trained").touch()
+    (home / "played-4.json").write_text('[{"step": 150, "success": 1.0}]')  # of a time when it was one
     played = {"mean_success": 0.5, "tasks": {}}
     monkeypatch.setattr(curve, "evaluate", lambda *_, **__: (played, []))
     curve.main(CurveConfig(tasks="reach,push", save_every=100, out=str(tmp_path / "curve.json")))
@@ -420,3 +421,15 @@ def test_a_stage_upon_other_weights_is_not_filed_as_upon_these(tiny_run, data_di
     with pytest.raises(BadInput, match="was learned from other weights than runs/base holds"):
         one_task.adapt_all(config, None)
     assert not path.exists()
+
+
+def test_what_a_stopped_training_has_saved_is_not_its_result(table, tmp_path):
+    """train.py writes weights on its way, too: the row goes on, and is not skipped."""
+    path = table([("weights", "touch weights", "false")])
+    with pytest.raises(SystemExit):
+        grid.main(grid.GridConfig(str(path)))
+    assert (tmp_path / "weights").exists()
+    (row,) = (row for step in grid.read_table(Path(path)) for row in step)
+    assert not row.done()
+    row.log.unlink()  # as in a clone: the result came with the code
+    assert row.done()

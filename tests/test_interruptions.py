@@ -311,7 +311,7 @@ def test_a_skipped_step_is_counted_told_and_left_out_of_the_means(tiny, tmp_path
 
 
 def test_a_line_of_the_log_is_json(tmp_path):
-    """What has no JSON is left out; and a run that goes on counts what was skipped before."""
+    """A norm that has none is left out; and a run that goes on counts what was skipped before."""
     for skipped in (1, 2):
         log = Log(tmp_path, torch.device("cpu"), start=skipped - 1)
         for loss, bad in ((2.0, 0.0), (0.0, 1.0)):

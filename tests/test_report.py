@@ -977,3 +977,12 @@ def test_a_share_of_the_peak_is_of_operations_in_a_second(tmp_path):
     lines = gpu.paces(tmp_path)
     assert [row[2] for row in cells(lines)] == ["0.25 %", "10 %", "0.05 %"]
     assert "base does 50 times the work of small in 1.25 times the time" in " ".join(lines)
+
+
+def test_a_finding_without_augmentation(tmp_path):
+    """What was measured later than the rest may not be there."""
+    study = copied(tmp_path / "study")
+    for path in (study / "ml45").rglob("*elsewhere*.json"):
+        path.unlink()
+    (row,) = (line for line in finding.finding(study) if line.startswith("| one task added to 45, 1 |"))
+    assert "one network with adapters" in row and "augmented" not in row and "bases)" not in row.split(" | ")[2]

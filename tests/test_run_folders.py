@@ -294,7 +294,7 @@ def test_what_is_learned_from_must_not_change_meanwhile(tiny_run, data_dir, tmp_
         shutil.copy(tiny_run / "model.safetensors", weights)
     monkeypatch.setattr(adapt, "demonstrations", collect)
     command(adapt, "--run", run, *flags, "--out", out)
-    assert json.loads((out / "config.json").read_text())["adapted"][-1]["source_weights"] == stages.check_finished(run)
+    assert json.loads((out / "config.json").read_text())["adapted"][-1]["source_weights"] == runs.weights_checksum(run)
 
 
 def test_a_run_that_another_command_has_finished_meanwhile_is_not_replaced(tiny_run, data_dir, tmp_path, monkeypatch):

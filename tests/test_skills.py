@@ -360,19 +360,24 @@ def test_the_same_weights_with_other_settings_are_another_base(tiny_run):
         assert skills.identity(other) != skills.identity(base), (variant, change)
 
 
-def test_a_field_more_leaves_skills_where_they_belong(tiny_run):
-    """As long as it is as usual: a later version of the code, or of a fork, may add one. All others count."""
-    base = load_policy(tiny_run, CPU)
-    assert {f.name for f in dataclasses.fields(base.config)} == set(skills.FIRST_FIELDS)
-    plain, whole = base.config, skills.identity(base)
+def test_a_field_more_leaves_skills_where_they_belong(tiny_run, learned):
+    """A later version of the code, or of a fork, may add one: a skill says which settings its checksum covers. Those
+    all count, whatever is usual by then."""
+    base, skill = load_policy(tiny_run, CPU), skills.read(file(learned[NEW[0]]))
+    plain = base.config
+    assert list(skill.settings) == [f.name for f in dataclasses.fields(plain)]
 
     @dataclasses.dataclass
     class Later(type(plain)):
+        diffusion_steps: int = 50
         later: int = 0
 
     base.config = Later(**dataclasses.asdict(plain) | {"differences": plain.differences})
-    assert skills.identity(base) == whole
-    base.config.later = 1
-    assert skills.identity(base) != whole
-    base.config = dataclasses.replace(plain, diffusion_steps=type(plain).diffusion_steps + 1)
-    assert skills.identity(base) != whole
+    assert skills.identity(base, (), skill.settings) == skill.leans_on != skills.identity(base)
+    base.config.diffusion_steps = 50
+    assert skills.identity(base, (), skill.settings) != skill.leans_on
+    base.config = plain
+    assert put(base, file(learned[NEW[0]])).config.tasks == [*OLD, NEW[0]]
+    skill.settings = ("tasks", "nothing that there is")
+    with pytest.raises(BadInput, match="belongs to another policy"):
+        put_together(base, [skill])

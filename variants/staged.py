@@ -61,7 +61,7 @@ def on_top_of(base: str):
 
         def at(self, stage: int):
             """The policy as one stage left it: a view on shared tensors, which changes no state of this one. Without
-            the cache of `made_of` it is the base's policy with router[s], encoder + LoRA[s] and components[mine]."""
+            the cache of `made_of` it is the base's policy with router[s], encoder + LoRA[s] and components[own]."""
             c, own = self.config, components_of(self.config.stages[stage][0])
             encoder, components, residual = self.encoder, self.components, self.residual[stage]
             modules = {**self._modules, "router": self.router[stage]}

@@ -150,7 +150,7 @@ def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
         )
         if made is not None:
             raise BadInput(f"{folder} has {made}: remove it, or choose another --out")
-        if not alone and runs.read_config(ROOT / folder)["adapted"][-1]["source_weights"] != weights:
+        if not alone and runs.read_config(ROOT / folder)["adapted"][-1].get("source_weights") != weights:
             raise BadInput(f"{folder} was learned from other weights than {config.run} holds: remove it")
         new = runs.load_policy(ROOT / folder, device)
         # Where old actions are the same bits, so are the old tasks' episodes: they need not be played again.

@@ -76,10 +76,9 @@ TABLE = [
     [(f"runs/pixels/demonstrations-{draw}/model.safetensors",  # once, before they are asked for side by side
       f"python train.py --tasks mt6 --observation pixels --demos-per-task {50 if draw == 0 else 25} --demo-draw {draw} "
       f"--steps 1 --eval-episodes 0 --overwrite --out runs/pixels/demonstrations-{draw}") for draw in range(3)],
-    [(shifted("")[0],  # not the weights: they are there from the first checkpoint on
-      "python train.py --tasks mt6 --observation pixels --demos-per-task 25 --eval-episodes 0 --out study/pixels/run",
-      shifted("")[1])],
-    [shifted(shift) for shift in SHIFTS],
+    [("study/pixels/run/model.safetensors",
+      "python train.py --tasks mt6 --observation pixels --demos-per-task 25 --eval-episodes 0 --out study/pixels/run")],
+    [shifted(shift) for shift in ("", *SHIFTS)],
     [row(policy, seed) for seed in range(3) for policy in POLICIES],
     [row("fdp", 0, demos=50), *map(adapted, (5, 10, 25)),
      ("study/pixels/router.json",  # usual-router.json is of the first run with pictures that were moved by four
