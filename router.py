@@ -30,7 +30,7 @@ balance, though: with weights taken from a moment of another task, success fell 
 trained with weights of 1/K (variants/uniform.py) is as good. A larger learning rate or an encoder of its own changes
 nothing; of all that was tried only a bonus for information makes it route (study/README.md, "What makes the router
 route"). It buys interpretable weights, not success, which falls by a point or two, from cameras by seven, and, of one
-seed, by nine with three demonstrations: hence it is not the default.
+seed, by nine with three demonstrations, and one: hence it is not the default.
 
 Axis legend: B batch, K components, C condition dim.
 """
