@@ -24,9 +24,13 @@ class Row(NamedTuple):
     log: Path
 
     def done(self) -> bool:
-        """Whether the result is there, and not of commands that something has stopped: train.py writes weights on its
-        way, too."""
-        return files.exists(ROOT / self.result) and not self.begun()
+        """Whether the result is there, and not from commands that something has stopped: train.py writes weights on its
+        way, too. (What was made by hand afterwards is later than what their log says last.)"""
+        path = ROOT / self.result
+        return self.made() and not (self.begun() and path.lstat().st_mtime_ns <= self.log.stat().st_mtime_ns)
+
+    def made(self) -> bool:
+        return files.exists(ROOT / self.result)
 
     def changed(self) -> bool:
         """Whether a log is there that says that all went well, and with other commands."""
@@ -89,7 +93,7 @@ class Job:
             code = self.begin(self.todo.pop(0))
             if code is None:
                 return None
-        elif code == 0 and not self.row.done():
+        elif code == 0 and not self.row.made():
             self.say(f"all commands have ended, and there is no {self.row.result}")
             code = 1
         self.say(f"== failed: exit code {code}" if code else DONE)

@@ -567,8 +567,8 @@ def test_full_fine_tuning_goes_on_with_a_known_task_on_other_demonstrations(tiny
         (["--tasks", "drawer-open", "--new-components", "0"], "--new-components must be at least 1"),
         (["--tasks", "drawer-open", "--new-components", "2000000000"], "--new-components must be at most 1024"),
         (
-            ["--tasks", "drawer-open", "--new-components", "1024", "--start-from", "random", "--batch-size", "1000000"],
-            "1028 components, --batch-size 1000000 and a horizon of 8 need more than the memory",
+            ["--tasks", "drawer-open", "--new-components", "1000", "--start-from", "random", "--batch-size", "1000000"],
+            "1004 components, --batch-size 1000000 and a horizon of 8 need more than the memory",
         ),
         (["--tasks", "drawer-open", "--steps", "0"], "--steps must be at least 1"),
         (["--tasks", "drawer-open", "--lr", "nan"], "--lr must be at least 1e-38, got nan"),
