@@ -140,7 +140,7 @@ def put_together(base, skills: list[Skill]):
         if again := [task for task in skill.tasks if any(task in known for _, known in stages)]:
             raise BadInput(f"'{', '.join(again)}' is known already: take it off first, or leave out one of the skills")
         alone = identity(base, (), skill.settings)
-        if skill.leans_on not in (alone, identity(base, skills[: number - 1], skill.settings)):
+        if skill.leans_on != alone and skill.leans_on != identity(base, skills[: number - 1], skill.settings):
             raise BadInput(f"the skill for '{names}' belongs to another policy, or leans on skills that are not here")
         try:
             n, rank = sizes(base, skill)

@@ -135,7 +135,8 @@ def one_demonstration(study: Path):
         usual = found["monolithic", "low-rank"], found["fdp", "add-exact"]
         more = f" (without augmentation, {shared(*usual)}: {crossed_difference(*usual)})" if made else ""
         fewer = f" ({shared(rival, best)})" * (shared(rival, best) != shared(best))
-        bases = {r["stage"].get("source_weights") for r in runs_of(study, ("monolithic", f"low-rank{made}"), 1)}
+        stages = [r["stage"] for r in runs_of(study, ("monolithic", f"low-rank{made}"), 1)]
+        bases = {stage.get("source_weights") for stage in stages} - {None}  # older results do not say
         fewer += f" (upon {len(bases)} bases)" * bool(made and len(bases) > 1)
         beside.append(f"one network with adapters {change}{fewer}{more}")
     others = {"no new component": f"small{made}", "a small policy for it alone": f"specialist{made}"}

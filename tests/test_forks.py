@@ -1300,18 +1300,8 @@ def test_where_nothing_learns_it_is_said_before_anything_is_written(data_dir, tm
     """A router that is never asked, alone, and no name."""
     flags = [*TINY, "--steps", 2, "--eval-episodes", 0, "--data-dir", data_dir, "--task-conditioning", "none"]
     command(train, "--policy", "uniform", *flags, "--out", tmp_path / "base")
-    more = [
-        "--steps",
-        2,
-        "--eval-episodes",
-        0,
-        "--demos-per-task",
-        2,
-        "--data-dir",
-        data_dir,
-        "--out",
-        tmp_path / "new",
-    ]
+    more = ["--steps", 2, "--eval-episodes", 0, "--demos-per-task", 2, "--data-dir", data_dir]
+    more += ["--out", tmp_path / "new"]
     with pytest.raises(BadInput, match="nothing of this policy learns with --mode router"):
         command(adapt, "--run", tmp_path / "base", "--tasks", NEW[0], "--mode", "router", "--retain", "paper", *more)
     assert not (tmp_path / "new").exists()

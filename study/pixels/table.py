@@ -33,7 +33,7 @@ POLICIES = {
 }
 # Policy, seed, demonstrations -> its shifts. The others are for the policy that comes with the code (`shifted`).
 SHIFTED = {("fdp", 2, 25): ("camera", "light", "object"), ("monolithic", 2, 25): ("camera", "object")}
-WAYS = "add-exact,rank-0,scratch"  # full and a specialist: upon the policy that comes with the code, adapting.py
+WAYS = "add-exact,rank-0,scratch"  # full and a specialist: adapting.py, upon the policy that comes with the code
 
 
 def row(policy: str, seed: int, demos: int = 25) -> tuple[str, ...]:
