@@ -7,7 +7,7 @@
 | mode          | what trains                                               | source                                   |
 |---------------|-----------------------------------------------------------|------------------------------------------|
 | add-component | new components, which start as copies, and the router     | FDP, arXiv 2512.21898                    |
-| router        | the router                                                | the paper's router-only adaptation       |
+| router        | the router (exact: the encoder's adapter, too)            | the paper's, with --encoder-rank 0       |
 | components    | some of the existing components, and the router           | the paper's fine-tuning of a subset      |
 | full          | everything; it may go on with known tasks, on other data  | the baseline that forgets the others     |
 | scratch       | a fresh policy, on the new tasks alone                    | the baseline that transfers nothing      |
@@ -45,7 +45,6 @@ from plumbing.cli import numbers, parse, progress, run
 from plumbing.log import Log, Usage
 from plumbing.memory import Memory
 from plumbing.rows import count, only_rows, release, share_weight, spread_rows
-from router import errors_and_terms
 from train import Learner, Windows, average_decay, draw_noise, learning_rate
 from variants.staged import add_stage, components_of, newest_router, unstaged
 
@@ -216,7 +215,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     # ---- The loop: train.py's, over fewer parameters.
     def loss(*batch):
         with parametrize.cached():  # frozen and learned rows are put together once a step, not at each use
-            errors, terms = errors_and_terms(grown.loss(*batch))
+            errors, terms = grown.loss(*batch)
             return errors, terms | ({"drift": (REPLAY_WEIGHT, memory.drift(grown))} if memory else {})
 
     torch.manual_seed(config.seed)  # again: what was evaluated before must not decide what is drawn

@@ -136,17 +136,17 @@ class StateEncoder(nn.Module):
 
 
 class SpatialSoftmax(nn.Module):
-    """(B, channels, h, w) -> (B, 2 channels): expected position (x, y) of each channel's feature, in [-1, 1] (Levine et
-    al. 2016, arXiv 1504.00702, section 5.1).
+    """(B, channels, h, w) -> (B, 2 * channels): expected position (x, y) of each channel's feature, in [-1, 1] (Levine
+    et al. 2016, arXiv 1504.00702, section 5.1).
 
     A policy has to know where things are. Pooling discards that, and flattening makes every pixel a separate input, to
     be learned one by one; the mean position under a softmax is two numbers that move with the object.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        share = features.flatten(2).float().softmax(-1)  # (B, channels, h w)
+        share = features.flatten(2).float().softmax(-1)  # (B, channels, h * w)
         y, x = (torch.linspace(-1, 1, n, device=share.device) for n in features.shape[2:])
-        places = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))])  # (2, h w)
+        places = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))])  # (2, h * w)
         # Not as a matrix product: autocast would round the coordinates to bf16, in steps of 0.004 near the edge, a
         # tenth of a pixel of 64.
         return (share[:, :, None] * places).sum(-1).flatten(1)

@@ -8,7 +8,7 @@
 The idea is `Policy.compose` below, two lines of code. Around it: how it learns (`loss`), how it acts (`act`). For an
 idea of your own, subclass `Policy` in variants/mine.py, and run `python train.py --policy mine`. Made to be overridden:
 
-    build_encoder  what it sees           weigh    the weights w_k          loss, errors            the objective
+    build_encoder  what it sees           weigh    the weights w_k          errors, terms, loss     the objective
     build          components and router  compose  how predictions combine  sample, choose_sampler  the denoising
 
 Paper name -> variable:  o observation | a_0 clean | a_t noisy_actions | eps_k self.components | w_k weights
@@ -24,7 +24,7 @@ from torch import Tensor
 import sampler
 from encoder import Difference, Observation, augmented, make_encoder
 from plumbing.observations import as_tensors, center_and_scale
-from router import Router, check_mode, with_bonus
+from router import Router, bonus, check_mode
 from unet import UNet
 
 
@@ -58,11 +58,11 @@ class PolicyConfig:
 class Policy(nn.Module):
     """The composed denoiser: `forward` has the interface of one network, (B, H, A), so samplers need not know K.
 
-    Raises ValueError for an unknown target, router, conditioning or eye; shapes, actions, `executed` that do not fit.
+    Raises ValueError for an unknown target, router, conditioning or eye; shapes, bounds or `executed` that do not fit.
     """
 
     router_sees_step = False  # True: `weigh` is asked at every denoising step, not once per chunk
-    progress = 1.0  # share of training done, for forks that anneal; train.py's loop sets it, and your own loop has to
+    progress = 1.0  # share of training done, for forks that anneal: set by the training loop (yours too), 1 when acting
     schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar (T,), float64; ab and 1 - ab are divisors
 
     def __init__(self, config: PolicyConfig):
@@ -106,10 +106,10 @@ class Policy(nn.Module):
 
             sum_k w_k grad log p_k(a_t)  =  grad log prod_k p_k(a_t)^w_k
 
-        So if each eps_k stands for a density, an action is likely where all components that have weight agree. (A
-        mixture would add densities: an action would be likely where *any* component likes it, and sampling would first
-        pick one.) Two caveats: training fits the sum alone, so a single eps_k need not stand for any density; and at
-        intermediate noise levels the product of the noised densities is not the noised product.
+        So if each eps_k stands for a density, an action is likely where all components that have weight agree (Liu et
+        al. 2022, arXiv 2206.01714). A mixture would add densities: an action would be likely where *any* component
+        likes it. Two caveats: training fits the sum alone, so a single eps_k need not stand for any density; and at
+        intermediate noise levels the product of noised densities is not the noised product (Du et al., 2302.11552).
 
         Why every component learns. d loss / d eps_k = w_k * d loss / d sum: all components get gradient at every
         sample, in proportion to their weight. A top-k router, as in a sparse mixture of experts (variants/moe.py),
@@ -131,7 +131,7 @@ class Policy(nn.Module):
         """Raw observation {part: (B, *shape)} and task index (B,) -> condition (B, C).
 
         `task_conditioning="none"` is the paper's setting: the task must be inferred from the observation. With pictures
-        train.py gives n task rows per observation, (n B,): each is encoded once, its condition repeated: (n B, C).
+        train.py gives n task rows per observation, (n * B,): each is encoded once, its condition repeated: (n * B, C).
         """
         condition = self.encoder(augmented(self.encoder, observation) if self.training else observation)
         condition = condition.repeat_interleave(len(task) // len(condition), 0)
@@ -142,15 +142,16 @@ class Policy(nn.Module):
     # ------------------------------------------------------------------------------------------ how it learns
 
     def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor):
-        """One mean squared error per sample, (B,): the whole objective, except for the bonus of router "informed".
-
-        Raw observation, B rows. For each row (with pictures n for each: `encode`) task, actions (H, A), step in 0 ..
-        T-1 and noise (H, A); the caller draws the last two. A fork with extra terms returns (errors, {"name":
-        (coefficient, term)}), and passes its errors through `with_bonus`, unless it refuses router "informed".
-        """
+        """-> (one mean squared error per sample, (N,); `terms`). Training minimises the errors' mean plus the terms.
+        observation: raw, {part: (B, *shape)}; task (N,), actions (N, H, A), step (N,) in 0 .. T-1, noise (N, H, A); the
+        caller draws the last two. N is B, or with pictures n * B (`encode`)."""
         condition = self.encode(observation, task)
         weights = self.weigh(condition, step if self.router_sees_step else None)
-        return with_bonus(self.errors(condition, weights, actions, step, noise), self.config, weights, task)
+        return self.errors(condition, weights, actions, step, noise), self.terms(weights, task)
+
+    def terms(self, weights: Tensor, task: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """(N, K), (N,) -> {name: (coefficient, scalar)}: none, but for the bonus of router "informed"."""
+        return bonus(self.config, weights, task)
 
     def errors(self, condition: Tensor, weights: Tensor, actions: Tensor, step: Tensor, noise: Tensor) -> Tensor:
         """(B, C), (B, K), actions (B, H, A) in the environment's units, (B,), (B, H, A) -> mean squared errors (B,)."""
@@ -214,7 +215,6 @@ class Policy(nn.Module):
         """Task names -> indices (B,). ValueError for one it does not know; all 0, unchecked, if it is told no task."""
         if self.config.task_conditioning == "none":
             return torch.zeros(len(names), dtype=torch.long)
-        for name in names:
-            if name not in self.config.tasks:
-                raise ValueError(f"this policy does not know task '{name}'; it knows {', '.join(self.config.tasks)}")
+        if other := [name for name in names if name not in self.config.tasks]:
+            raise ValueError(f"this policy does not know task '{other[0]}'; it knows {', '.join(self.config.tasks)}")
         return torch.tensor([self.config.tasks.index(name) for name in names])

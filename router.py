@@ -25,12 +25,13 @@ Weights that sum to one have a property that `fdp.py` builds on: the composition
 components predict noise, clean actions or velocity. `raw` gives that up.
 
 The denoising loss alone hardly makes it route: nothing there rewards telling situations apart. On mt6 the weights
-differ between components (a task's means: 0.13 to 0.38 for K = 4), but hardly between tasks. Components rely on that
-balance, though: with weights taken from a moment of another task, success fell from 0.97 to 0.72. But a policy that was
-trained with weights of 1/K (variants/uniform.py) is as good. A larger learning rate or an encoder of its own changes
-nothing; of all that was tried only a bonus for information makes it route (study/README.md, "What makes the router
-route"). It buys interpretable weights, not success, which falls by a point or two, from cameras by seven, and, of one
-seed, by nine with three demonstrations, and one: hence it is not the default.
+differ between components (a task's means: 0.13 to 0.38 for K = 4), but hardly between tasks. Components get used to
+those small differences: with weights taken from a moment of another task, success fell from 0.97 to 0.72. They are not
+needed, though: a policy that was trained with weights of 1/K (variants/uniform.py) is as good. A larger learning rate
+or an encoder of its own changes nothing; of all that was tried only a bonus for information makes it route
+(study/README.md, "What makes the router route"). It buys weights that can be read, and no success: that falls by a
+point or two, by seven from cameras, by nine with three demonstrations or one (one seed each of the last three). Hence
+it is not the default.
 
 Axis legend: B batch, K components, C condition dim.
 """
@@ -74,13 +75,12 @@ def normalize_logits(logits: Tensor, mode: str) -> Tensor:
     return logits
 
 
-def with_bonus(errors: Tensor, config, weights: Tensor, task: Tensor):
-    """What a policy's `loss` returns for its errors (B,), weights (B, K) and tasks (B,): the errors, and in mode
-    "informed" the bonus, which training adds to their mean: {"information": (coefficient, nats)}. The
-    coefficient is negative: more information, lower loss."""
+def bonus(config, weights: Tensor, task: Tensor) -> dict[str, tuple[float, Tensor]]:
+    """What a policy's loss gets beside the errors, from weights (B, K) and tasks (B,): in mode "informed"
+    {"information": (coefficient, nats)}, negative: more information, lower loss. Else nothing."""
     if config.router != "informed":
-        return errors
-    return errors, {"information": (-BONUS, batch_information(config, weights, task))}
+        return {}
+    return {"information": (-BONUS, batch_information(config, weights, task))}
 
 
 def batch_information(config, weights: Tensor, task: Tensor) -> Tensor:
@@ -107,11 +107,6 @@ def information(weights: Tensor) -> Tensor:
 def entropy(p: Tensor) -> Tensor:
     """(..., K) -> (...), in nats."""
     return -(p * p.clamp_min(1e-9).log()).sum(-1)
-
-
-def errors_and_terms(loss) -> tuple[Tensor, dict]:
-    """What a policy's `loss` returns -> errors (B,), {name: (coefficient, term)}."""
-    return loss if isinstance(loss, tuple) else (loss, {})
 
 
 def check_mode(mode: str, target: str, task_conditioning: str) -> None:

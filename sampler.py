@@ -11,9 +11,10 @@ chunk.) A network learns to predict the noise in x_t. Sampling goes backwards: s
 it, remove a little of that, predict again. Everything below is arithmetic on that one equation.
 
 Why not remove all of it at once: under a squared error the best prediction is the *average* of all noise that could be
-in x_t. So one jump from pure noise lands at the average of all demonstrated chunks, which may be none of them: between
-a way left of a wall and one right of it is the wall. A small step commits to a little, and the next average is over
-fewer. (variants/bc.py makes the one jump; study/README.md says when it fails.)
+in x_t. (The network also sees the observation, which is left out here.) So one jump from pure noise lands at the
+average of all chunks demonstrated in this situation, which may be none of them: between a way left of a wall and one
+right of it is the wall. A small step commits to a little, and the next average is over fewer. (variants/bc.py makes the
+one jump; study/README.md says when it fails.)
 
 What a chunk is, in time, with H = 8 and 4 actions executed per chunk (o: seen, a: predicted):
 
@@ -25,7 +26,8 @@ What a chunk is, in time, with H = 8 and 4 actions executed per chunk (o: seen, 
 `study/core/denoising.png` shows chunks on their way from noise to actions.
 
 A sampler gets `predict_noise(x_t, t) -> e`, with x_t (B, H, A) and t (B,), and cannot tell one U-Net from a weighted
-sum of K. It is chosen when acting, not when training: every checkpoint of fdp.py works with every sampler.
+sum of K. All take the same arguments (`ddpm`). It is chosen when acting, not when training: every checkpoint of fdp.py
+works with every sampler.
 
 Axis legend: B batch, H action horizon, A action dim, T diffusion steps (100).
 """
@@ -140,8 +142,8 @@ def _walk(alpha_bar: Tensor, steps: int):
 def _predict_clean(predict_noise: PredictNoise, x: Tensor, t: int, ab: float, clip: bool) -> Tensor:
     """Ask the network, solve the mixing equation for x_0 = (x_t - sqrt(1 - ab) e) / sqrt(ab), and clip.
 
-    When sampling starts, sqrt(ab) is tiny: an error in a *predicted* e is a huge one in x_0 (not with a velocity v:
-    x_0 = sqrt(ab) x_t - sqrt(1 - ab) v). Normalised actions lie in [-1, 1], so anything outside is certainly wrong.
+    When sampling starts, sqrt(ab) is tiny: an error in a *predicted* e is a huge one in x_0. (One in a velocity v is
+    not: in e it is smaller by sqrt(ab), `to_noise`.) Actions lie in [-1, 1], so anything outside is certainly wrong.
     """
     noise = predict_noise(x, torch.full((len(x),), t, device=x.device))
     clean = (x - math.sqrt(1 - ab) * noise) / math.sqrt(ab)

@@ -26,7 +26,6 @@ from plumbing import figures, parallel, reports, resume, runs
 from plumbing.cli import BadInput, progress, provenance, run, say
 from plumbing.limits import check_memory, check_training, count_weights
 from plumbing.log import HeldOut, Log, Usage, loss_by_step, read_log
-from router import errors_and_terms
 
 # Noise samples per observation with pictures: encoding pictures is slow, and several noise samples per encoding lower
 # the variance of the gradient (Mini-Diffuser, arXiv 2505.09430). States are cheap to encode: one noise sample each.
@@ -99,7 +98,7 @@ class Windows:
         self.noises = NOISES if any(x.ndim == 4 for x in self.observations.values()) else 1
 
     def sample(self, batch_size: int) -> tuple:
-        """Random windows: observation {part: (B, *shape)}, task (n B,), actions (n B, H, A); n = self.noises."""
+        """Random windows: observation {part: (B, *shape)}, task (n * B,), actions (n * B, H, A); n = self.noises."""
         index = torch.randint(0, len(self.actions), (batch_size,), device=self.actions.device)
         observation, task, actions = self.select(index)
         return observation, task.repeat_interleave(self.noises), actions.repeat_interleave(self.noises, 0)
@@ -111,7 +110,7 @@ class Windows:
 
 def draw_noise(policy, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """For actions (B, H, A): one diffusion step per row, (B,), uniform in 0 .. T-1, the steps that samplers visit
-    (randint's upper end is exclusive), and the noise to add (B, H, A). With pictures n B rows, as `Windows.sample`."""
+    (randint's upper end is exclusive), and the noise to add (B, H, A). With pictures n * B rows: `Windows.sample`."""
     step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=actions.device)
     return step, torch.randn(actions.shape, device=actions.device)
 
@@ -164,7 +163,7 @@ class Learner:
         errors and every extra term, by name, with "skipped" 0 or 1, and the norm of the gradient.
         """
         with runs.autocast(self.policy.device, self.precision):
-            errors, terms = errors_and_terms(loss_function(*batch))
+            errors, terms = loss_function(*batch)
             losses = {"loss": errors.mean()} | {name: term for name, (_, term) in terms.items()}
             total = sum((coefficient * term for coefficient, term in terms.values()), start=losses["loss"])
         self.optimizer.zero_grad()

@@ -12,13 +12,13 @@ connections, sinusoidal step embedding.
 Changed, and why:
   - All K components live in one module, with a leading K axis on every weight, so that one matrix product serves all
     of them; a Python loop over K costs K times the overhead.
-  - LayerNorm over channels, without parameters, instead of GroupNorm: it needs no reduction over time. FiLM's scale and
-    shift follow a block's first norm at once (the reference activates first); its second gets neither.
+  - LayerNorm over channels, without parameters, instead of GroupNorm: it needs no reduction over time. FiLM multiplies
+    by 1 + scale (the reference by scale), and comes before the activation (there: after it).
   - A linear layer before the first activation on the condition. The reference applies Mish to the raw condition, which
     is not one-to-one below zero (-0.5 and -2.3 both give -0.22): harmless only for what is never negative.
   - Step embedding and condition share one two-layer network, instead of an MLP for the step and a layer per block.
-  - Kernel 3 instead of 5, one block per level instead of two, pair-wise down- and upsampling, SiLU instead of Mish, a
-    1x1 head: our chunks are 8 steps long, not 16 or more.
+  - Kernel 3 instead of 5, one block per level instead of two, pair-wise down- and upsampling, no convolution block
+    before the 1x1 head: our chunks are 8 steps long, not 16 or more. SiLU instead of Mish, for simplicity.
   - The skip connection at full resolution is used (the reference stores it and never reads it).
 
 Axis legend (N: however many rows there are; the other letters mean the same in nearly every file):

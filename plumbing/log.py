@@ -12,7 +12,7 @@ import torch
 from encoder import rows
 from plumbing import files
 from plumbing.cli import say
-from router import entropy, errors_and_terms
+from router import entropy
 
 MOST_TERMS = 1000  # in a line of the log: a stranger's could draw for hours
 LARGEST = 1e39  # more than a float32 holds; near 1e308 a picture's axes overflow
@@ -155,8 +155,7 @@ def errors_on(policy, batch: tuple, step: torch.Tensor, noise: torch.Tensor) -> 
     seen, task, actions = batch
     errors = []
     for i in torch.arange(len(actions), device=policy.device).split(16):
-        loss = policy.loss(rows(seen, i), task[i], actions[i], step[i], noise[i])
-        errors.append(errors_and_terms(loss)[0].detach())
+        errors.append(policy.loss(rows(seen, i), task[i], actions[i], step[i], noise[i])[0].detach())
     return torch.cat(errors)
 
 

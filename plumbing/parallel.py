@@ -18,7 +18,6 @@ import torch.distributed as dist
 
 from plumbing.files import BadInput
 from plumbing.interrupt import is_first
-from router import errors_and_terms
 
 LOST = "another process of this training has ended or cannot be reached; what was saved is still there"
 _waiting = None  # all processes, with patience: the others wait as long as the first one collects demonstrations
@@ -86,7 +85,9 @@ class _Share(torch.nn.Module):
         with torch.random.fork_rng(gpu):
             torch.manual_seed(zlib.crc32(state.numpy().tobytes()) + rank)
             loss = self.loss({name: x[mine] for name, x in observation.items()}, *(x[part] for x in batch))
-        errors, terms = errors_and_terms(loss)
+        if not isinstance(loss, tuple):
+            return loss  # a fork's mistake, and `resume.check_loss` says so
+        errors, terms = loss
         return errors * weight, {name: (coefficient, term * weight) for name, (coefficient, term) in terms.items()}
 
 

@@ -15,7 +15,6 @@ from plumbing import folders, parallel, runs, tensors
 from plumbing.cli import BadInput, provenance
 from plumbing.limits import check_log
 from plumbing.log import read_log
-from router import errors_and_terms
 
 FILE = "resume.safetensors"
 TAKEN = {"step", "loss", "skipped", "lr", "grad_norm", "seconds", "router", "held_out", "drift"}  # in log.jsonl
@@ -211,6 +210,21 @@ def check_can_be_saved(policy) -> None:
                            "say: give each its own")  # fmt: skip
 
 
+def check_loss(loss) -> tuple[torch.Tensor, dict]:
+    """What a policy's `loss` returns. BadInput if that is not (errors (N,), {name: (coefficient, term)})."""
+    if not (isinstance(loss, tuple) and len(loss) == 2 and isinstance(loss[1], dict)):
+        raise BadInput("the policy's loss must return two things, an error for each sample and a dictionary of further "
+                       "terms, which may be empty (fdp.py, `Policy.loss`)")  # fmt: skip
+    errors, terms = loss
+    if errors.dim() != 1:  # of several processes each has its part of the samples
+        raise BadInput("the policy's loss must return an error for each sample, a row of numbers, not one of shape "
+                       f"{tuple(errors.shape)}")  # fmt: skip
+    if taken := set(terms) & TAKEN:
+        raise BadInput(f"the policy's loss has a term '{taken.pop()}', as a line of log.jsonl has already: give it "
+                       "another name")  # fmt: skip
+    return errors, terms
+
+
 def try_once(policy, windows, config) -> Callable:
     """The function that training asks for its loss: policy.loss, or what --compile and several processes make of it.
     It is tried, forward and backward, before an old run is overwritten: too large a batch, or no compiler. The run
@@ -226,13 +240,7 @@ def try_once(policy, windows, config) -> Callable:
             step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)
             with runs.autocast(device, config.precision):
                 loss = loss_function(observation, task, actions, step, torch.randn_like(actions))
-                errors, terms = errors_and_terms(loss)
-                if errors.dim() != 1:  # of several processes each has its part of the samples
-                    raise BadInput("the policy's loss must return an error for each sample, a row of numbers, not one "
-                                   f"of shape {tuple(errors.shape)}")  # fmt: skip
-                if taken := set(terms) & TAKEN:
-                    raise BadInput(f"the policy's loss has a term '{taken.pop()}', as a line of log.jsonl has already: "
-                                   "give it another name")  # fmt: skip
+                errors, terms = check_loss(loss)
                 sum((c * term for c, term in terms.values()), errors.mean()).backward()
         except BadInput:
             raise

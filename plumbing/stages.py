@@ -27,7 +27,6 @@ from plumbing import configs, figures, files, folders, interrupt, reports, resum
 from plumbing.cli import BadInput, numbers, provenance, say, write_json
 from plumbing.limits import check_apart, check_limits, check_memory
 from plumbing.log import at_rest, read_log
-from router import errors_and_terms
 from variants.staged import alive
 
 TRANSFER = 10  # episodes at most: before it is learned nearly all of a task fail, and a failure takes all 500 steps
@@ -210,7 +209,7 @@ def try_learning(config, policy, windows) -> None:
     observation, task, actions = windows.select(torch.arange(min(2, len(windows.actions)), device=policy.device))
     with torch.random.fork_rng(devices=[]):  # what a fork draws here decides on nothing else
         loss = policy.loss(observation, task, actions, torch.zeros_like(task), torch.zeros_like(actions))
-    errors, terms = errors_and_terms(loss)
+    errors, terms = resume.check_loss(loss)
     if not any(x.requires_grad for x in (errors, *(term for _, term in terms.values()))):
         raise BadInput(f"nothing of this policy learns with --mode {config.mode}: choose another")
     newest = f".{len(policy.config.stages) - 1}." if config.retain == "exact" else ""

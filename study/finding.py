@@ -110,6 +110,9 @@ def beside_one_network(study: Path, what: str, name: str):
     fdp = list(read(study, f"{name.format('fdp')}-s[0-9].json").values())
     change = (compare_seeds if len(mine) > 1 else compare)(its, mine)
     beside = [f"one network {change}" + f" ({seeds(len(mine))})" * (len(mine) != len(fdp))]
+    paper = paired(study, *(f"router/baselines/mt6-25-{policy}-s[0-9].json" for policy in ("paper", "fdp")))
+    if name == "core/mt6-{}-25" and paper[0]:
+        beside.append(f"fdp, the paper's settings: {compare_seeds(*paper)} ({seeds(len(paper[0]))}, other episodes)")
     if name == "mt50/{}":
         beside += [f"fdp, `--executed 2`: {compare(*pair)} (1 seed, other episodes)"] if (pair := sooner(study)) else []
     return [what, cell(fdp), theirs(fdp), "; ".join(beside)], (change, by_seed(its, mine))
@@ -210,12 +213,12 @@ def router(study: Path) -> str:
     knows = [number(r["tells"]["task"]["above"], 2) for r in (woken, usual)]
     swapped = number(woken["changed"][ANOTHER]["success"])
     costs = minus(study, "fifty", READ, "softmax")
-    price = f"; on fifty tasks success changes by {costs}" if costs else ""
+    price = f"; fifty tasks change by {costs}" if costs else ""
     return (
         f"**The router hardly routes**: its weights carry {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
-        f"nats about the task. {dependence(study)}{never_routed(study)}. With an information bonus (`--router "
-        f"informed`) they carry {knows[0]}; another task's leave {swapped} of {number(woken['success'])} (1 seed, "
-        f"{sum(e['n'] for e in woken['played'].values())} episodes){price}."
+        f"nats about the task. {dependence(study)}{never_routed(study)}. With a "
+        f"bonus (`--router informed`) they carry {knows[0]}; another task's leave {swapped} of "
+        f"{number(woken['success'])} (1 seed, {sum(e['n'] for e in woken['played'].values())} episodes){price}."
     )
 
 
@@ -228,7 +231,7 @@ def never_routed(study: Path) -> str:
     least, most = (seen(len(pair[0]) for pair in pairs) for seen in (min, max))
     changes = words(str(compare_seeds(*pair)) for pair in pairs)
     return (
-        f"; from the start (`--policy uniform`), by {changes} (25, 3 and 1 demonstrations; "
+        f", from its start (`--policy uniform`) by {changes} (25, 3, 1 demonstrations; "
         f"{f'{least} to ' * (least < most)}{seeds(most)})"
     )
 
@@ -257,8 +260,9 @@ def diffusion(study: Path) -> str:
     (many, *_), (three, *_), (one, *_), (two, _, n) = said
     by_t = f"; by Student's t {sure} of {pays} exclude{'s' * (sure == 1)} zero" * (sure < pays)
     return (
-        f"**{verdict}**: trained by regression, one network (`--policy bc --body unet`) changes by {many}, {three} and "
-        f"{one} points on six tasks (25, 3 and 1 demonstrations), {two} on two ways around a wall ({seeds(n)}{by_t})."
+        f"**{verdict}**: one network trained by regression instead (`--policy bc --body unet`) changes by {many}, "
+        f"{three} and {one} points on six tasks (25, 3, 1), {two} on two ways around a wall "
+        f"({seeds(n)}{by_t})."
     )
 
 
@@ -271,5 +275,5 @@ def fast(study: Path) -> str:
     )
     return (
         f"**It is fast**: K of LeRobot's U-Nets, one by one on a CPU, take {train} times as long to train "
-        f"({train_deep} at equal depth), and {act} times to act ({act_deep} with the same sampler, too)."
+        f"({train_deep} at equal depth), {act} to act ({act_deep} with the same sampler)."
     )

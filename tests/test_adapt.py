@@ -118,7 +118,7 @@ def test_rows_that_do_not_learn_stay_bit_equal_under_weight_decay_and_momentum()
         optimizer.zero_grad()
         observation, task = split_state(torch.randn(8, 39)), torch.ones(8, dtype=torch.long)
         step, noise = torch.randint(0, 100, (8,)), torch.randn(8, 8, 4)
-        policy.loss(observation, task, torch.rand(8, 8, 4), step, noise).mean().backward()
+        policy.loss(observation, task, torch.rand(8, 8, 4), step, noise)[0].mean().backward()
         optimizer.step()
     release(policy)
     for name, value in policy.state_dict().items():

@@ -80,7 +80,7 @@ def test_one_component_is_a_plain_diffusion_policy(batch, mode):
     ab = policy.alpha_bar.float()[step][:, None, None]
     noisy = ab.sqrt() * actions + (1 - ab).sqrt() * noise
     plain = (policy.components(noisy, step, condition)[0] - noise).square().mean((1, 2))
-    assert torch.equal(policy.loss(*batch), plain)
+    assert torch.equal(policy.loss(*batch)[0], plain)
 
 
 @pytest.mark.parametrize("target", ["noise", "clean", "velocity"])
@@ -115,10 +115,10 @@ def test_the_loss_of_a_perfect_network_is_zero_in_every_target(batch, target):
         return {"noise": noise, "clean": actions, "velocity": a.sqrt() * noise - (1 - a).sqrt() * actions}[target]
 
     policy.forward = oracle
-    assert policy.loss(*batch).max() < 1e-6
+    assert policy.loss(*batch)[0].max() < 1e-6
     # And of one that is wrong by half a unit in one sample: a quarter there, and nothing elsewhere.
     policy.forward = lambda *seen: oracle(*seen) + 0.5 * (torch.arange(B) == 3)[:, None, None]
-    assert torch.allclose(policy.loss(*batch), torch.tensor([0, 0, 0, 0.25, 0, 0]), atol=1e-4)
+    assert torch.allclose(policy.loss(*batch)[0], torch.tensor([0, 0, 0, 0.25, 0, 0]), atol=1e-4)
 
 
 def test_a_weighted_sum_of_scores_is_the_score_of_the_product():
@@ -146,7 +146,7 @@ def test_a_weighted_sum_of_scores_is_the_score_of_the_product():
 
 def test_every_component_and_the_router_learn_from_the_one_loss(batch):
     policy = make()
-    policy.loss(*batch).mean().backward()
+    policy.loss(*batch)[0].mean().backward()
     for name, parameter in policy.named_parameters():
         gradient = parameter.grad.flatten(1) if name.startswith("components") else parameter.grad
         assert (gradient.abs().amax(-1) > 0).any() if gradient.ndim else gradient != 0, name
@@ -218,17 +218,17 @@ def test_the_monolithic_variant_has_the_same_size_within_2_percent(components, c
 def test_bf16_autocast_stays_near_float32(batch):
     policy = make()
     batch = *batch[:3], torch.full((B,), 50), batch[4]
-    exact = policy.loss(*batch)
+    exact = policy.loss(*batch)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        rough = policy.loss(*batch)
+        rough = policy.loss(*batch)[0]
     assert rough.dtype == torch.float32 and torch.allclose(rough, exact, rtol=0.05)
 
 
 def test_the_loss_compiles_as_one_graph_and_stays_what_it_was(batch):
     """What --compile does, short of generating code, which takes minutes: no graph break, the same numbers."""
     policy = make()
-    eager = policy.loss(*batch)
-    assert torch.allclose(torch.compile(policy.loss, backend="aot_eager", fullgraph=True)(*batch), eager, atol=1e-6)
+    eager = policy.loss(*batch)[0]
+    assert torch.allclose(torch.compile(policy.loss, backend="aot_eager", fullgraph=True)(*batch)[0], eager, atol=1e-6)
 
 
 @pytest.mark.parametrize("changes,words", [

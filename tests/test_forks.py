@@ -216,7 +216,7 @@ def test_a_flow_that_knows_the_action_walks_to_it(T, steps):
     assert weights.shape == (4, 4)
     # What it learns is the same line: the oracle has nothing left to learn.
     observation, task, _, step, noise = batch(policy, n=4)
-    assert policy.loss(observation, task, torch.tensor(actions), step, noise).max() < 1e-6
+    assert policy.loss(observation, task, torch.tensor(actions), step, noise)[0].max() < 1e-6
 
 
 def test_a_flow_is_evaluated_as_what_it_is(data_dir, tmp_path):
@@ -575,7 +575,7 @@ def test_weigh_alone_makes_a_baseline():
         usual.router.net[-1].bias.zero_()
     assert same(act(uniform), act(usual)) and (act(uniform)[1] == 0.25).all()
     for policy in (uniform, usual):
-        policy.loss(*batch(policy)).mean().backward()
+        policy.loss(*batch(policy))[0].mean().backward()
     for (name, mine), theirs in zip(uniform.named_parameters(), usual.parameters(), strict=True):
         if name.startswith("router"):
             assert mine.grad is None, name  # never asked, so it never learns
@@ -598,11 +598,11 @@ def test_the_loss_is_a_function_of_its_inputs(variant):
     for seed in (1, 2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        found.append(train.errors_and_terms(policy.loss(*batch(policy)))[0].detach())
+        found.append(policy.loss(*batch(policy))[0].detach())
         assert torch.equal(torch.get_rng_state(), state), "it drew something"
     assert torch.equal(*found) and found[0].shape == (6,)
     observation, task, actions, step, noise = batch(policy)
-    other = train.errors_and_terms(policy.loss(observation, task, actions, step, noise + 0.1))[0]
+    other = policy.loss(observation, task, actions, step, noise + 0.1)[0]
     assert not torch.allclose(other, found[0])  # and of no fewer
 
 
@@ -615,11 +615,9 @@ def test_what_is_looked_at_once_and_denoised_often_is_as_looked_at_each_time(var
     policy.encoder.register_forward_hook(lambda _, __, condition: looked.append(len(condition)))
     (observation, task, actions, *_), (steps, noises) = given, (torch.randint(0, 100, (6, 3)), torch.randn(6, 3, 8, 4))
     repeated = (x.repeat_interleave(3, 0) for x in (task, actions))
-    found, _ = train.errors_and_terms(policy.loss(observation, *repeated, steps.flatten(), noises.flatten(0, 1)))
+    found, _ = policy.loss(observation, *repeated, steps.flatten(), noises.flatten(0, 1))
     assert looked == [6]
-    each = [
-        train.errors_and_terms(policy.loss(observation, task, actions, steps[:, i], noises[:, i]))[0] for i in range(3)
-    ]
+    each = [policy.loss(observation, task, actions, steps[:, i], noises[:, i])[0] for i in range(3)]
     assert torch.allclose(found.view(6, 3), torch.stack(each, 1), atol=1e-5)
     assert variant == "bc" or not torch.allclose(each[0], each[1], atol=1e-3)
 
@@ -1131,7 +1129,8 @@ def test_a_policy_that_is_random_in_training_alone_does_not_remember():
 def test_a_loss_without_an_error_for_each_sample_is_refused_before_training(data_dir, tmp_path, my_forks, monkeypatch):
     class Averaged(NormPolicy):
         def loss(self, *batch):
-            return super().loss(*batch).mean()
+            errors, terms = super().loss(*batch)
+            return errors.mean(), terms
 
     monkeypatch.setitem(my_forks, "norm", with_policy(Averaged))
     with pytest.raises(BadInput, match=r"an error for each sample, a row of numbers, not one of shape \(\)"):
@@ -1140,16 +1139,56 @@ def test_a_loss_without_an_error_for_each_sample_is_refused_before_training(data
     assert not folders.taken(tmp_path / "run")
 
 
+@pytest.mark.parametrize("adapts", [False, True])
+def test_a_loss_that_is_not_errors_and_terms_is_refused_before_training(
+    adapts, data_dir, tmp_path, my_forks, monkeypatch
+):
+    class Bare(NormPolicy):
+        def loss(self, *batch):
+            return super().loss(*batch)[0]
+
+    flags = ["--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir]
+    if adapts:
+        command(train, "--policy", "norm", *TINY, *flags, "--out", tmp_path / "old")
+    monkeypatch.setitem(my_forks, "norm", with_policy(Bare))
+    with pytest.raises(BadInput, match="loss must return two things, an error for each sample and a dictionary"):
+        if adapts:
+            monkeypatch.setattr(variants.staged, "on_top_of", variants.staged.on_top_of.__wrapped__)
+            command(adapt, "--run", tmp_path / "old", "--tasks", "toy:OtherPoint-v0", "--demos-per-task", 2, *flags,
+                    "--out", tmp_path / "run")  # fmt: skip
+        else:
+            command(train, "--policy", "norm", *TINY, *flags, "--out", tmp_path / "run")
+    assert not folders.taken(tmp_path / "run")
+
+
+@pytest.mark.parametrize("mode", ["softmax", "informed"])
+def test_a_term_of_a_forks_own_stands_beside_the_routers(mode):
+    """As whoever writes one would: what fdp.py returns, and one more, whatever the router."""
+
+    class Small(fdp.Policy):
+        def terms(self, weights, task):
+            return super().terms(weights, task) | {"size": (0.5, weights.square().sum())}
+
+    policy, plain = make(router=mode), make(router=mode)
+    policy.__class__ = Small
+    errors, terms = policy.loss(*batch(policy))
+    theirs, usual = plain.loss(*batch(plain))
+    assert torch.equal(errors, theirs) and list(usual) == ["information"] * (mode == "informed")
+    condition = plain.encode(*batch(plain)[:2])
+    assert terms.keys() - usual.keys() == {"size"} and terms["size"][0] == 0.5
+    assert torch.equal(terms["size"][1], plain.weigh(condition).square().sum())
+
+
 class ManyTerms(NormPolicy):
     """More terms than there are colours."""
 
     def loss(self, *batch):
-        return super().loss(*batch), {f"term-{i}": (0.0, torch.ones(())) for i in range(12)}
+        return super().loss(*batch)[0], {f"term-{i}": (0.0, torch.ones(())) for i in range(12)}
 
 
 class TermNamedRouter(NormPolicy):
     def loss(self, *batch):
-        return super().loss(*batch), {"router": (0.0, torch.ones(()))}
+        return super().loss(*batch)[0], {"router": (0.0, torch.ones(()))}
 
 
 class Masked(NormPolicy):

@@ -42,12 +42,12 @@ def gradients(policy) -> list[torch.Tensor]:
 def test_losses_and_gradients_are_those_of_the_cpu(both):
     here, batch, there, moved = both
     for policy, inputs in ((here, batch), (there, moved)):
-        policy.loss(*inputs).mean().backward()
-    exact = here.loss(*batch).detach()
-    torch.testing.assert_close(there.loss(*moved).detach().cpu(), exact, rtol=1e-4, atol=1e-5)
+        policy.loss(*inputs)[0].mean().backward()
+    exact = here.loss(*batch)[0].detach()
+    torch.testing.assert_close(there.loss(*moved)[0].detach().cpu(), exact, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradients(there), gradients(here), rtol=1e-3, atol=1e-5)
     with torch.autocast(torch.device(DEVICE).type, torch.bfloat16):
-        rough = there.loss(*moved).detach().cpu()
+        rough = there.loss(*moved)[0].detach().cpu()
     assert rough.dtype == torch.float32 and not torch.equal(rough, exact)
     assert abs(rough.mean() / exact.mean() - 1) < 0.05
 
@@ -73,10 +73,10 @@ def test_drawn_actions_come_from_the_devices_generator(both):
 def test_compiled_losses_and_gradients_are_the_eager_ones(both):
     """With code generated for a GPU, and without for a CPU, which would take a minute."""
     *_, there, moved = both
-    there.loss(*moved).mean().backward()
-    eager, expected = there.loss(*moved).detach(), gradients(there)
+    there.loss(*moved)[0].mean().backward()
+    eager, expected = there.loss(*moved)[0].detach(), gradients(there)
     there.zero_grad()
-    compiled = torch.compile(there.loss, fullgraph=True, backend="aot_eager" if ON_CPU else "inductor")(*moved)
+    compiled = torch.compile(there.loss, fullgraph=True, backend="aot_eager" if ON_CPU else "inductor")(*moved)[0]
     compiled.mean().backward()
     torch.testing.assert_close(compiled.detach(), eager, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradients(there), expected, rtol=1e-3, atol=1e-5)

@@ -87,7 +87,7 @@ def test_the_learners_average_step_by_step():
     policy = One()
     learner = train.Learner(policy, weight_decay=0.0)
     before = policy.w.item()
-    learner.step(lambda x: policy.w * x, (torch.ones(3),), lr=0.5, decay=0.75)
+    learner.step(lambda x: (policy.w * x, {}), (torch.ones(3),), lr=0.5, decay=0.75)
     assert policy.w.item() == pytest.approx(before - 0.5, abs=1e-5)  # Adam's first step is the learning rate
     assert learner.average[0].item() == pytest.approx(0.75 * before + 0.25 * policy.w.item())
 
@@ -104,7 +104,7 @@ def test_a_long_gradient_is_cut_to_the_limit_and_a_short_one_is_left():
     for slope, kept in (((30.0, 40.0), (0.6, 0.8)), ((0.3, 0.4), (0.3, 0.4))):
         policy = Two()
         learner = train.Learner(policy, grad_clip=1.0)
-        _, norm = learner.step(lambda x, w=policy.w: (w * x).sum(1), (torch.tensor([slope]),), 1e-3, 0.0)
+        _, norm = learner.step(lambda x, w=policy.w: ((w * x).sum(1), {}), (torch.tensor([slope]),), 1e-3, 0.0)
         assert norm.item() == pytest.approx(np.hypot(*slope))  # what is reported is the length before
         assert torch.allclose(policy.w.grad, torch.tensor(kept), atol=1e-5)
 

@@ -89,7 +89,7 @@ def learn(variant: str, settings: dict, draws: int = 1) -> dict:
             *train.draw_noise(policy, actions),
         )
         if step == 0:
-            errors, terms = train.errors_and_terms(loss(*batch))
+            errors, terms = loss(*batch)
             (errors.mean() + sum(term for _, term in terms.values())).backward()
             loss = parallel.exchange(loss)
         if step == 2:

@@ -565,7 +565,9 @@ def test_what_1_k_costs_in_all_runs_of_todays_router(tmp_path):
                          "router/baselines/mt6-25-informed-s0": []}.items():  # fmt: skip
         written(tmp_path / name, *failed)
         written(tmp_path / f"{name}-even", 1, 2, 3)
-    assert router.dependence(tmp_path) == ("1/K in their place changes success by -30.0 to -10.0 points (3 runs)")
+    assert router.dependence(tmp_path) == (
+        "1/K in their place changes success by -30.0 to -10.0 points after training (3 runs)"
+    )
 
 
 def written(folder: Path, *failed: int, loss: float = 0.5, weights=(0.9, 0.1)) -> None:

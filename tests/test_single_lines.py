@@ -56,7 +56,7 @@ def test_weights_decay_where_there_is_no_gradient():
             self.w = torch.nn.Parameter(torch.tensor([2.0]))
 
     one = One()
-    train.Learner(one, weight_decay=0.5).step(lambda x: 0 * one.w * x, (torch.ones(3),), lr=0.1, decay=0.0)
+    train.Learner(one, weight_decay=0.5).step(lambda x: (0 * one.w * x, {}), (torch.ones(3),), lr=0.1, decay=0.0)
     assert one.w.item() == pytest.approx(2 * (1 - 0.1 * 0.5))
 
 

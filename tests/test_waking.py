@@ -100,7 +100,7 @@ def test_a_stage_upon_it_does_not_cool_it_further():
     config = adapt.AdaptConfig(retain="exact", start_from="0", encoder_rank=2)
     grown, *_ = adapt.prepare(config, policy.eval(), ["drawer-open"], {})
     observation, task, *rest = batch(make())
-    grown.loss(observation, torch.full_like(task, 2), *rest).mean().backward()
+    grown.loss(observation, torch.full_like(task, 2), *rest)[0].mean().backward()
     assert grown.residual[-1].A[0].grad.any() and grown.seen == 1
 
 
@@ -137,7 +137,7 @@ def test_a_new_task_is_named_to_both_encoders(retain):
         "task_embedding"
     ] == (3 * 32, 32)
     observation, task, *rest = batch(make())
-    train.errors_and_terms(grown.loss(observation, torch.full_like(task, 2), *rest))[0].mean().backward()
+    grown.loss(observation, torch.full_like(task, 2), *rest)[0].mean().backward()
     assert grown.task_embedding.parametrizations.weight.original.grad[0, 16:].any()
 
 

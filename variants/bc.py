@@ -56,9 +56,9 @@ class Policy(OneNetwork):
             return self.components(start, condition.new_zeros(B), condition)[0]
         return self.components(condition).unflatten(1, (c.horizon, c.action_dim))
 
-    def loss(self, observation, task, actions, step, noise):
+    def errors(self, condition, weights, actions, step, noise):
         """(B,): squared error of the chunk."""
-        prediction = self(noise, step, self.encode(observation, task)).float()
+        prediction = self(noise, step, condition).float()
         return (prediction - self.normalize(actions)).square().mean(dim=(1, 2))
 
     def choose_sampler(self, name=None, steps=None):

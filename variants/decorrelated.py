@@ -17,7 +17,6 @@ import torch
 
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
-from router import errors_and_terms
 
 
 @dataclass
@@ -51,7 +50,7 @@ class Policy(FactorizedPolicy):
     def loss(self, observation, task, actions, step, noise):
         """fdp.py's errors (B,), and how alike the components are."""
         self.listening = True
-        errors, terms = errors_and_terms(super().loss(observation, task, actions, step, noise))
+        errors, terms = super().loss(observation, task, actions, step, noise)
         predictions = self.predictions
         self.predictions, self.listening = None, False  # a graph that outlives its step would stay in memory
         return errors, terms | {"likeness": (self.config.penalty, likeness(predictions))}

@@ -104,7 +104,7 @@ def on_top_of(base: str):
             """(B, C) -> (B, K): the newest stage's router."""
             return self.at(-1).weigh(condition, step)
 
-        def loss(self, *batch) -> Tensor:
+        def loss(self, *batch) -> tuple[Tensor, dict]:
             """The newest stage's."""
             return self.at(-1).loss(*batch)
 

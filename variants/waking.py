@@ -21,7 +21,7 @@ import torch.nn as nn
 from encoder import augmented
 from fdp import Policy as FactorizedPolicy
 from fdp import PolicyConfig as FactorizedConfig
-from router import BLENDS, with_bonus
+from router import BLENDS
 from variants.monolithic import of_size, size, unet
 
 FASTER, HOT, COLD, LEFT_OUT, USUAL = 10, 5.0, 0.2, 0.25, 4
@@ -37,7 +37,7 @@ class PolicyConfig(FactorizedConfig):
 
 
 class TwoEncoders(nn.Module):
-    """{part: (B, *shape)} -> (B, 2 C): what the components see, then what the router sees."""
+    """{part: (B, *shape)} -> (B, 2 * C): what the components see, then what the router sees."""
 
     def __init__(self, one: nn.Module, other: nn.Module):
         super().__init__()
@@ -83,11 +83,11 @@ class Policy(FactorizedPolicy):
             self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def compose(self, noisy_actions, step, condition, weights):
-        """As in fdp.py, on what the components see: `encode` gives (B, C), or (B, 2 C) where there are two encoders."""
+        """As in fdp.py, on what the components see: `encode` gives (B, C), or (B, 2 * C) with two encoders."""
         return super().compose(noisy_actions, step, condition[:, : self.config.condition_dim], weights)
 
     def weigh(self, condition, step=None):
-        """(B, C) or (B, 2 C) -> (B, K)."""
+        """(B, C) or (B, 2 * C) -> (B, K)."""
         seen, how = condition[:, -self.config.condition_dim :], self.config.how
         if how == "fast":
             return (FASTER * self.router.net(seen)).softmax(-1)
@@ -97,7 +97,7 @@ class Policy(FactorizedPolicy):
         return self.router(seen)
 
     def loss(self, observation, task, actions, step, noise):
-        """fdp.py's (B,), and what the router is paid."""
+        """fdp.py's errors (B,), of which some components may be left out, and its terms, of all."""
         first = next(self.encoder.parameters())  # no leaf if a stage's adapter computes it (variants/staged.py)
         if self.training and hasattr(self, "seen") and first.requires_grad and first.is_leaf:
             self.seen += 1  # of this policy's own training, not of a stage upon it, which must not change it
@@ -106,9 +106,12 @@ class Policy(FactorizedPolicy):
         if self.training and self.config.how == "dropout":
             kept = weights * (torch.rand_like(weights) > LEFT_OUT) + 1e-6 * weights  # all dropped: as if none were
             weights = kept / kept.sum(-1, keepdim=True)
-        loss = with_bonus(self.errors(condition, weights, actions, step, noise), self.config, own, task)
+        return self.errors(condition, weights, actions, step, noise), self.terms(own, task)
+
+    def terms(self, weights, task):
+        """What the router is paid, (B, K), (B,): less and less, if that is what is tried."""
+        terms = super().terms(weights, task)
         if self.config.how != "falling":
-            return loss
-        errors, terms = loss
+            return terms
         left = (1 - self.seen / self.config.cooling_steps).clamp(min=0)
-        return errors, {name: (coefficient * left, term) for name, (coefficient, term) in terms.items()}
+        return {name: (coefficient * left, term) for name, (coefficient, term) in terms.items()}

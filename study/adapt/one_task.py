@@ -65,7 +65,7 @@ OURS = {  # ways in which a part of adapt.py, or train.py, is another one
     "add-shift": {"Windows": augment.Shifted},
     "add-return": {"Windows": augment.Returning},
     "add-noise": {"Windows": augment.Noisy},
-    "add-tether": {"prepare": tether.prepare, "errors_and_terms": tether.errors_and_terms},
+    "add-tether": {"Learner": tether.Learner},
     "specialist-elsewhere": {"Windows": augment.Elsewhere},
 }
 SPECIALIST = {"channels": (16, 32), "kernel": 3}  # widths of its one component

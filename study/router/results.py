@@ -218,7 +218,7 @@ def dependence(study: Path) -> str:
     if not changes:
         raise NotMeasured(f"`study/{REPLACED[0]}`")
     return (
-        f"1/K in their place changes success by {points(min(changes))} to {points(max(changes))} points "
+        f"1/K in their place changes success by {points(min(changes))} to {points(max(changes))} points after training "
         f"({len(changes)} runs)"
     )
 
