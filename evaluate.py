@@ -58,14 +58,13 @@ def starting_noise(policy, episodes: list[Episode], chunks: list[int]) -> torch.
     return torch.tensor(np.stack([source.standard_normal(shape) for source in sources]), dtype=torch.float32)
 
 
-def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, padded=False,
-             roller=None, every=False, shift=""):  # fmt: skip
+def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=False, workers=None, roller=None,
+             every=False, shift=""):  # fmt: skip
     """Play `episodes` per task. -> (result for evaluation.json, first episode of each task with its router weights;
     with video also the first that failed).
 
     Every number that this project reports comes from here. tasks: names; seed: the block of episodes (`block_seeds`);
-    sampler, steps: as `Policy.choose_sampler` takes them; workers: processes; padded:
-    fill each batch up to its full size, so that rounding, and so an episode, does not depend on how many others run;
+    sampler, steps: as `Policy.choose_sampler` takes them; workers: processes;
     roller: simulators that another evaluation used before (starting new ones takes seconds); every: return all episodes
     with their weights, not only the first ones; shift: what looks otherwise than in training, of envs/pixels.py.
     Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
@@ -84,18 +83,16 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
     def act(observations: dict[str, np.ndarray], playing: list[Episode], chunks: list[int]) -> np.ndarray:
         nonlocal policy_seconds
         begin = time.perf_counter()
-        noise, n = starting_noise(policy, playing, chunks), len(playing)
-        rows = [*range(n), *[0] * (roller.slots // 2 - n if padded else 0)]  # row 0 again, up to half the slots
-        observations = {name: x[rows] for name, x in observations.items()}
-        actions, w = policy.act(observations, [playing[i].task for i in rows], sampler, steps, noise[rows], generator)
+        noise = starting_noise(policy, playing, chunks)
+        actions, w = policy.act(observations, [e.task for e in playing], sampler, steps, noise, generator)
         policy_seconds += time.perf_counter() - begin
         if not np.isfinite(actions).all():  # else MuJoCo would reset itself, and all would count as failures
             raise BadInput(f"the policy's actions are not finite, at {playing[0].task} or an episode beside it")
-        for episode, row, chunk in zip(playing, w[:n], chunks, strict=True):
+        for episode, row, chunk in zip(playing, w, chunks, strict=True):
             if chunk == 0:  # also of an episode that is played again
                 weights[episode.task, episode.seed] = []
             weights[episode.task, episode.seed].append(row)
-        return actions[:n, : policy.config.executed]
+        return actions[:, : policy.config.executed]
 
     def on_done(episode: Episode) -> None:  # thousands of episodes must fit into memory
         bar.update()

@@ -157,7 +157,7 @@ class Policy(nn.Module):
         """(B, C), (B, K), actions (B, H, A) in the environment's units, (B,), (B, H, A) -> mean squared errors (B,)."""
         clean, ab = self.normalize(actions), self.alpha_bar_32[step]
         prediction = self(sampler.add_noise(clean, noise, ab), step, condition, weights).float()
-        return (prediction - sampler.wanted(self.config.target, clean, noise, ab)).square().mean(dim=(1, 2))
+        return (prediction - sampler.regression_target(self.config.target, clean, noise, ab)).square().mean(dim=(1, 2))
 
     # ------------------------------------------------------------------------------------------ how it acts
 

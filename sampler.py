@@ -70,7 +70,7 @@ def add_noise(clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
     return a.sqrt() * clean + (1 - a).sqrt() * noise
 
 
-def wanted(target: str, clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
+def regression_target(target: str, clean: Tensor, noise: Tensor, alpha_bar_t: Tensor) -> Tensor:
     """What the network is trained to predict, (B, H, A), for one of the three TARGETS; alpha bar at each step (B,)."""
     check_target(target)
     if target == "noise":  # DDPM's objective, and the paper's

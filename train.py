@@ -227,9 +227,10 @@ def main(config: TrainConfig) -> dict:
     folder, config.resume = parallel.first(lambda: resume.run_folder(config, policy))
 
     # ---- Data.
-    begin, data_dir = time.perf_counter(), Path(config.data_dir)
-    asked_for = (tasks, config.demos_per_task, data_dir, config.dataset_id, config.demo_draw, policy.config.observation)
-    demos, n = parallel.first(lambda: demonstrations(*asked_for)), config.held_out
+    begin = time.perf_counter()
+    asked_for = (tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
+    demos = parallel.first(lambda: demonstrations(*asked_for, policy.config.observation))
+    n = config.held_out
     windows = Windows(policy, tasks, {task: demos[task][n:] for task in tasks}, device)
     unseen = HeldOut(Windows(policy, tasks, {task: demos[task][:n] for task in tasks}, device) if n else None)
     del demos  # with pictures hundreds of megabytes
@@ -241,11 +242,12 @@ def main(config: TrainConfig) -> dict:
     # ---- What learns. One step is tried before anything is replaced; a run that is resumed goes on where it stopped.
     learner = Learner(policy, config.lr, config.weight_decay, config.grad_clip, config.precision)
     loss_function = resume.try_once(policy, windows, config)  # policy.loss, compiled or shared if asked
-    usage, saved = Usage(windows), {}
+    saved = {}
     if config.resume:
         saved = resume.restore(folder, learner, config.seed, data)
     else:
         folder = parallel.first(lambda: resume.begin(folder, config, policy))
+    usage = Usage(windows)
     log = Log(folder if parallel.is_first() else None, device, **saved)
     parallel.first(lambda: say(
         f"{sum(p.numel() for p in learner.parameters):,} parameters, {config.components} components, "
@@ -281,8 +283,9 @@ def main(config: TrainConfig) -> dict:
     policy = runs.load_policy(folder, device)
     written = [folder / name for name in ("config.json", "model.safetensors", "log.jsonl")]
     written += figures.training(read_log(folder / "log.jsonl"), folder / "figures")
-    by_step, target = loss_by_step(policy, windows), getattr(policy, "predicts", policy.config.target)  # a fork's own
-    written.append(figures.loss_by_step(by_step, target, folder / "figures" / "loss-by-step.png"))
+    target = getattr(policy, "predicts", policy.config.target)  # a fork's own
+    path = folder / "figures" / "loss-by-step.png"
+    written.append(figures.loss_by_step(loss_by_step(policy, windows), target, path))
     summary = {"run": str(folder)}
     if config.eval_episodes:
         begin = time.perf_counter()

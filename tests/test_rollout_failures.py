@@ -22,6 +22,7 @@ from envs.worker import Episode, Worker
 from fdp import Policy, PolicyConfig
 from plumbing import cli, doctor, reports
 from plumbing.cli import BadInput
+from study.reliability.evaluation import full_batches
 
 
 def task(name: str) -> str:
@@ -257,7 +258,8 @@ def test_padded_batches_make_the_bits_of_an_episode_its_own(monkeypatch):
     outcomes = []
     for tasks in (["toy:Point-v0", "toy:OtherPoint-v0"], ["toy:OtherPoint-v0"]):
         seen.clear()
-        outcomes.append(evaluate.evaluate(policy, tasks, 3, padded=True, workers=1)[0]["tasks"]["toy:OtherPoint-v0"])
+        with full_batches(policy):
+            outcomes.append(evaluate.evaluate(policy, tasks, 3, workers=1)[0]["tasks"]["toy:OtherPoint-v0"])
         assert list(seen) == [24]
     together, alone = outcomes
     assert together["router_weights"] == alone["router_weights"] and together["failed_seeds"] == alone["failed_seeds"]

@@ -16,11 +16,11 @@ from sampler import (
     ddim,
     ddpm,
     dpm,
+    regression_target,
     resolve_steps,
     sampling_timesteps,
     squared_cosine_schedule,
     to_noise,
-    wanted,
 )
 from study.core import denoising
 
@@ -76,7 +76,7 @@ def test_a_perfect_prediction_in_any_target_is_the_exact_noise(target):
     ab = AB.float()[step]
     noisy, a = add_noise(clean, noise, ab), ab[:, None, None]
     perfect = {"noise": noise, "clean": clean, "velocity": a.sqrt() * noise - (1 - a).sqrt() * clean}[target]
-    assert torch.equal(wanted(target, clean, noise, ab), perfect)
+    assert torch.equal(regression_target(target, clean, noise, ab), perfect)
     assert torch.allclose(to_noise(target, perfect, noisy, ab), noise, atol=1e-4)
 
 
@@ -186,7 +186,7 @@ def test_default_steps():
 
 def test_an_unknown_target_is_none_of_the_three():
     x = torch.zeros(1, 8, 4)
-    for ask in (lambda: sampler.wanted("epsilon", x, x, torch.tensor([0.5])),
+    for ask in (lambda: sampler.regression_target("epsilon", x, x, torch.tensor([0.5])),
                 lambda: sampler.to_noise("epsilon", x, x, torch.tensor([0.5]))):  # fmt: skip
         with pytest.raises(ValueError, match="unknown prediction target 'epsilon': choose from noise, clean, velocity"):
             ask()

@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -26,7 +27,28 @@ from plumbing.cli import ROOT, say  # noqa: E402
 from plumbing.runs import load_policy  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
+ROWS = 24  # in a batch at most: half of a Roller's slots
 EPISODES, PIECES = 2, 12  # of each of the six tasks: where simulators die, and in pieces beside the whole
+
+
+@contextmanager
+def full_batches(policy, size: int = ROWS):
+    """In here each batch is filled up to its full size, with its first row again: so rounding, and with it an episode,
+    does not depend on how many others run."""
+    usual = policy.act
+
+    def act(observations, tasks, sampler=None, steps=None, noise=None, generator=None):
+        rows = [*range(len(tasks)), *[0] * (size - len(tasks))]
+        observations = {part: x[rows] for part, x in observations.items()}
+        noise = None if noise is None else noise[rows]
+        actions, weights = usual(observations, [tasks[i] for i in rows], sampler, steps, noise, generator)
+        return actions[: len(tasks)], weights[: len(tasks)]
+
+    policy.act = act
+    try:
+        yield
+    finally:
+        del policy.act
 
 
 def outcome(result: dict) -> dict:
@@ -49,7 +71,8 @@ def played(policy, signal_number: int = 0, at: int = 0) -> tuple[dict, int]:
     experts._played.clear()
     Roller._answers = answers
     try:
-        result, _ = evaluate.evaluate(policy, policy.config.tasks, EPISODES, padded=True, workers=2)
+        with full_batches(policy):
+            result, _ = evaluate.evaluate(policy, policy.config.tasks, EPISODES, workers=2)
         return result, asked
     finally:
         Roller._answers = real
@@ -75,11 +98,12 @@ def main() -> None:
         rows[what] = row(times, times - len(wrong), "all episodes played, the same outcomes", failures=wrong)
     tasks, count = policy.config.tasks, len(policy.config.tasks)
     for padded in (True, False):
-        together, _ = evaluate.evaluate(policy, tasks, PIECES, padded=padded, workers=2)
-        half, _ = evaluate.evaluate(policy, tasks, PIECES // 2, padded=padded, workers=2)
+        with full_batches(policy) if padded else nullcontext():
+            together, _ = evaluate.evaluate(policy, tasks, PIECES, workers=2)
+            half, _ = evaluate.evaluate(policy, tasks, PIECES // 2, workers=2)
+            each = {task: evaluate.evaluate(policy, [task], PIECES, workers=2)[0] for task in tasks}
         same = flips = half_flips = 0
-        for task in tasks:
-            alone, _ = evaluate.evaluate(policy, [task], PIECES, padded=padded, workers=2)
+        for task, alone in each.items():
             same += outcome(alone)[task] == outcome(together)[task]
             a, b, c = (r["tasks"][task]["failed_seeds"] for r in (alone, together, half))
             flips += len(set(a) ^ set(b))
