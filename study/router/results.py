@@ -269,8 +269,8 @@ def on_fifty(study: Path) -> list[str]:
         *text("Commands: `study/router/fifty.py`. Up to three ways of the table above that route on mt6,"
               + (f" some added later ({words(later)})," if later else "") + " and the default, `softmax`, on 50 "
               "tasks with 25 demonstrations of each and 10,000 steps; three seeds of each are planned, finished ones "
-              "shown; of `bonus-0.03`, `top2-of-8-bonus` and the rivals (weights fixed at 1/K, a mixture, regression, "
-              "the paper's settings) the first. Other rivals were not trained on 50 tasks.", played_on(results)),
+              "shown; of `bonus-0.03`, `top2-of-8-bonus`, a mixture of experts and the paper's settings the first. "
+              "Other rivals were not trained on 50 tasks.", played_on(results)),
         *table(header, rows), *daggers(rows),
         *text("Differences are in points, of the seeds that both have. Intervals resample seeds and episodes; with "
               "one seed they are over episodes alone, and too narrow: see how far the seeds of one way are from each "
