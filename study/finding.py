@@ -112,9 +112,9 @@ def beside_one_network(study: Path, what: str, name: str):
     beside = [f"one network {change}" + f" ({seeds(len(mine))})" * (len(mine) != len(fdp))]
     paper = paired(study, *(f"router/baselines/mt6-25-{policy}-s[0-9].json" for policy in ("paper", "fdp")))
     if name == "core/mt6-{}-25" and paper[0]:
-        beside.append(f"fdp, the paper's settings: {compare_seeds(*paper)} ({seeds(len(paper[0]))}, other episodes)")
+        beside.append(f"the paper's settings {compare_seeds(*paper)} ({seeds(len(paper[0]))})")
     if name == "mt50/{}":
-        beside += [f"fdp, `--executed 2`: {compare(*pair)} (1 seed, other episodes)"] if (pair := sooner(study)) else []
+        beside += [f"`--executed 2` {compare(*pair)} (1 seed)"] if (pair := sooner(study)) else []
     return [what, cell(fdp), theirs(fdp), "; ".join(beside)], (change, by_seed(its, mine))
 
 
@@ -142,7 +142,7 @@ def one_demonstration(study: Path):
         bases = {stage.get("source_weights") for stage in stages} - {None}  # older results do not say
         fewer += f" (upon {len(bases)} bases)" * bool(made and len(bases) > 1)
         beside.append(f"one network with adapters {change}{fewer}{more}")
-    others = {"no new component": f"small{made}", "a small policy for it alone": f"specialist{made}"}
+    others = {"no new component": f"small{made}", "a small policy alone": f"specialist{made}"}
     theirs_alone = [(what, found["fdp", way]) for what, way in others.items() if ("fdp", way) in found]
     told = [f"{what} {crossed_difference(rival, best)}" for what, rival in theirs_alone]
     upon = [shared(rival, best) for _, rival in theirs_alone]
@@ -171,7 +171,7 @@ def new_upon_six(study: Path):
     # Seeds are drawn anew here, as in the rows above; study/README.md has this one over episodes alone.
     drawn = crossed_difference(*({task: x[:, None] for task, x in way.items()} for way in (full, exact)))
     beside = [f"fine-tuning everything {drawn} (old tasks {number(lost, 1)})",
-              f"a small policy for it alone {difference(own, exact)}"]  # fmt: skip
+              f"a small policy alone {difference(own, exact)}"]  # fmt: skip
     n, alone = (len(next(iter(x.values()))) for x in (exact, own))
     beside[1] += f" ({seeds(alone)})" * (alone < n)
     return ["one task added to six, 25", f"{number(success(exact))} ({seeds(n)})",
@@ -213,7 +213,7 @@ def router(study: Path) -> str:
     knows = [number(r["tells"]["task"]["above"], 2) for r in (woken, usual)]
     swapped = number(woken["changed"][ANOTHER]["success"])
     costs = minus(study, "fifty", READ, "softmax")
-    price = f"; fifty tasks change by {costs}" if costs else ""
+    price = f"; on fifty tasks {costs} points" if costs else ""
     return (
         f"**The router hardly routes**: its weights carry {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
         f"nats about the task. {dependence(study)}{never_routed(study)}. With a "
@@ -230,9 +230,12 @@ def never_routed(study: Path) -> str:
         return ""
     least, most = (seen(len(pair[0]) for pair in pairs) for seen in (min, max))
     changes = words(str(compare_seeds(*pair)) for pair in pairs)
+    many = paired(study, *(f"router/fifty/{policy}-s[0-9].json" for policy in ("uniform", "softmax")))
+    fewer = f"; {seeds(len(many[0]))}" * (len(many[0]) != most)
+    fifty = f", {compare_seeds(*many)} on fifty (25{fewer})" if many[0] else ""
     return (
-        f", from its start (`--policy uniform`) by {changes} (25, 3, 1 demonstrations; "
-        f"{f'{least} to ' * (least < most)}{seeds(most)})"
+        f", from its start (`--policy uniform`) by {changes} on six tasks (25, 3, 1 demonstrations; "
+        f"{f'{least} to ' * (least < most)}{seeds(most)}){fifty}"
     )
 
 
@@ -248,21 +251,23 @@ def diffusion(study: Path) -> str:
     """Whether diffusion is needed: regression by the same network beside it, on data with one way to do it, and with
     two."""
     said, rival = [], ("bc-unet", "monolithic")
-    for setting in ("mt6-25", "mt6-3", "mt6-1", "two-ways"):
-        pair = paired(study, *(f"router/baselines/{setting}-{policy}-s[0-9].json" for policy in rival))
+    for place in ("baselines/mt6-25-", "baselines/mt6-3-", "baselines/mt6-1-", "baselines/two-ways-", "fifty/"):
+        pair = paired(study, *(f"router/{place}{policy}-s[0-9].json" for policy in rival))
         if not pair[0]:
-            raise NotMeasured(f"`study/router/baselines/{setting}-{rival[0]}-s*.json`")
+            raise NotMeasured(f"`study/router/{place}{rival[0]}-s*.json`")
         said.append((compare_seeds(*pair), by_seed(*pair), len(pair[0])))
-    pays = sum(change.high < 0 for change, *_ in said)
-    sure = sum(change.high < 0 and not weak(t) for change, t, _ in said)
-    how = "pays" if sure else "seems to pay"
-    verdict = f"Diffusion {how}" + " in some cases" * (pays < len(said)) if pays else "Diffusion is not shown to pay"
-    (many, *_), (three, *_), (one, *_), (two, _, n) = said
-    by_t = f"; by Student's t {sure} of {pays} exclude{'s' * (sure == 1)} zero" * (sure < pays)
+    pays, loses = ([(change, t) for change, t, _ in said if ahead(change)]
+                   for ahead in (lambda d: d.high < 0, lambda d: d.low > 0))  # fmt: skip
+    sure = sum(t is not None and not weak(t) for _, t in pays + loses)
+    verdict = f"Diffusion pays in {len(pays)} of {len(said)} cases" if pays else "Diffusion is not shown to pay"
+    verdict += f", regression in {len(loses)}" * bool(loses)
+    of = len(pays) + len(loses)
+    by_t = f"; by Student's t {sure} of {of} exclude{'s' * (sure == 1)} zero" * (sure < of)
+    (many, *_), (three, *_), (one, *_), (two, _, n), (fifty, _, fewer) = said
     return (
-        f"**{verdict}**: one network trained by regression instead (`--policy bc --body unet`) changes by {many}, "
-        f"{three} and {one} points on six tasks (25, 3, 1), {two} on two ways around a wall "
-        f"({seeds(n)}{by_t})."
+        f"**{verdict}**: regression by one network (`--policy bc --body unet`) changes success by {many}, "
+        f"{three} and {one} points on six tasks (25, 3, 1), {two} on two ways around a wall, {fifty} on fifty tasks (25"
+        f"{f'; {seeds(fewer)}' * (fewer != n)}) ({seeds(n)}{by_t})."
     )
 
 

@@ -69,7 +69,7 @@ def fifty(study: Path) -> list[str]:
         *text(f"Commands: `study/mt50/table.py`. {one['demos_per_task']} demonstrations of each of the 50 tasks, "
               f"{one['steps']:,} steps, K = 4, and one network of the same size"
               + ("." if other else " (not measured yet)."), played_on(found["fdp"])),
-        *table(header, rows), *text(scattered(found)), *text(DAGGER),
+        *table(header, rows), *text(scattered(found)), *text(DAGGER), *text(*rivals(study)),
         *table(["task, fdp's weakest first", *played, "expert"], weak),
         *text(f"Without a failure, {words(played)}: {words(perfect or ['none'])}."),
         *sooner(study),
@@ -89,6 +89,21 @@ def scattered(found: dict[str, list[dict]]) -> str:
         return ""
     each = words(str(points(compare([a], [b]).mean)) for a, b in zip(found["monolithic"], found["fdp"], strict=True))
     return f"By Student's t over the seeds' differences alone ({each}) the interval is {t} points: {t.verdict}."
+
+
+def rivals(study: Path) -> list[str]:
+    """What regression, and weights of 1/K from the start, come to with all of these demonstrations and steps."""
+    said = []
+    for policy, title, other, beside in (
+        ("bc-unet", "One network trained by regression", "monolithic", "one network that denoises"),
+        ("uniform", "Weights that are 1/K from the start", "fdp", "fdp"),
+    ):
+        mine, its = paired(study, f"mt50/{policy}-s[0-9].json", f"mt50/{other}-s[0-9].json")
+        if mine:
+            seeds = f"{len(mine)} seed{'s' * (len(mine) > 1)}"
+            said.append(f"{title}, the same data and steps, {seeds}: {rate(by_task(mine))}, {minus(mine, its)} points "
+                        f"beside {beside}.")  # fmt: skip
+    return said
 
 
 def minus(one: list[dict], other: list[dict]) -> Difference:
