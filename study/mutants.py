@@ -24,7 +24,7 @@ LIMIT = 300  # seconds for the tests of one mistake; running into it counts as n
 MUTANTS = {
     # Eleven that an earlier suite let pass.
     "another block of episodes": ("evaluate.py", "seeds = block_seeds(seed, episodes)", "seeds = block_seeds(0, episodes)", "test_counting.py"),
-    "the whole chunk is executed": ("evaluate.py", "return actions[:n, : policy.config.executed]", "return actions[:n]", "test_counting.py"),
+    "the whole chunk is executed": ("evaluate.py", "return actions[:, : policy.config.executed]", "return actions", "test_counting.py"),
     "the expert's success is ours": ("evaluate.py", "        **_count(own),", "        **_count(experts),", "test_counting.py"),
     "failed seeds inverted": ("evaluate.py", "if not e.success and not e.lost]", "if e.success and not e.lost]", "test_counting.py"),
     "mean steps count failures": ("evaluate.py", "sorted(e.steps for e in own if e.success and not e.lost)", "sorted(e.steps for e in own if not e.lost)", "test_counting.py"),
