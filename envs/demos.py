@@ -257,14 +257,19 @@ def store(data_dir: Path, name: str, both_spaces: tuple, buffers: list, about: d
     """Write one Minari dataset in a temporary folder, then rename: a crash leaves the old one, or none, never half.
 
     both_spaces: of observations and actions; about: what else stands in its metadata; wanted: asked when nobody else
-    can write: another process may have been faster, and have as many episodes or more.
+    can write: another process may have been faster, and have as many episodes or more. BadInput for episodes that
+    nobody could learn from, and where the name is that of a folder with something else, such as other datasets.
     """
     data_dir = data_dir.resolve()  # Minari loses its way with relative folders
+    target = files.inside(data_dir, name, "a dataset id")
+    _check_episodes(name, buffers)
+    if target.exists() and not (target / "data" / "metadata.json").exists():
+        raise BadInput(f"{target} holds something else than a dataset: choose another name, such as {name}/v0")
     data_dir.mkdir(parents=True, exist_ok=True)
     with _lock(data_dir, fcntl.LOCK_EX), tempfile.TemporaryDirectory(dir=data_dir, prefix=COLLECTING) as temporary:
         if not wanted():
             return
-        folder, target = Path(temporary) / "new" / "data", data_dir / name
+        folder = Path(temporary) / "new" / "data"
         folder.parent.mkdir()
         storage = MinariStorage.new(folder, *both_spaces, spec)
         # In memory first: where HDF5 finds the disk full, it takes the whole process down with it.
@@ -285,6 +290,20 @@ def store(data_dir: Path, name: str, both_spaces: tuple, buffers: list, about: d
         # Minari's own record that the folder fdp/ is a namespace; somebody else's says more.
         if not (record := data_dir / name.split("/")[0] / "namespace_metadata.json").exists():
             os.replace(Path(temporary) / "namespace", record)
+
+
+def _check_episodes(name: str, buffers: list) -> None:
+    """BadInput unless each has one observation more than actions, and all their numbers are finite."""
+    if not buffers:
+        raise BadInput(f"{name}: no episode to store")
+    for number, episode in enumerate(buffers):
+        seen = episode.observations if isinstance(episode.observations, dict) else {"state": episode.observations}
+        steps = len(episode.actions)
+        if short := [part for part, x in seen.items() if len(x) != steps + 1]:
+            raise BadInput(f"{name}, episode {number}: {len(seen[short[0]])} rows of '{short[0]}', {steps} actions; "
+                           "there must be one observation more")  # fmt: skip
+        if odd := [part for part, x in {**seen, "the actions": episode.actions}.items() if not np.isfinite(x).all()]:
+            raise BadInput(f"{name}, episode {number}: NaN or infinite values in '{odd[0]}'")
 
 
 @contextmanager

@@ -49,6 +49,8 @@ def write_evaluation(path: Path, policy, result: dict, traces: list, video=False
     what is there, where nothing better is lost (`evaluation_beside`). Returns the paths written."""
     say(table(result))  # first: if the disk is full, it is at least said
     path = path if replace else folders.evaluation_beside(path, result)
+    if replace and path.exists():
+        say(f"replaces {path}")
     write_json(path, result)
     folder = path.parent / "figures"
     written = [path, figures.success_bars(result, folder / f"{path.stem}-success.png")]

@@ -146,6 +146,17 @@ def test_a_row_for_each_task(rows, tasks):
     assert list(found) == ["point"] and found["point"].dtype == torch.float32 and found["point"].shape == (2, 2)
 
 
+def test_a_picture_of_fractions_is_refused():
+    """Zero to one, as many libraries have it, would be black to a policy that learned from 0 to 255."""
+    parts, device = {"corner": (3, 4, 4), "point": (2,)}, torch.device("cpu")
+    seen = {"corner": np.random.default_rng(0).integers(256, size=(1, 3, 4, 4), dtype=np.uint8), "point": [[0.5, 0.1]]}
+    expected = as_tensors(seen, parts, ["reach"], device)["corner"]
+    whole = as_tensors(seen | {"corner": seen["corner"].astype(np.float64)}, parts, ["reach"], device)["corner"]
+    assert torch.equal(whole, expected) and expected.max() > 1
+    with pytest.raises(ValueError, match="picture 'corner' must hold whole numbers from 0 to 255, .* got fractions"):
+        as_tensors(seen | {"corner": seen["corner"] / 255}, parts, ["reach"], device)
+
+
 @pytest.mark.parametrize("strange", [np.nan, -np.inf, 1e300])
 def test_what_is_no_number_never_comes_out_as_an_action(strange):
     with pytest.raises(BadInput, match="observation 'point' has numbers that are not finite, at reach or a row beside"):

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -186,6 +187,30 @@ def test_actions_in_other_units_are_noticed(times, said, tmp_path, capsys):
     (episode,) = demos.load("toy:Alone-v0", "mine/a/v0", 1, tmp_path / "data")
     assert np.array_equal(episode["actions"], ends.clip(-0.05, 0.05))
     assert capsys.readouterr().err.partition("data: ")[2].startswith(said) if said else not capsys.readouterr().err
+
+
+def test_what_nobody_could_learn_from_replaces_no_dataset(tmp_path):
+    """Nor does a name that lacks its last word, and is a folder of other datasets."""
+    seen, no, zeros = {part: np.zeros((41, 2)) for part in ("point", "goal")}, [False] * 40, [0.0] * 40
+    more = {"rewards": zeros, "terminations": no, "truncations": no, "infos": {}}
+    buffer = EpisodeBuffer(observations=seen, actions=np.zeros((40, 2), np.float32), **more)
+    both = Point().observation_space, Box(-9, 9, (2,), np.float32)
+    demos.store(tmp_path / "data", "mine/a/v0", both, [buffer], {"description": "a line"})
+    held = (tmp_path / "data/mine/a/v0/data/main_data.hdf5").read_bytes()
+    short = replace(buffer, actions=buffer.actions[:-1])
+    odd = replace(buffer, actions=buffer.actions * np.nan)
+    for name, episodes, words in (
+        ("mine/a", [buffer], "holds something else than a dataset: choose another name, such as mine/a/v0"),
+        ("mine", [buffer], "holds something else than a dataset"),
+        ("../out/v0", [buffer], "a dataset id must be plain words"),
+        ("mine/a/v0", [], "no episode to store"),
+        ("mine/a/v0", [buffer, short], "episode 1: .* there must be one observation more"),
+        ("mine/a/v0", [odd], "episode 0: NaN or infinite values in 'the actions'"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            demos.store(tmp_path / "data", name, both, episodes, {"description": "another"})
+    assert (tmp_path / "data/mine/a/v0/data/main_data.hdf5").read_bytes() == held
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 def test_one_vector_or_named_parts_is_the_same_policy(data_dir, tmp_path):
