@@ -64,9 +64,9 @@ def evaluate(policy, tasks, episodes=50, seed=0, sampler="", steps=None, video=F
     with video also the first that failed).
 
     Every number that this project reports comes from here. tasks: names; seed: the block of episodes (`block_seeds`);
-    sampler, steps: as `Policy.choose_sampler` takes them; workers: processes;
-    roller: simulators that another evaluation used before (starting new ones takes seconds); every: return all episodes
-    with their weights, not only the first ones; shift: what looks otherwise than in training, of envs/pixels.py.
+    sampler, steps: as `Policy.choose_sampler` takes them; workers: processes; roller: simulators that another
+    evaluation used before (starting new ones takes seconds); every: return all episodes with their weights, not only
+    the first ones; shift: what looks otherwise than in training, of envs/pixels.py.
     Raises BadInput for tasks that the policy does not know, for impossible numbers of episodes or steps, and where a
     policy or the scripted expert is so broken that its failures would say nothing.
     """

@@ -141,7 +141,7 @@ class Policy(nn.Module):
 
     # ------------------------------------------------------------------------------------------ how it learns
 
-    def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor):
+    def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor) -> tuple:
         """-> (one mean squared error per sample, (N,); `terms`). Training minimises the errors' mean plus the terms.
         observation: raw, {part: (B, *shape)}; task (N,), actions (N, H, A), step (N,) in 0 .. T-1, noise (N, H, A); the
         caller draws the last two. N is B, or with pictures n * B (`encode`)."""

@@ -110,11 +110,12 @@ def beside_one_network(study: Path, what: str, name: str):
     fdp = list(read(study, f"{name.format('fdp')}-s[0-9].json").values())
     change = (compare_seeds if len(mine) > 1 else compare)(its, mine)
     beside = [f"one network {change}" + f" ({seeds(len(mine))})" * (len(mine) != len(fdp))]
-    paper = paired(study, *(f"router/baselines/mt6-25-{policy}-s[0-9].json" for policy in ("paper", "fdp")))
-    if name == "core/mt6-{}-25" and paper[0]:
-        beside.append(f"the paper's settings {compare_seeds(*paper)} ({seeds(len(paper[0]))})")
+    if name == "core/mt6-{}-25":
+        paper, usual = paired(study, *(f"router/baselines/mt6-25-{x}-s[0-9].json" for x in ("paper", "fdp")))
+        if paper:
+            beside.append(f"the paper's settings {compare_seeds(paper, usual)} ({seeds(len(paper))}, 6,000 steps)")
     if name == "mt50/{}":
-        beside += [f"`--executed 2` {compare(*pair)} (1 seed)"] if (pair := sooner(study)) else []
+        beside += [f"`--executed 2` {compare(*pair)} (1 seed, other episodes)"] if (pair := sooner(study)) else []
     return [what, cell(fdp), theirs(fdp), "; ".join(beside)], (change, by_seed(its, mine))
 
 
@@ -213,7 +214,7 @@ def router(study: Path) -> str:
     knows = [number(r["tells"]["task"]["above"], 2) for r in (woken, usual)]
     swapped = number(woken["changed"][ANOTHER]["success"])
     costs = minus(study, "fifty", READ, "softmax")
-    price = f"; on fifty tasks {costs} points" if costs else ""
+    price = f"; success on fifty tasks changes by {costs}" if costs else ""
     return (
         f"**The router hardly routes**: its weights carry {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
         f"nats about the task. {dependence(study)}{never_routed(study)}. With a "

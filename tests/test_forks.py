@@ -1161,22 +1161,24 @@ def test_a_loss_that_is_not_errors_and_terms_is_refused_before_training(
     assert not folders.taken(tmp_path / "run")
 
 
-@pytest.mark.parametrize("mode", ["softmax", "informed"])
-def test_a_term_of_a_forks_own_stands_beside_the_routers(mode):
-    """As whoever writes one would: what fdp.py returns, and one more, whatever the router."""
+@pytest.mark.parametrize("variant,mode", [("fdp", "softmax"), ("fdp", "informed"), ("moe", "softmax"),
+                                          ("informed", "softmax"), ("waking", "informed"), ("decorrelated", "softmax"),
+                                          ("bc", "softmax"), ("flow", "informed")])  # fmt: skip
+def test_a_term_of_a_forks_own_stands_beside_those_that_are_there(variant, mode):
+    """As whoever writes one would: what the policy below returns, and one more, whatever the router."""
+    policy, plain = make(variant, router=mode).eval(), make(variant, router=mode).eval()
 
-    class Small(fdp.Policy):
+    class Small(type(policy)):
         def terms(self, weights, task):
             return super().terms(weights, task) | {"size": (0.5, weights.square().sum())}
 
-    policy, plain = make(router=mode), make(router=mode)
     policy.__class__ = Small
-    errors, terms = policy.loss(*batch(policy))
-    theirs, usual = plain.loss(*batch(plain))
-    assert torch.equal(errors, theirs) and list(usual) == ["information"] * (mode == "informed")
-    condition = plain.encode(*batch(plain)[:2])
-    assert terms.keys() - usual.keys() == {"size"} and terms["size"][0] == 0.5
-    assert torch.equal(terms["size"][1], plain.weigh(condition).square().sum())
+    (errors, terms), (theirs, usual) = policy.loss(*batch(policy)), plain.loss(*batch(plain))
+    assert torch.equal(errors, theirs) and terms.keys() - usual.keys() == {"size"} and "size" not in usual
+    assert ("information" in terms) == (mode == "informed" or variant == "informed")
+    assert all(torch.equal(terms[name][1], x) and terms[name][0] == c for name, (c, x) in usual.items())
+    weights = plain.weigh(plain.encode(*batch(plain)[:2]))
+    assert terms["size"][0] == 0.5 and torch.equal(terms["size"][1], weights.square().sum())
 
 
 class ManyTerms(NormPolicy):

@@ -519,3 +519,14 @@ def test_pictures_stay_bytes_and_numbers_do_not():
     assert {name: x.dtype for name, x in parts.items()} == {"a": np.uint8, "b": np.float32, "c": np.float32}
     assert resolve_tasks("mt6") == GROUPS["mt6"] and pixels.as_policy_sees(["reach"], ["push"]) == ["push"]
     assert (ROOT / ".ci" / "run").read_text().count("libosmesa6") and "MUJOCO_GL" in os.environ
+
+
+def test_shifts_are_as_large_as_they_say():
+    usual = PixelsEnv("hammer").sim.model
+    light, camera = (PixelsEnv("hammer").shifted(name).sim.model for name in ("light", "camera"))
+    for of in (lambda m: m.light_diffuse, lambda m: m.vis.headlight.diffuse, lambda m: m.vis.headlight.ambient):
+        assert np.allclose(of(light), 0.5 * of(usual))
+    k = usual.camera(CAMERAS["corner"]).id
+    assert np.allclose(camera.cam_pos[k] - usual.cam_pos[k], (0, 0.02, 0))
+    turned = 2 * np.arccos(min(1, abs(camera.cam_quat[k] @ usual.cam_quat[k])))
+    assert np.rad2deg(turned) == pytest.approx(2, abs=1e-3)

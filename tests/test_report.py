@@ -583,6 +583,32 @@ def written(folder: Path, *failed: int, loss: float = 0.5, weights=(0.9, 0.1)) -
     Path(f"{folder}.jsonl").write_text("\n".join(map(json.dumps, log)))
 
 
+def test_who_is_ahead_regression_or_diffusion(tmp_path):
+    """One network by regression beside the one that denoises, five times: behind in three, ahead in one, one even."""
+    few, many = ((1,), range(8))
+    for place, regression, denoising in (("baselines/mt6-25-", many, few), ("baselines/mt6-3-", many, few),
+                                         ("baselines/mt6-1-", many, few), ("baselines/two-ways-", few, few),
+                                         ("fifty/", few, many)):  # fmt: skip
+        with pytest.raises(markdown.NotMeasured, match=f"router/{place}bc-unet"):
+            finding.diffusion(tmp_path)
+        for seed in range(2):
+            written(tmp_path / f"router/{place}bc-unet-s{seed}", *regression)
+            written(tmp_path / f"router/{place}monolithic-s{seed}", *denoising)
+    said = finding.diffusion(tmp_path)
+    assert said.startswith("**Diffusion pays in 3 of 5 cases, regression in 1**: regression by one network")
+    assert said.count("-70.0 [") == 3 and "0.0 [0.0, 0.0] on two ways around a wall, +70.0 [" in said
+    assert said.endswith("on fifty tasks (25) (2 seeds).")
+
+
+def test_rivals_with_all_demonstrations_are_told_once_they_are_there(tmp_path):
+    assert mt50.rivals(tmp_path) == []
+    for name, failed in {"bc-unet": [1, 2], "monolithic": [1], "uniform": [1], "fdp": [1, 2, 3]}.items():
+        written(tmp_path / f"mt50/{name}-s0", *failed)
+    told = " ".join(mt50.rivals(tmp_path))
+    assert re.search(r"regression, the same data and steps, 1 seed: 8/10, .* -10\.0 \[.* beside one network that", told)
+    assert re.search(r"from the start, the same data and steps, 1 seed: 9/10, .* \+20\.0 \[.* beside fdp", told)
+
+
 def cells(lines: list[str]) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
 

@@ -407,6 +407,7 @@ def test_lost_episodes_are_neither_success_nor_failure(tiny_run, tmp_path, monke
     reach, push = result["tasks"]["reach"], result["tasks"]["push"]
     assert (reach["n"], reach["successes"], reach["success"], len(reach["lost"])) == (0, 0, None, 2)
     assert (push["n"], push["successes"], push["success"]) == (1, 1, 1.0)
+    assert list(push["interval"]) == list(wilson_interval(1, 1))
     assert list(push["lost"]) == [str(FIRST_EVALUATION_SEED)] and result["mean_success"] == 1.0
     assert "2 lost" in reports.table(result)
     assert traces == []  # only a first episode is drawn

@@ -110,5 +110,6 @@ class Policy(FactorizedPolicy):
         """fdp.py's errors (B,), and the bonus for information, in nats."""
         condition = self.encode(observation, task)
         p = self.probabilities(condition, step if self.router_sees_step else None).float()
-        errors = self.errors(condition, self.sparse(p), actions, step, noise)
-        return errors, {"information": (-self.config.bonus, batch_information(self.config, p, task))}
+        weights = self.sparse(p)
+        own = {"information": (-self.config.bonus, batch_information(self.config, p, task))}
+        return self.errors(condition, weights, actions, step, noise), self.terms(weights, task) | own

@@ -73,4 +73,4 @@ class Policy(FactorizedPolicy):
         weights, selected = self.sparse(probabilities)
         balance = self.config.components * (selected.mean(0) * probabilities.mean(0)).sum()
         errors = self.errors(condition, weights, actions, step, noise)
-        return errors, {"balance": (self.config.balance, balance)}
+        return errors, self.terms(weights, task) | {"balance": (self.config.balance, balance)}

@@ -69,7 +69,7 @@ def fifty(study: Path) -> list[str]:
         *text(f"Commands: `study/mt50/table.py`. {one['demos_per_task']} demonstrations of each of the 50 tasks, "
               f"{one['steps']:,} steps, K = 4, and one network of the same size"
               + ("." if other else " (not measured yet)."), played_on(found["fdp"])),
-        *table(header, rows), *text(scattered(found)), *text(DAGGER), *text(*rivals(study)),
+        *table(header, rows), *text(scattered(found)), *text(DAGGER), *rivals(study),
         *table(["task, fdp's weakest first", *played, "expert"], weak),
         *text(f"Without a failure, {words(played)}: {words(perfect or ['none'])}."),
         *sooner(study),
@@ -103,7 +103,7 @@ def rivals(study: Path) -> list[str]:
             seeds = f"{len(mine)} seed{'s' * (len(mine) > 1)}"
             said.append(f"{title}, the same data and steps, {seeds}: {rate(by_task(mine))}, {minus(mine, its)} points "
                         f"beside {beside}.")  # fmt: skip
-    return said
+    return text(*said) if said else []
 
 
 def minus(one: list[dict], other: list[dict]) -> Difference:
