@@ -223,7 +223,7 @@ def main(config: TrainConfig) -> dict:
     torch.manual_seed(config.seed)
     policy = runs.build_policy(config.policy, settings)
     # (Under torchrun `parallel.first` calls a function in one process, and all get its result.)
-    config.precision = parallel.first(lambda: runs.choose_precision(config.precision, policy.config, device))
+    config.precision = parallel.first(lambda: resume.precision(config, policy, device))
     folder, config.resume = parallel.first(lambda: resume.run_folder(config, policy))
 
     # ---- Data.
@@ -277,7 +277,7 @@ def main(config: TrainConfig) -> dict:
     log.close()
     seconds["training"] = log.seconds
     parallel.finish()  # of several processes the first is left
-    interrupt.done(f"{folder} is trained, and saved; play it with: python evaluate.py --run {folder}")
+    interrupt.done(f"{folder} is trained, and saved; play it with: {reports.evaluation_command(folder, tasks)}")
 
     # ---- From here on the policy is what anybody loads from the run folder: the averaged weights.
     policy = runs.load_policy(folder, device)

@@ -58,14 +58,15 @@ def find(name: str, data_dir: Path) -> Dataset:
         more = f", and {len(found) - 20} more" if len(found) > 20 else ""
         raise BadInput(f"no Minari dataset '{name}' in {data_dir}; there: {', '.join(found[:20]) or 'none'}{more}")
     where, folder = f"dataset '{name}' in {data_dir}", data_dir / name / "data"
+    again = f"Restore it, or delete {folder.parent} (what this project records is then recorded again)"
     for file in FILES:
-        files.regular_file(files.inside(data_dir, f"{name}/data/{file}", "a dataset's file"))
+        path = files.inside(data_dir, f"{name}/data/{file}", "a dataset's file")
+        if not os.path.lexists(path):
+            raise BadInput(f"{where} is damaged: it has no {file}. {again}")
+        files.regular_file(path)
     sealed = os.path.lexists(folder / CHECKSUMS)
     if sealed and not set(checksums(folder)) <= set(files.read_text(folder / CHECKSUMS).splitlines()):
-        raise BadInput(
-            f"{where} is damaged: its files do not match {CHECKSUMS}. Restore them, or delete {folder.parent} "
-            f"(what this project records is then recorded again)"
-        )
+        raise BadInput(f"{where} is damaged: its files do not match {CHECKSUMS}. {again}")
     metadata = files.read_json(folder / FILES[0])
     if not isinstance(metadata, dict):
         raise BadInput(f"{where}: metadata.json must hold an object")

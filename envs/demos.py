@@ -35,7 +35,7 @@ from envs import datasets, pixels
 from envs.metaworld import TASKS
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
 from envs.tasks import make, name_parts, slug, spaces
-from envs.worker import Episode
+from envs.worker import Episode, finite
 from plumbing import files
 from plumbing.cli import BadInput, progress, say
 from plumbing.folders import CHECKPOINTS
@@ -195,7 +195,9 @@ def collect(tasks: list[str], count: int, data_dir: Path, draw: int = 0) -> None
                 seeds = range(DRAW_SEEDS * draw + attempts, DRAW_SEEDS * draw + attempts + missing)
                 assert seeds.stop <= min(DRAW_SEEDS * (draw + 1), FIRST_EVALUATION_SEED)
                 attempts += missing
-                kept += [e for e in _play(roller, task, seeds, on_done) if e.success]
+                played = _play(roller, task, seeds, on_done)
+                # A NaN ends an episode, and after a success that would be the recording's last observation.
+                kept += [e for e in played if e.success and finite(e.observations[-1])]
             _store(task, kept, attempts, data_dir, draw)
 
 

@@ -98,7 +98,11 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
         raise BadInput(f"no environment '{task}': '{module}' is not the name of a module")
     try:
         if module:
-            importlib.import_module(module)
+            found = getattr(importlib.import_module(module), "__file__", None) or ""
+            mine = os.path.abspath(module.replace(".", "/") + ".py")
+            if os.path.exists(mine) and os.path.realpath(mine) != os.path.realpath(found):
+                raise BadInput(f"no environment '{task}': '{module}' is the name of another module, {found}, and "
+                               f"{mine} is never read: give that file another name")  # fmt: skip
             brought = module, getattr(gymnasium.registry.get(name), "entry_point", None)
             first = _brought.setdefault(name, brought)
             if first[0] != module and first[1] != brought[1]:  # Gymnasium has one of each id: the one before is gone

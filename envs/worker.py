@@ -195,6 +195,7 @@ def reset(episode: Episode, env: gymnasium.Env):
     _warnings.clear()
     observation, _ = env.reset(seed=episode.seed)
     episode.seconds += time.process_time() - begin
+    check_parts(env, observation)
     if not finite(observation):
         raise ValueError("it begins with numbers that are not finite")
     episode.unstable |= bool(_warnings)
@@ -207,6 +208,7 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     _warnings.clear()
     observation, reward, terminated, truncated, info = env.step(action)
     episode.seconds += time.process_time() - begin
+    check_parts(env, observation)
     seen = finite(observation)
     episode.unstable |= bool(_warnings) or not seen
     if "success" not in info:
@@ -220,6 +222,17 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     if episode.render_every and ((len(episode.phases) - 1) % episode.render_every == 0 or info["success"] or over):
         episode.frames.append(env.render())
     return observation, over
+
+
+def check_parts(env: gymnasium.Env, observation) -> None:
+    """ValueError for an observation that is not what the environment's observation_space has, such as a sensor that is
+    missing at one step. It costs this episode; together with others it could not even be stacked."""
+    told = getattr(env.observation_space, "spaces", {"": env.observation_space})
+    given = observation if isinstance(observation, dict) else {"": observation}
+    shapes = {part: space.shape for part, space in told.items()}
+    found = {part: np.shape(x) for part, x in given.items()}
+    if found != shapes:
+        raise ValueError(f"it returned {found}, and its observation_space has {shapes}")
 
 
 def finite(observation) -> bool:

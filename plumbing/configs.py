@@ -89,6 +89,7 @@ def _fields(config: dict) -> None:
         "'ranks' must be whole numbers up to 1024, one for each stage, and 0 for the first")  # fmt: skip
     kinds: dict[str, Callable] = {
         "seed": _whole, "command": _text, "revision": _text, "hardware": _text, "software": _text,
+        "fork_checksum": _text,
         "datasets": lambda x: isinstance(x, dict) and all(map(_text, x.values())),
         "versions": lambda x: isinstance(x, dict) and all(map(_text, x.values())),
         "base_training": lambda x: isinstance(x, dict) and isinstance(x.get("train"), dict) and _whole(x.get("steps"))

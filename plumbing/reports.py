@@ -1,11 +1,18 @@
 """What an evaluation leaves: a table for people, a JSON file with its figures and videos; a rate's interval."""
 
 import math
+import shlex
 from pathlib import Path
 
 from envs.tasks import slug
 from plumbing import figures, folders
 from plumbing.cli import say, write_json
+
+
+def evaluation_command(folder: Path, tasks: list[str]) -> str:
+    """What to type to play a run. (A module that makes a task is only imported where its user names it.)"""
+    named = ["--tasks", ",".join(tasks)] if any(":" in task for task in tasks) else []
+    return shlex.join(["python", "evaluate.py", "--run", str(folder), *named])
 
 
 def wilson_interval(successes: float, n: float) -> tuple[float, float]:

@@ -24,17 +24,29 @@ FREE = ("out", "resume", "overwrite", "eval_episodes", "data_dir", "log_every", 
 def check_same_run(folder: Path, config, policy) -> None:
     """Resuming with other flags would make a run that no command describes; and a policy for other spaces, say, one
     that its config.json does not describe."""
-    begun = runs.read_config(folder).get("command")  # raises where there is no run
+    begun = (made := runs.read_config(folder)).get("command")  # raises where there is no run
+    if not (folder / FILE).exists() and (folder / "model.safetensors").exists():
+        raise BadInput(f"--resume: {folder} has weights, but not {FILE}, which going on needs (as a run that comes "
+                       "with the code, or from adapt.py)")  # fmt: skip
     if not (folder / FILE).exists():
         instead = "give --overwrite instead of" if (folder / folders.REPLACED).exists() else "leave out"
         raise BadInput(f"--resume: the run in {folder} has no checkpoint yet; {instead} --resume to begin it again")
     if other := runs.difference(folder, asdict(config), FREE):
         how = f"; it was begun with: {begun}" if begun else ""
         raise BadInput(f"--resume: the run in {folder} has {other}{how}")
-    was, now = runs.read_config(folder)["policy_config"], json.loads(json.dumps(asdict(policy.config)))
+    was, now = made["policy_config"], json.loads(json.dumps(asdict(policy.config)))
     if other := [name for name in was if was[name] != now.get(name)]:
         raise BadInput(f"--resume: the run in {folder} has {other[0]} = {was[other[0]]!s:.200}, and now it is "
                        f"{now.get(other[0])!s:.200}: the environment, or the policy's file, has changed")  # fmt: skip
+
+
+def precision(config, policy, device) -> str:
+    """What training computes in. "auto", where a run is gone on with, is what it began with: another CPU, which may be
+    better at the other, would refuse the command that began it."""
+    path = Path(config.out) / "config.json"
+    if config.precision == "auto" and config.resume and path.exists():
+        return runs.read_config(path.parent)["train"].get("precision", "float32")
+    return runs.choose_precision(config.precision, policy.config, device)
 
 
 def behind(folder: Path, step: int) -> bool:

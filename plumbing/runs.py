@@ -163,11 +163,34 @@ def difference(folder: Path, flags: dict, free: tuple[str, ...]) -> str | None:
     return None
 
 
+def fork_of(config: dict) -> str:
+    """Whose `Policy` a run's is: of a staged one that beneath its stages."""
+    return config["policy_config"].get("base", "fdp") if config["policy"] == "staged" else config["policy"]
+
+
+def fork_checksum(fork: str) -> str:
+    """The SHA-256 of a fork's file; "" for fdp.py, which changes with the revision, and for what is no file."""
+    path = ROOT / "variants" / f"{fork}.py"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def tell_doubts(folder: Path, config: dict, header: dict) -> None:
+    """A line for whatever makes a run's weights act otherwise than its user may think. header: of its weights."""
+    if other := other_versions(config.get("versions") or {}):
+        say_once(f"{folder} was made with {other}: its success may differ a little")
+    if config.get("fork_checksum") not in (None, fork_checksum(fork := fork_of(config))):  # older runs do not say
+        say_once(f"variants/{fork}.py has changed since the run in {folder} was begun: it may act otherwise")
+    step, steps = header.get("step", ""), config["train"].get("steps")
+    if step.isdecimal() and type(steps) is int and int(step) < steps:
+        say_once(f"{folder} is trained for {int(step):,} of {steps:,} steps: what it does is that of an unfinished run")
+
+
 def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict) -> None:
     """Write config.json in a folder that is claimed. Only now, with nothing left that could be refused, is an old run
     moved aside. BadInput for what could not be loaded again."""
     content = {"format": formats.FORMAT, "policy": train_flags["policy"], "policy_config": policy_config,
                "train": train_flags, **source}  # fmt: skip
+    content["fork_checksum"] = fork_checksum(fork_of(content))
     path = folder / "config.json"
     read_back = json.loads(json.dumps(content))  # what could not be read again is refused now, not after the training
     configs.check(configs.check_outline(read_back, path), path)
@@ -221,7 +244,7 @@ def weights_checksum(folder: Path) -> str:
 def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
     """The trained policy of a run, ready to act. BadInput if the folder is no run or a file in it is damaged.
 
-    One line of warning where weights have no checksum, or where the run was made with other versions of a library.
+    Lines of warning where weights have no checksum, and what `tell_doubts` finds.
     """
     folder = Path(folder)
     config, path = read_config(folder), folder / "model.safetensors"
@@ -229,7 +252,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
         old = f"; the run that it replaces is in {folder / folders.REPLACED}" * (folder / folders.REPLACED).exists()
         raise BadInput(f"{folder} has no model.safetensors yet: its training has not reached its first checkpoint{old}")
     shapes = formats.upgrade_weights(tensors.shapes(path))
-    fork = config["policy_config"].get("base", "fdp") if config["policy"] == "staged" else config["policy"]
+    fork = fork_of(config)
     try:
         load_variant(fork)
     except BadInput as error:
@@ -256,8 +279,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
         raise BadInput(f"{path} does not fit its config.json{changed}: {error!s:.300}") from error
     if header.get("config") not in (None, settings_checksum(folder)):  # older runs do not say
         raise BadInput(f"{path} was saved with another config.json than the one beside it: they go together")
-    if other := other_versions(config.get("versions") or {}):
-        say_once(f"{folder} was made with {other}: its success may differ a little")
+    tell_doubts(folder, config, header)
     policy.header = header  # after how many steps and seconds these weights were saved
     return policy.to(device).eval()
 

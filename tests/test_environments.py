@@ -27,7 +27,7 @@ import train
 from envs import demos, tasks
 from envs.demos import demonstrations, make_windows
 from envs.tasks import spaces
-from plumbing import figures, memory, reports, runs, stages
+from plumbing import cli, figures, memory, reports, runs, stages
 from plumbing.cli import BadInput, run
 
 TINY = ["--steps", 5, "--batch-size", 8, "--demos-per-task", 5, "--components", 2, "--device", "cpu"]
@@ -117,7 +117,7 @@ def test_demonstrations_of_ones_own_environment_say_from_when_they_are(data_dir,
 def test_an_environment_that_is_not_what_it_says_is_not_recorded(data_dir):
     with pytest.raises(BadInput, match=r"'toy:Misshapen-v0': its observation_space has .*\(4,\).*, and reset.* \(2,\)"):
         spaces("toy:Misshapen-v0")  # before anything is recorded, or learned
-    with pytest.raises(BadInput, match=r"'toy:MisshapenLater-v0', .* episode of seed 1: .*'point' have shape"):
+    with pytest.raises(BadInput, match=r"'toy:MisshapenLater-v0' could not .* seed 1: .*returned .*'point': \(3,\)"):
         demonstrations(["toy:MisshapenLater-v0"], 2, data_dir)
     assert not (data_dir / "fdp" / "toy-MisshapenLater-v0").exists()
 
@@ -133,6 +133,42 @@ def test_an_episode_that_comes_to_a_nan_fails_and_no_other_does(trained, data_di
     assert list(played["lost"]) == ["1000003"] and "begins with numbers that are not finite" in str(played["lost"])
     demonstrations(["toy:Broken-v0"], 3, data_dir)
     assert minari_seeds(data_dir / "fdp" / "toy-Broken-v0" / "expert-v0") == [0, 2, 3]  # as any other that fails
+
+
+def test_a_nan_after_a_success_costs_one_demonstration_and_not_all(data_dir):
+    demonstrations(["toy:Overflowing-v0"], 3, data_dir)
+    assert minari_seeds(data_dir / "fdp" / "toy-Overflowing-v0" / "expert-v0") == [0, 2, 4]
+
+
+def test_what_is_missing_for_one_step_costs_an_episode_and_not_the_evaluation(trained, data_dir):
+    policy = runs.load_policy(trained[0])
+    policy.config.tasks = ["toy:Blinking-v0"]
+    played = evaluate.evaluate(policy, ["toy:Blinking-v0"], 6)[0]["tasks"]["toy:Blinking-v0"]
+    assert played["n"] == 5 and list(played["lost"]) == ["1000002"]
+    assert re.search(r"it returned \{'point': \(2,\)\}, and its observation_space has", played["lost"]["1000002"])
+    with pytest.raises(BadInput, match=r"'toy:Blinking-v0' could not be played with seed 2: .* it returned"):
+        demonstrations(["toy:Blinking-v0"], 3, data_dir)
+
+
+def test_what_plays_a_run_names_tasks_whose_module_must_be_trusted():
+    line = reports.evaluation_command(Path("runs/my run"), ["toy:Point-v0", "toy:OtherPoint-v0"])
+    script, *words = shlex.split(line.removeprefix("python "))
+    config = cli.parse(evaluate.EvaluateConfig, words)
+    assert (script, config.run, config.tasks) == ("evaluate.py", "runs/my run", "toy:Point-v0,toy:OtherPoint-v0")
+    assert reports.evaluation_command(Path("runs/x"), ["reach"]) == "python evaluate.py --run runs/x"
+
+
+def test_a_module_that_python_has_another_of_is_told_to_be_renamed(tmp_path, monkeypatch):
+    """It would be looked for in ours, and Gymnasium would say that there is no such environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("envs", "wave"):
+        Path(f"{name}.py").write_text("import toy\n")
+        tasks.trust([f"{name}:Point-v0"])
+        with pytest.raises(BadInput, match=f"'{name}' is the name of another module, .*{name}.*, and {tmp_path}/"):
+            tasks.make(f"{name}:Point-v0")
+    Path("one_of_my_own.py").write_text("import toy\n")
+    tasks.trust(["one_of_my_own:Point-v0"])
+    tasks.make("one_of_my_own:Point-v0").close()
 
 
 def test_pictures_that_cannot_be_filmed_cost_the_video_alone(trained, tmp_path, monkeypatch, capsys):

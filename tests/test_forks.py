@@ -33,7 +33,7 @@ import sampler
 import train
 import variants.staged
 from envs.metaworld import DIFFERENCES, PARTS
-from plumbing import figures, folders, limits, log, runs
+from plumbing import cli, figures, folders, limits, log, runs
 from plumbing.cli import BadInput, run
 from plumbing.log import Usage, read_log, usage_entropy
 from variants import flow
@@ -485,6 +485,23 @@ def test_a_fork_that_has_changed_since_its_run(norm_run, my_forks, monkeypatch):
     monkeypatch.setitem(my_forks, "norm", with_policy(NormPolicy, needed))
     with pytest.raises(BadInput, match="config.json is damaged, or variants/norm.py has changed since"):
         runs.load_policy(norm_run)
+
+
+def test_a_fork_that_was_edited_since_is_told(my_forks, monkeypatch, data_dir, tmp_path, capsys):
+    """Where its tensors are as they were, nothing else would notice."""
+    (file := tmp_path / "variants" / "norm.py").parent.mkdir()
+    file.write_text("clip = 1.0\n")
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    flags = ["--policy", "norm", *TINY, "--steps", 2, "--eval-episodes", 0, "--data-dir", data_dir]
+    command(train, *flags, "--out", tmp_path / "run")
+    file.write_text("clip = 2.0\n")
+    for times in (1, 0):
+        cli.say_once.cache_clear()
+        capsys.readouterr()
+        runs.load_policy(tmp_path / "run")
+        told = f"variants/norm.py has changed since the run in {tmp_path / 'run'} was begun: it may act otherwise"
+        assert capsys.readouterr().err.count(told) == times
+        file.write_text("clip = 1.0\n")
 
 
 def test_a_bug_in_a_fork_keeps_its_traceback(my_forks, monkeypatch):

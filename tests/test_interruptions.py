@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,6 +195,39 @@ def test_a_run_without_a_checkpoint_is_begun_again_by_the_same_command(tiny, tin
         command(train, *tiny, "--out", run, "--resume")
     command(train, *tiny, "--out", run, "--eval-episodes", 0)
     assert same_weights(run, tiny_run)
+
+
+def test_weights_that_no_checkpoint_stands_beside_are_not_said_to_have_none(tiny, tiny_run, tmp_path):
+    """The advice to begin it again would cost a finished run."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / resume.FILE).unlink()
+    with pytest.raises(BadInput, match="run has weights, but not resume.safetensors, which going on needs"):
+        command(train, *tiny, "--out", tmp_path / "run", "--resume")
+
+
+def test_a_run_goes_on_in_its_own_precision(tiny, tiny_run, tmp_path, monkeypatch):
+    """Another CPU would choose another one, and the command that began the run would be refused."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    usual = runs.choose_precision
+    monkeypatch.setattr(runs, "choose_precision", lambda name, *_: usual("bf16" if name == "auto" else name, *_))
+    command(train, *tiny, "--out", tmp_path / "run", "--resume", "--eval-episodes", 0)
+    assert runs.read_config(tmp_path / "run")["train"]["precision"] == "float32"
+    with pytest.raises(BadInput, match="has precision = float32, not bf16"):
+        command(train, *tiny, "--out", tmp_path / "run", "--resume", "--precision", "bf16")
+
+
+def test_an_unfinished_training_is_told_where_it_is_used(tiny, tmp_path, capsys, monkeypatch, signals):
+    with monkeypatch.context() as patch, pytest.raises(interrupt.Interrupted):
+        send_in_call(patch, signal.SIGINT, call=21)  # the first is the trial before the run
+        command(train, *tiny, "--out", tmp_path / "run", "--eval-episodes", 0)
+    cli.say_once.cache_clear()
+    command(evaluate, "--run", tmp_path / "run", "--episodes", 1)
+    assert f"{tmp_path / 'run'} is trained for 20 of 30 steps" in capsys.readouterr().err
+    command(train, *tiny, "--out", tmp_path / "run", "--resume", "--eval-episodes", 0)
+    cli.say_once.cache_clear()
+    capsys.readouterr()
+    runs.load_policy(tmp_path / "run")
+    assert "trained for" not in capsys.readouterr().err
 
 
 class Killed(BaseException):

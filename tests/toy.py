@@ -181,6 +181,33 @@ class Broken(Point):
         return observation | {"point": observation["point"] + self.more}, *rest
 
 
+class Overflowing(Point):
+    """After a success of odd seeds comes a number that is not finite."""
+
+    def reset(self, *, seed=None, options=None):
+        self.odd, self.after = seed is not None and seed % 2 == 1, 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, *rest, info = super().step(action)
+        self.after += info["success"]
+        bad = self.odd and self.after > 3
+        return ({name: x * np.nan for name, x in observation.items()} if bad else observation), *rest, info
+
+
+class Blinking(Point):
+    """Of every fifth episode the goal cannot be seen in the third step."""
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 3 if seed is not None and seed % 5 == 2 else 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.left -= 1
+        observation, *rest = super().step(action)
+        return {name: x for name, x in observation.items() if self.left or name != "goal"}, *rest
+
+
 class Whole(Point):
     """Takes whole numbers, and insists on it."""
 
@@ -218,7 +245,7 @@ class Floats(Point):
 
 
 OTHERS = (Floats, Strict, Relative, SameArrays, Unseeded, Misshapen, MisshapenLater, Broken, Whole, Wide, Dying, Silent)
-for kind in (*OTHERS, Raising, Hopeless):
+for kind in (*OTHERS, Raising, Hopeless, Overflowing, Blinking):
     gymnasium.register(f"{kind.__name__}-v0", f"toy:{kind.__name__}", max_episode_steps=60)
 gymnasium.register("Point-v0", "toy:Point", max_episode_steps=60)
 gymnasium.register("ns/Point-v0", "toy:Point", max_episode_steps=60)  # two names that look alike as folders

@@ -355,7 +355,12 @@ def sparse_cost(study: Path) -> list[str]:
     ]  # fmt: skip
 
 
-BASES = {"fdp": "today's", "informed": "one that routes: `--policy informed --bonus 0.1`"}
+BASES = {
+    "fdp": "today's",
+    "informed": "one that routes: `--policy informed --bonus 0.1`",
+    "affine": "signed weights: `--router affine`",
+    "affine-16": "signed weights, sixteen slim components",
+}
 LEARNS = {"router-elsewhere": "one demonstration, augmented", "router": "the one demonstration"}
 
 
