@@ -316,7 +316,7 @@ def test_replay_holds_old_predictions_where_paper_lets_them_go(trained_run, flag
     tasks, noise = ["reach", "drawer-open"] * 20, torch.randn(40, 8, 4, generator=torch.Generator().manual_seed(0))
     before, _ = old.act(observations, tasks, noise=noise)
     for retain in ("paper", "replay"):
-        command(adapt, "--run", trained_run, "--tasks", "drawer-close", "--retain", retain, *flags, "--steps", 150,
+        command(adapt, "--run", trained_run, "--tasks", "drawer-close", "--retain", retain, *flags, "--steps", 60,
                 "--out", tmp_path / retain)  # fmt: skip
         after, _ = load_policy(tmp_path / retain, CPU).act(observations, tasks, noise=noise)
         moved[retain] = np.abs(before - after).mean()
@@ -339,30 +339,40 @@ def test_metrics_of_a_matrix_worked_out_by_hand():
     assert stages.metrics([{"a": 1.0}], [{}])["forgetting"] is None  # nothing was there to be forgotten
 
 
-def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(trained_run, flags, tmp_path, monkeypatch):
-    """From a run that succeeds: an episode that fails takes 500 steps."""
+ONE, OTHER, THIRD, FOURTH = "toy:Point-v0", "toy:OtherPoint-v0", "toy:ThirdPoint-v0", "toy:ns/Point-v0"
+
+
+@pytest.fixture
+def toy_run(flags, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toys") / "run"
+    command(train, "--tasks", f"{ONE},{OTHER}", *flags, "--out", folder)
+    return folder
+
+
+def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(toy_run, flags, tmp_path, monkeypatch):
+    """Of the toy: an episode of MetaWorld that fails takes 500 steps."""
     before, measured = (
-        fingerprint(trained_run),
+        fingerprint(toy_run),
         {"success_before_learning": {"x": 0.5}, "success_untrained": {"x": 0.25}},
     )
     monkeypatch.setattr(stages, "before_learning", lambda *_: measured)  # of which the next test knows more
-    line = ["--run", trained_run, "--sequence", "drawer-close,push", *flags, "--eval-episodes", 1, "--out",
+    line = ["--run", toy_run, "--sequence", f"{THIRD},{FOURTH}", *flags, "--eval-episodes", 1, "--out",
             tmp_path / "s"]  # fmt: skip
     result = command(adapt, *line)
     whole = fingerprint(tmp_path / "s")
     matrix = json.loads((tmp_path / "s" / "adaptation.json").read_text())
     assert [list(row) for row in matrix["success"]] == [
-        ["reach", "drawer-open"],
-        ["reach", "drawer-open", "drawer-close"],
-        ["reach", "drawer-open", "drawer-close", "push"],
+        [ONE, OTHER],
+        [ONE, OTHER, THIRD],
+        [ONE, OTHER, THIRD, FOURTH],
     ]
     assert matrix["forgetting"] == 0 and result["forgetting"] == 0  # exact is the default
     assert all(measured.items() <= stage.items() for stage in matrix["stages"])
     assert [stage["same_bits"] for stage in matrix["stages"]] == [list(row) for row in matrix["success"][:2]]
     assert all(stage["latency_ms"] > 0 and stage["evaluation_seconds"] > 0 for stage in matrix["stages"])
-    assert fingerprint(trained_run) == before
+    assert fingerprint(toy_run) == before
 
-    first, second = (tmp_path / "s" / name for name in ("1-drawer-close", "2-push"))
+    first, second = (tmp_path / "s" / name for name in ("1-toy-ThirdPoint-v0", "2-toy-ns-Point-v0"))
     learned = load_policy(second, CPU).state_dict()
     for name in ("model.safetensors", "evaluation.json"):  # as a crash in the second stage leaves it
         (second / name).unlink()
@@ -375,7 +385,7 @@ def test_a_sequence_resumes_at_the_stage_where_it_was_interrupted(trained_run, f
         command(adapt, *line, "--steps", 7)
     # The same folder name may hold another policy by now: stages learned from both would not be one sequence.
     other = tmp_path / "other"
-    shutil.copytree(trained_run, other)
+    shutil.copytree(toy_run, other)
     weights = safetensors.torch.load_file(other / "model.safetensors")
     save_weights(other, weights | {"router.net.0.bias": weights["router.net.0.bias"] + 1}, 500, 1.0)
     with pytest.raises(BadInput, match="learned from other weights"):
@@ -647,16 +657,15 @@ def test_scratch_knows_the_new_task_alone_and_is_evaluated(tiny_run, flags, tmp_
 
 
 def test_an_evaluation_of_other_weights_or_steps_is_not_taken_for_this_one(tiny_run, tmp_path, monkeypatch):
-    play, played = stages.evaluate.evaluate, []
-
-    def once(*arguments, **named):  # what comes out is the same each time; how often it is asked is what matters here
-        played.append(played[0] if played else play(*arguments, **named))
-        return copy.deepcopy(played[0])
-
-    monkeypatch.setattr(stages.evaluate, "evaluate", once)
-    run = tmp_path / "run"
+    run, played = tmp_path / "run", []
     shutil.copytree(tiny_run, run)
     made = json.loads((run / "evaluation.json").read_text())
+
+    def once(*arguments, **named):  # what comes out is the same each time; how often it is asked is what matters here
+        played.append(arguments)
+        return copy.deepcopy(made), []
+
+    monkeypatch.setattr(stages.evaluate, "evaluate", once)
     assert stages.evaluated(run, tmp_path / "none" / "e.json", 2, 0, CPU)["tasks"] == made["tasks"]
     assert not (tmp_path / "none").exists() and not played  # it was found, not made
     short = {task: {name: x for name, x in r.items() if name != "interval"} for task, r in made["tasks"].items()}

@@ -13,6 +13,7 @@ from test_adapt import CPU, chunks, fingerprint, flags, inputs  # noqa: F401  (f
 
 import adapt
 import skills
+from envs.demos import demonstrations
 from envs.rollout import block_seeds
 from plumbing.cli import BadInput
 from plumbing.runs import load_policy, read_config, training_record
@@ -29,6 +30,7 @@ def learned(tiny_run, data_dir, tmp_path_factory):
     one without a new component. And "both": a second stage that leans on the first one too."""
     home = tmp_path_factory.mktemp("skills")
     usual = ["--steps", 6, "--demos-per-task", 4, "--data-dir", data_dir, "--eval-episodes", 0, "--device", "cpu"]
+    demonstrations([*NEW, "push-back"], 4, data_dir)  # together: simulators take seconds to start
     more = dict.fromkeys(NEW, ()) | {"drawer-close": ("--encoder-rank", 3), "door-close": ("--mode", "router")}
     for task in NEW:
         command(adapt, "--run", tiny_run, "--tasks", task, *usual, *more[task], "--out", home / task)

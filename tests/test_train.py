@@ -216,7 +216,7 @@ def test_precision_is_of_products_alone_and_part_of_a_run(tiny, tiny_run, tmp_pa
     assert not torch.equal(one["policy.router.net.0.weight"], other["policy.router.net.0.weight"])
     assert [runs.read_config(folder)["train"]["precision"] for folder in (run, tiny_run)] == ["bf16", "float32"]
     with pytest.raises(BadInput, match="precision = bf16, not float32"):
-        command(train, *tiny, "--out", run, "--resume")
+        command(train, *tiny, "--out", run, "--resume", "--precision", "float32")
 
 
 def test_learning_rate_at_both_ends():
@@ -241,13 +241,14 @@ def test_demonstrations_that_are_held_out_are_not_learned_and_tell_memorising(ti
     flags, seen = [*tiny[:2], "--steps", 300, *tiny[4:], "--held-out", 2, "--eval-episodes", 0], []
     windows = train.Windows
     monkeypatch.setattr(train, "Windows", lambda *of: seen.append(windows(*of)) or seen[-1])
-    for every in (50, 300):
-        command(train, *flags, "--out", tmp_path / str(every), "--log-every", every)
+    command(train, *flags, "--out", tmp_path / "50", "--log-every", 50)
+    for every in (5, 20):
+        command(train, *flags, "--steps", 20, "--out", tmp_path / str(every), "--log-every", every)
     mine, held = seen[:2]
     whole = demonstrations(mine.tasks, 3, data_dir)
     assert [len(w.actions) for w in (mine, held)] == [sum(len(d[i]["actions"]) for d in whole.values() for i in which)
                                                       for which in ((2,), (0, 1))]  # fmt: skip
-    one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("50", "300"))
+    one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("5", "20"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     first, *_, last = read_log(tmp_path / "50" / "log.jsonl")
     assert last["loss"] < 0.3 * first["loss"] and last["held_out"] > 2 * last["loss"]
@@ -274,7 +275,7 @@ def test_every_variant_trains_and_evaluates_by_the_same_scripts(tiny, tmp_path, 
 
 @pytest.mark.parametrize("sampler,steps", [("ddpm", 100), ("ddim", 3), ("dpm", 2)])
 def test_the_sampler_is_chosen_at_run_time(trained_run, tmp_path, sampler, steps):
-    command(evaluate, "--run", trained_run, "--episodes", 2, "--tasks", "drawer-open", "--sampler", sampler,
+    command(evaluate, "--run", trained_run, "--episodes", 1, "--tasks", "drawer-open", "--sampler", sampler,
             "--out", tmp_path / "e.json", *([] if sampler == "ddpm" else ["--sampling-steps", steps]))  # fmt: skip
     result = json.loads((tmp_path / "e.json").read_text())
     assert (result["sampler"], result["sampling_steps"], list(result["tasks"])) == (sampler, steps, ["drawer-open"])
