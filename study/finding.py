@@ -136,13 +136,11 @@ def one_demonstration(study: Path):
     beside, change = [], None
     if rival := found.get(("monolithic", f"low-rank{made}")):
         change = crossed_difference(rival, best)
-        usual = found["monolithic", "low-rank"], found["fdp", "add-exact"]
-        more = f" (without augmentation, {shared(*usual)}: {crossed_difference(*usual)})" if made else ""
         fewer = f" ({shared(rival, best)})" * (shared(rival, best) != shared(best))
         stages = [r["stage"] for r in runs_of(study, ("monolithic", f"low-rank{made}"), 1)]
         bases = {stage.get("source_weights") for stage in stages} - {None}  # older results do not say
         fewer += f" (upon {len(bases)} bases)" * bool(made and len(bases) > 1)
-        beside.append(f"one network with adapters {change}{fewer}{more}")
+        beside.append(f"one network with adapters {change}{fewer}")
     others = {"no new component": f"small{made}", "a small policy alone": f"specialist{made}"}
     theirs_alone = [(what, found["fdp", way]) for what, way in others.items() if ("fdp", way) in found]
     told = [f"{what} {crossed_difference(rival, best)}" for what, rival in theirs_alone]
