@@ -41,7 +41,7 @@ class EvaluateConfig:
     sampling_steps: int | None = None  # network calls per action chunk; default 5, for ddpm all of them
     executed: int | None = None  # actions executed per chunk, 1 to H; default: the policy's own, often 4
     seed: int = 0  # which block of 10,000 evaluation episodes
-    even: bool = False  # replace the router's weights by their mean (1/K): how much does success depend on them?
+    even: bool = False  # replace the router's weights by their mean (1/K, but if raw): does success depend on them?
     shift: str = ""  # with cameras, what to change: camera | light | table | object | corner-off | wrist-off
     video: bool = False  # also render, of each task, the first episode and the first that failed
     out: str = ""  # the JSON; default: evaluation.json (-even, ...) in the run folder, -2 to keep a larger result

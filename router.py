@@ -30,8 +30,8 @@ those small differences: with weights taken from a moment of another task, succe
 needed, though: a policy that was trained with weights of 1/K (variants/uniform.py) is as good. A larger learning rate
 or an encoder of its own changes nothing; of all that was tried only a bonus for information makes it route
 (study/README.md, "What makes the router route"). It buys weights that can be read, and no success: that falls by a
-point or two, by seven from cameras, by nine with three demonstrations or one (one seed each of the last three). Hence
-it is not the default.
+point or two, by seven from cameras, by nine with three demonstrations or one (there two of four act; one seed each of
+the last three). Hence it is not the default.
 
 Axis legend: B batch, K components, C condition dim.
 """

@@ -70,7 +70,7 @@ class TrainConfig:
     data_dir: str = "data"  # where demonstrations are kept, as Minari datasets
     dataset_id: str = DATASET_ID  # Minari id with {task}; change it to train on your own demonstrations
     out: str = ""  # run folder; default runs/TASKS-POLICY, with a number where that is taken
-    resume: bool = False  # go on with the run in --out; all other flags as when it was started
+    resume: bool = False  # go on with the run in --out; flags as when it was begun, but for saving and evaluating
     overwrite: bool = False  # replace the run in --out
     log_every: int = 50  # steps between lines of log.jsonl
     save_every: int = 1000  # steps between checkpoints

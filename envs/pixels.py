@@ -9,7 +9,7 @@
 Objects and goal are in the pictures or nowhere. The state stays with the simulator, where the scripted expert reads it:
 the same seed and the same actions are the same episode as without cameras, to the last bit.
 
-Rendering decides what this costs. With MuJoCo's own settings a picture takes tens of times as long as without shadows,
+Rendering decides what this costs. With MuJoCo's own settings a picture takes ten times as long as without shadows,
 reflections, sky and multisampling. And a policy sees only what follows the last action of a chunk: until then
 `drawing` is off, and nothing is rendered anew.
 """

@@ -3,7 +3,7 @@
     python train.py --tasks fdp/reach-wall-two-ways-v3,fdp/button-press-wall-two-ways-v3
 
 The reason why diffusion policies exist. MetaWorld's experts have one way of doing things, and where there is one, plain
-regression does nearly as well (on mt6 with 25 demonstrations three to four points less, with fewer seven to nine:
+regression does nearly as well (by a U-Net, on mt6, three points less with 25 demonstrations, seven to nine with fewer:
 study/README.md). Here the hand comes down to the height of the wall and passes it on one side or the other, and nothing
 in the observation foretells which. The mean of the two runs into the wall. Not always: once the hand is a little to one
 side, the side is decided (regression by a U-Net succeeds in 0.92, diffusion in 1.00).

@@ -264,7 +264,7 @@ def diffusion(study: Path) -> str:
     by_t = f"; by Student's t {sure} of {of} exclude{'s' * (sure == 1)} zero" * (sure < of)
     (many, *_), (three, *_), (one, *_), (two, _, n), (fifty, _, fewer) = said
     return (
-        f"**{verdict}**: regression by one network (`--policy bc --body unet`) changes success by {many}, "
+        f"**{verdict}**: regression minus diffusion, one network each (`--policy bc --body unet`): {many}, "
         f"{three} and {one} points on six tasks (25, 3, 1), {two} on two ways around a wall, {fifty} on fifty tasks (25"
         f"{f'; {seeds(fewer)}' * (fewer != n)}) ({seeds(n)}{by_t})."
     )
@@ -278,6 +278,7 @@ def fast(study: Path) -> str:
         for what in ("training,", "one action chunk,")
     )
     return (
-        f"**It is fast**: K of LeRobot's U-Nets, one by one on a CPU, take {train} times as long to train "
-        f"({train_deep} at equal depth), {act} to act ({act_deep} with the same sampler)."
+        "**It is fast**: K of LeRobot's U-Nets, one by one on a CPU, take "
+        f"{train} times as long to train, {act} to act "
+        f"(at equal depth {train_deep} and, with the same sampler, {act_deep})."
     )

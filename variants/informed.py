@@ -55,7 +55,7 @@ def gather(weights: Tensor, top: int) -> Rows | None:
 
 @dataclass
 class PolicyConfig(FactorizedConfig):
-    bonus: float = BONUS  # coefficient of I; 0.01 is too little on six tasks, 0.03 hardly enough on fifty
+    bonus: float = BONUS  # coefficient of I; 0.01 is too little on six tasks, 0.03 on fifty
     top: int = 0  # components that count, per observation; 0: all
 
 

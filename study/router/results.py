@@ -219,7 +219,7 @@ def dependence(study: Path) -> str:
         raise NotMeasured(f"`study/{REPLACED[0]}`")
     return (
         f"1/K in their place changes success by {points(min(changes))} to {points(max(changes))} points after training "
-        f"({len(changes)} runs)"
+        f"({len(changes)} runs, K = 4)"
     )
 
 
