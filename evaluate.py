@@ -222,6 +222,10 @@ def main(config: EvaluateConfig) -> dict:
     how = (config.sampler, config.sampling_steps, video)
     result, traces = evaluate(policy, tasks, config.episodes, config.seed, *how, shift=config.shift)
     result.update(source, even=config.even, shift=config.shift)
+    was, now = source["training"], training_record(folder)
+    same = all(now.get(key) == was.get(key) for key in ("command", "revision", "seed", "policy_config"))
+    if not (same or config.out):  # where its evaluation will be, or is
+        raise BadInput(f"{folder} has been trained anew meanwhile; that was of weights that are gone: play it again")
     written = reports.write_evaluation(path, policy, result, traces, video, replace=bool(config.out))
     last_line = {"mean_success": result["mean_success"], **reports.lost(result), "seconds": result["seconds"]}
     return last_line | {"wrote": written}

@@ -263,6 +263,8 @@ def main(config: SkillsConfig) -> dict:
         "datasets": {task: name for task, name in datasets.items() if task in base.config.tasks},
         **({"base_training": made} if skills else {}),
     }
+    if "fork_checksum" in source:
+        about["fork_checksum"] = source["fork_checksum"]
     for skill in skills:
         about["datasets"] |= skill.about["datasets"]
     flags = made["train"] | {"policy": policy.variant, "run": str(origin)}

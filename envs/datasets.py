@@ -53,12 +53,13 @@ class Dataset:
 
 def find(name: str, data_dir: Path) -> Dataset:
     """The dataset of this id. BadInput if there is none, if it leads out of the data folder, or if it is damaged."""
-    if not os.path.exists(files.inside(data_dir, name, "a dataset id")):
+    # (A name that lacks its last word is that of a folder with datasets in it.)
+    if not os.path.lexists(files.inside(data_dir, name, "a dataset id") / "data"):
         found = sorted(str(p.parent.parent.relative_to(data_dir)) for p in data_dir.glob("**/data/metadata.json"))
         more = f", and {len(found) - 20} more" if len(found) > 20 else ""
         raise BadInput(f"no Minari dataset '{name}' in {data_dir}; there: {', '.join(found[:20]) or 'none'}{more}")
     where, folder = f"dataset '{name}' in {data_dir}", data_dir / name / "data"
-    again = f"Restore it, or delete {folder.parent} (what this project records is then recorded again)"
+    again = f"Restore it; what this project has recorded is recorded again if {folder.parent} is deleted"
     for file in FILES:
         path = files.inside(data_dir, f"{name}/data/{file}", "a dataset's file")
         if not os.path.lexists(path):

@@ -264,7 +264,12 @@ def store(data_dir: Path, name: str, both_spaces: tuple, buffers: list, about: d
     """
     data_dir = data_dir.resolve()  # Minari loses its way with relative folders
     target = files.inside(data_dir, name, "a dataset id")
-    _check_episodes(name, buffers)
+    _check_episodes(name, buffers, *both_spaces)
+    others = [path.parent.parent for path in target.glob("**/data/metadata.json") if path.parent.parent != target]
+    others += [path for path in target.parents if path != data_dir and (path / "data" / "metadata.json").exists()]
+    if others:
+        raise BadInput(f"{target} and another dataset, {others[0]}, would lie in each other: choose another name, such "
+                       f"as {name}/v0")  # fmt: skip
     if target.exists() and not (target / "data" / "metadata.json").exists():
         raise BadInput(f"{target} holds something else than a dataset: choose another name, such as {name}/v0")
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -286,26 +291,42 @@ def store(data_dir: Path, name: str, both_spaces: tuple, buffers: list, about: d
         datasets.seal(folder)
         files.write(Path(temporary) / "namespace", b"{}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            os.rename(target, Path(temporary) / "replaced")
-        os.rename(folder.parent, target)
+        try:
+            if target.exists():
+                os.rename(target, Path(temporary) / "replaced")
+            os.rename(folder.parent, target)
+        finally:  # a signal between the two would cost both
+            if (old := Path(temporary) / "replaced").exists() and not target.exists():
+                os.rename(old, target)
         # Minari's own record that the folder fdp/ is a namespace; somebody else's says more.
         if not (record := data_dir / name.split("/")[0] / "namespace_metadata.json").exists():
             os.replace(Path(temporary) / "namespace", record)
 
 
-def _check_episodes(name: str, buffers: list) -> None:
-    """BadInput unless each has one observation more than actions, and all their numbers are finite."""
+def _check_episodes(name: str, buffers: list, observation, action) -> None:
+    """BadInput unless each has what these two spaces say, one observation more than actions, all of it finite."""
     if not buffers:
         raise BadInput(f"{name}: no episode to store")
+    told = {part: space.shape for part, space in getattr(observation, "spaces", {"state": observation}).items()}
+    told = {**told, "the actions": action.shape}
     for number, episode in enumerate(buffers):
+        where = f"{name}, episode {number}"
         seen = episode.observations if isinstance(episode.observations, dict) else {"state": episode.observations}
+        try:
+            found = {part: np.asarray(x) for part, x in {**seen, "the actions": episode.actions}.items()}
+            odd = [part for part, x in found.items() if not finite(x)]
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{where}: something else than numbers ({error!s:.200})") from error
         steps = len(episode.actions)
-        if short := [part for part, x in seen.items() if len(x) != steps + 1]:
-            raise BadInput(f"{name}, episode {number}: {len(seen[short[0]])} rows of '{short[0]}', {steps} actions; "
-                           "there must be one observation more")  # fmt: skip
-        if odd := [part for part, x in {**seen, "the actions": episode.actions}.items() if not np.isfinite(x).all()]:
-            raise BadInput(f"{name}, episode {number}: NaN or infinite values in '{odd[0]}'")
+        if wrong := [part for part in {**told, **found} if part not in told or part not in found
+                     or found[part].shape != (steps + (part != "the actions"), *told[part])]:  # fmt: skip
+            x = found[wrong[0]].shape if wrong[0] in found else "nothing"
+            raise BadInput(f"{where}: '{wrong[0]}' has shape {x}; the spaces say (steps, *{told.get(wrong[0])}), and "
+                           f"there must be one observation more than the {steps} actions")  # fmt: skip
+        if not steps:
+            raise BadInput(f"{where}: no action in it")
+        if odd:
+            raise BadInput(f"{where}: NaN or infinite values in '{odd[0]}'")
 
 
 @contextmanager
@@ -418,7 +439,7 @@ def _check(task: str, where: str, parts, observations: dict[str, np.ndarray], ac
     for what, (rows, shape) in {**arrays, "actions": (actions, (len(expected.action_low),))}.items():
         if rows.shape[1:] != tuple(shape):
             raise BadInput(f"{where}: {what} have shape {rows.shape}, expected (steps, {', '.join(map(str, shape))})")
-        if len(shape) == 3 and rows.dtype != np.uint8:  # in 0..1, say, where acting will see 0..255
+        if len(shape) == 3 and shape[0] == 3 and rows.dtype != np.uint8:  # in 0..1, say, where acting will see 0..255
             raise BadInput(f"{where}: {what} are pictures, and must be uint8, 0 to 255, not {rows.dtype}")
         if not np.isfinite(rows).all():
             raise BadInput(f"{where}: {what} contain NaN or infinite values")

@@ -100,9 +100,10 @@ def make(task: str, render_mode: str | None = None) -> gymnasium.Env:
         if module:
             found = getattr(importlib.import_module(module), "__file__", None) or ""
             mine = os.path.abspath(module.replace(".", "/") + ".py")
-            if os.path.exists(mine) and os.path.realpath(mine) != os.path.realpath(found):
-                raise BadInput(f"no environment '{task}': '{module}' is the name of another module, {found}, and "
-                               f"{mine} is never read: give that file another name")  # fmt: skip
+            folders = [os.path.dirname(os.path.realpath(path)) for path in (mine, found)]  # beside it: a compiled one
+            if os.path.exists(mine) and folders[0] != folders[1]:
+                raise BadInput(f"no environment '{task}': '{module}' is the name of another module, "
+                               f"{found or 'part of Python'}, and {mine} is never read: rename that file")  # fmt: skip
             brought = module, getattr(gymnasium.registry.get(name), "entry_point", None)
             first = _brought.setdefault(name, brought)
             if first[0] != module and first[1] != brought[1]:  # Gymnasium has one of each id: the one before is gone
@@ -130,7 +131,8 @@ def spaces(task: str) -> Spaces:
     parts = seen.spaces if isinstance(seen, gymnasium.spaces.Dict) else {"state": seen}
     if not all(isinstance(space, gymnasium.spaces.Box) for space in parts.values()):
         raise BadInput(f"environment '{task}' must have a Box, or a Dict of Boxes, as observations, not {seen}")
-    if floats := [name for name, space in parts.items() if len(space.shape) == 3 and space.dtype != np.uint8]:
+    pictures = {name: space.dtype for name, space in parts.items() if len(space.shape) == 3 and space.shape[0] == 3}
+    if floats := [name for name, kind in pictures.items() if kind != np.uint8]:
         raise BadInput(f"environment '{task}' must have its picture '{floats[0]}' in uint8, 0 to 255, not "
                        f"{parts[floats[0]].dtype}")  # fmt: skip
     if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1 or not action.is_bounded():
@@ -144,7 +146,12 @@ def spaces(task: str) -> Spaces:
     with np.errstate(over="ignore"):
         if not np.isfinite(np.float32(high) - np.float32(low)).all():
             raise BadInput(f"environment '{task}' must have a bounded Box of numbers as actions, not {action}")
-    first, again = (copy.deepcopy(name_parts(task, env.reset(seed=0)[0])) for _ in range(2))
+    try:
+        first, again = (copy.deepcopy(name_parts(task, env.reset(seed=0)[0])) for _ in range(2))
+    except AssertionError as error:  # what Gymnasium says of an observation that is not as its space has it
+        if not str(error):
+            raise
+        raise BadInput(f"environment '{task}', at reset(): {error!s:.300}") from error
     told, given = ({name: tuple(x.shape) for name, x in those.items()} for those in (parts, first))
     if told != given:
         raise BadInput(f"environment '{task}': its observation_space has {told}, and reset() returns {given}: make "

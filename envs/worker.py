@@ -214,7 +214,7 @@ def step(episode: Episode, env: gymnasium.Env, action: np.ndarray) -> tuple:
     if "success" not in info:
         raise KeyError(f"environment '{episode.task}' must say info['success'] at every step")
     episode.steps += not episode.success
-    episode.success = episode.success or bool(info["success"])
+    episode.success = episode.success or bool(info["success"]) and seen
     near, grasped = (float(np.max(info.get(name, 0))) for name in ("near_object", "grasp_success"))
     episode.phases.append([near, grasped, float(bool(info["success"]))])
     episode.rewards.append(float(np.sum(reward)))  # of an array of one, too

@@ -30,7 +30,7 @@ def as_tensors(observation: dict, parts: dict, tasks: list[str], device: torch.d
     for name, x in tensors.items():
         if not x.isfinite().all():
             raise BadInput(f"observation '{name}' has numbers that are not finite, at {tasks[0]} or a row beside it")
-        if len(parts[name]) == 3 and x.frac().any():  # of 0 to 1: to the policy, all black
+        if len(parts[name]) == 3 and parts[name][0] == 3 and x.frac().any():  # of 0 to 1: to the policy, all black
             raise ValueError(f"picture '{name}' must hold whole numbers from 0 to 255, as uint8 does; got fractions")
     return {name: x.to(device) for name, x in tensors.items()}
 

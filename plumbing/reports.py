@@ -1,7 +1,9 @@
 """What an evaluation leaves: a table for people, a JSON file with its figures and videos; a rate's interval."""
 
 import math
+import os
 import shlex
+import sys
 from pathlib import Path
 
 from envs.tasks import slug
@@ -12,7 +14,8 @@ from plumbing.cli import say, write_json
 def evaluation_command(folder: Path, tasks: list[str]) -> str:
     """What to type to play a run. (A module that makes a task is only imported where its user names it.)"""
     named = ["--tasks", ",".join(tasks)] if any(":" in task for task in tasks) else []
-    return shlex.join(["python", "evaluate.py", "--run", str(folder), *named])
+    beside = os.path.join(os.path.dirname(sys.argv[0]), "evaluate.py")  # train.py may lie elsewhere than one is
+    return shlex.join(["python", beside, "--run", str(folder), *named])
 
 
 def wilson_interval(successes: float, n: float) -> tuple[float, float]:

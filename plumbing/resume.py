@@ -12,7 +12,7 @@ import torch
 
 from envs.tasks import resolve_tasks, slug
 from plumbing import folders, parallel, runs, tensors
-from plumbing.cli import BadInput, provenance
+from plumbing.cli import BadInput, provenance, say_once
 from plumbing.limits import check_log
 from plumbing.log import read_log
 
@@ -34,6 +34,9 @@ def check_same_run(folder: Path, config, policy) -> None:
     if other := runs.difference(folder, asdict(config), FREE):
         how = f"; it was begun with: {begun}" if begun else ""
         raise BadInput(f"--resume: the run in {folder} has {other}{how}")
+    if runs.edited(made):
+        say_once(f"variants/{runs.fork_of(made)}.py has changed since the run in {folder} was begun: the rest is "
+                 "learned with what it is now")  # fmt: skip
     was, now = made["policy_config"], json.loads(json.dumps(asdict(policy.config)))
     if other := [name for name in was if was[name] != now.get(name)]:
         raise BadInput(f"--resume: the run in {folder} has {other[0]} = {was[other[0]]!s:.200}, and now it is "
@@ -231,6 +234,11 @@ def check_loss(loss) -> tuple[torch.Tensor, dict]:
     if errors.dim() != 1:  # of several processes each has its part of the samples
         raise BadInput("the policy's loss must return an error for each sample, a row of numbers, not one of shape "
                        f"{tuple(errors.shape)}")  # fmt: skip
+    for name, term in terms.items():
+        pair = isinstance(term, tuple) and len(term) == 2 and isinstance(term[1], torch.Tensor)
+        if not (isinstance(name, str) and len(name) <= 100 and pair and term[1].dim() == 0):
+            raise BadInput(f"the policy's loss has a term {name!r:.120} that is none: it must be a name of at most 100 "
+                           "characters, and (coefficient, a tensor that is one number)")  # fmt: skip
     if taken := set(terms) & TAKEN:
         raise BadInput(f"the policy's loss has a term '{taken.pop()}', as a line of log.jsonl has already: give it "
                        "another name")  # fmt: skip

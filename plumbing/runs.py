@@ -12,6 +12,7 @@ Loading somebody else's run executes nothing: tensors are in safetensors files, 
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import inspect
@@ -44,6 +45,7 @@ def load_variant(name: str) -> ModuleType:
     if name not in available:
         raise BadInput(f"no policy '{name}': choose fdp or a file in variants/, without .py ({', '.join(available)})")
     module = importlib.import_module(f"variants.{name}")
+    fork_checksum(name)  # now: minutes later, when the run begins, the file may be another one
     for needed in ("Policy", "PolicyConfig"):
         if not hasattr(module, needed):
             raise BadInput(f"variants/{name}.py does not define {needed}; see variants/monolithic.py for an example")
@@ -168,20 +170,28 @@ def fork_of(config: dict) -> str:
     return config["policy_config"].get("base", "fdp") if config["policy"] == "staged" else config["policy"]
 
 
+@functools.cache
 def fork_checksum(fork: str) -> str:
-    """The SHA-256 of a fork's file; "" for fdp.py, which changes with the revision, and for what is no file."""
+    """The SHA-256 of a fork's file, as it was when this process read it; "" for fdp.py, which changes with the
+    revision, and for what is no file. (Of this file alone: what it imports is not watched.)"""
     path = ROOT / "variants" / f"{fork}.py"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def tell_doubts(folder: Path, config: dict, header: dict) -> None:
+def edited(config: dict) -> bool:
+    """Whether a run, by its config.json, was learned with another version of its fork's file, at least in part."""
+    made = {part.get("fork_checksum") for part in (config, *config.get("resumed", []))} - {None}  # older ones: None
+    return not made <= {fork_checksum(fork_of(config))}
+
+
+def tell_doubts(folder: Path, config: dict, header: dict, checkpoint: bool = False) -> None:
     """A line for whatever makes a run's weights act otherwise than its user may think. header: of its weights."""
     if other := other_versions(config.get("versions") or {}):
         say_once(f"{folder} was made with {other}: its success may differ a little")
-    if config.get("fork_checksum") not in (None, fork_checksum(fork := fork_of(config))):  # older runs do not say
-        say_once(f"variants/{fork}.py has changed since the run in {folder} was begun: it may act otherwise")
+    if edited(config):
+        say_once(f"variants/{fork_of(config)}.py has changed since the run in {folder} was begun: it may act otherwise")
     step, steps = header.get("step", ""), config["train"].get("steps")
-    if step.isdecimal() and type(steps) is int and int(step) < steps:
+    if not checkpoint and step.isdecimal() and len(step) < 12 and type(steps) is int and int(step) < steps:
         say_once(f"{folder} is trained for {int(step):,} of {steps:,} steps: what it does is that of an unfinished run")
 
 
@@ -190,7 +200,7 @@ def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict
     moved aside. BadInput for what could not be loaded again."""
     content = {"format": formats.FORMAT, "policy": train_flags["policy"], "policy_config": policy_config,
                "train": train_flags, **source}  # fmt: skip
-    content["fork_checksum"] = fork_checksum(fork_of(content))
+    content.setdefault("fork_checksum", fork_checksum(fork_of(content)))  # or that of what it was learned from
     path = folder / "config.json"
     read_back = json.loads(json.dumps(content))  # what could not be read again is refused now, not after the training
     configs.check(configs.check_outline(read_back, path), path)
@@ -207,7 +217,8 @@ def begin_run(folder: Path, train_flags: dict, policy_config: dict, source: dict
 def note_resuming(folder: Path, step: int, source: dict) -> None:
     """Add to config.json from which step on another command, and perhaps another revision, made the weights."""
     config = read_config(folder)
-    config["resumed"] = [*config.get("resumed", []), {"step": step, **source}]
+    again = {"step": step, **source, "fork_checksum": fork_checksum(fork_of(config))}
+    config["resumed"] = [*config.get("resumed", []), again]
     write_json(folder / "config.json", config)
 
 
@@ -241,10 +252,11 @@ def weights_checksum(folder: Path) -> str:
         raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
+def load_policy(folder: Path | str, device: torch.device | str = "cpu", checkpoint: bool = False):
     """The trained policy of a run, ready to act. BadInput if the folder is no run or a file in it is damaged.
 
-    Lines of warning where weights have no checksum, and what `tell_doubts` finds.
+    Lines of warning where weights have no checksum, and what `tell_doubts` finds. checkpoint: that they are those of an
+    unfinished training is known.
     """
     folder = Path(folder)
     config, path = read_config(folder), folder / "model.safetensors"
@@ -279,7 +291,7 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu"):
         raise BadInput(f"{path} does not fit its config.json{changed}: {error!s:.300}") from error
     if header.get("config") not in (None, settings_checksum(folder)):  # older runs do not say
         raise BadInput(f"{path} was saved with another config.json than the one beside it: they go together")
-    tell_doubts(folder, config, header)
+    tell_doubts(folder, config, header, checkpoint)
     policy.header = header  # after how many steps and seconds these weights were saved
     return policy.to(device).eval()
 

@@ -323,6 +323,8 @@ def begin(config, origin: Path, folder: Path, grown, parts: dict, windows, found
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
     about = {**provenance(config.seed, str(grown.device)), "adapted": [*(source.get("adapted") or []), stage],
              "datasets": datasets(source) | dict.fromkeys(windows.tasks, learned_from)}  # fmt: skip
+    if config.mode != "scratch" and "fork_checksum" in source:  # of the version that its old parts were learned with
+        about["fork_checksum"] = source["fork_checksum"]
     if config.retain == "exact":  # how the base was made, which is what is left where all skills are taken off
         made = source.get("base_training") if source["policy"] == "staged" else runs.how_trained(origin)
         about |= {"base_training": made} if made else {}
@@ -511,7 +513,8 @@ def evaluated(run: Path, path: Path, episodes: int, seed: int, device, before=No
     how = dict(zip(("sampler", "sampling_steps"), policy.choose_sampler(), strict=True))
     how["training"] = runs.training_record(run, policy)  # of these weights, not of an earlier checkpoint
     beside = [other for home in (run, path.parent) for other in sorted(home.glob("evaluation-?.json"))]
-    for made in (run / "evaluation.json", path, *beside):
+    # What another version of the fork's file has played says nothing of this one.
+    for made in () if runs.edited(runs.read_config(run)) else (run / "evaluation.json", path, *beside):
         try:
             result = files.read_json(made)
             same = list(result["tasks"]) == policy.config.tasks and all(result[key] == how[key] for key in how)

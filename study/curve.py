@@ -100,7 +100,7 @@ def main(config: CurveConfig) -> dict:
     with Roller() as roller:
         for step in [step for step in steps if step not in [row["step"] for row in made]]:
             copy = home / f"step-{step}"
-            policy, seconds = runs.load_policy(copy, device), runs.training_record(copy)["seconds"]
+            policy, seconds = runs.load_policy(copy, device, checkpoint=True), runs.training_record(copy)["seconds"]
             result, _ = evaluate(policy, policy.config.tasks, config.episodes, 400, roller=roller)
             kept = {task: (r["successes"], r["n"], r["expert"]["successes"]) for task, r in result["tasks"].items()}
             made.append({"step": step, "seconds": seconds, "success": result["mean_success"], "tasks": kept})

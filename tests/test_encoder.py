@@ -155,6 +155,8 @@ def test_a_picture_of_fractions_is_refused():
     assert torch.equal(whole, expected) and expected.max() > 1
     with pytest.raises(ValueError, match="picture 'corner' must hold whole numbers from 0 to 255, .* got fractions"):
         as_tensors(seen | {"corner": seen["corner"] / 255}, parts, ["reach"], device)
+    depths = {"depth": np.full((1, 1, 4, 4), 0.3)}  # not of three colours: numbers, for an encoder of one's own
+    assert as_tensors(depths, {"depth": (1, 4, 4)}, ["reach"], device)["depth"].max() == np.float32(0.3)
 
 
 @pytest.mark.parametrize("strange", [np.nan, -np.inf, 1e300])

@@ -137,7 +137,7 @@ def test_an_episode_that_comes_to_a_nan_fails_and_no_other_does(trained, data_di
 
 def test_a_nan_after_a_success_costs_one_demonstration_and_not_all(data_dir):
     demonstrations(["toy:Overflowing-v0"], 3, data_dir)
-    assert minari_seeds(data_dir / "fdp" / "toy-Overflowing-v0" / "expert-v0") == [0, 2, 4]
+    assert minari_seeds(data_dir / "fdp" / "toy-Overflowing-v0" / "expert-v0") == [0, 2, 5]
 
 
 def test_what_is_missing_for_one_step_costs_an_episode_and_not_the_evaluation(trained, data_dir):
@@ -161,10 +161,10 @@ def test_what_plays_a_run_names_tasks_whose_module_must_be_trusted():
 def test_a_module_that_python_has_another_of_is_told_to_be_renamed(tmp_path, monkeypatch):
     """It would be looked for in ours, and Gymnasium would say that there is no such environment."""
     monkeypatch.chdir(tmp_path)
-    for name in ("envs", "wave"):
+    for name in ("envs", "wave", "time"):
         Path(f"{name}.py").write_text("import toy\n")
         tasks.trust([f"{name}:Point-v0"])
-        with pytest.raises(BadInput, match=f"'{name}' is the name of another module, .*{name}.*, and {tmp_path}/"):
+        with pytest.raises(BadInput, match=f"'{name}' is the name of another module, .*, and {tmp_path}/.*rename"):
             tasks.make(f"{name}:Point-v0")
     Path("one_of_my_own.py").write_text("import toy\n")
     tasks.trust(["one_of_my_own:Point-v0"])
@@ -225,7 +225,20 @@ def test_actions_in_other_units_are_noticed(times, said, tmp_path, capsys):
     assert capsys.readouterr().err.partition("data: ")[2].startswith(said) if said else not capsys.readouterr().err
 
 
-def test_what_nobody_could_learn_from_replaces_no_dataset(tmp_path):
+def interrupted_at(call: int, function):
+    """The function, which at this call raises what Ctrl-C raises."""
+    calls = []
+
+    def once(*arguments):
+        calls.append(0)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return once
+
+
+def test_what_nobody_could_learn_from_replaces_no_dataset(tmp_path, monkeypatch):
     """Nor does a name that lacks its last word, and is a folder of other datasets."""
     seen, no, zeros = {part: np.zeros((41, 2)) for part in ("point", "goal")}, [False] * 40, [0.0] * 40
     more = {"rewards": zeros, "terminations": no, "truncations": no, "infos": {}}
@@ -233,18 +246,49 @@ def test_what_nobody_could_learn_from_replaces_no_dataset(tmp_path):
     both = Point().observation_space, Box(-9, 9, (2,), np.float32)
     demos.store(tmp_path / "data", "mine/a/v0", both, [buffer], {"description": "a line"})
     held = (tmp_path / "data/mine/a/v0/data/main_data.hdf5").read_bytes()
+    (tmp_path / "data/mine/else").mkdir()
+
+    def with_seen(**parts):
+        return replace(buffer, observations={name: x for name, x in (seen | parts).items() if x is not None})
+
     short = replace(buffer, actions=buffer.actions[:-1])
     odd = replace(buffer, actions=buffer.actions * np.nan)
     for name, episodes, words in (
-        ("mine/a", [buffer], "holds something else than a dataset: choose another name, such as mine/a/v0"),
-        ("mine", [buffer], "holds something else than a dataset"),
+        ("mine/a", [buffer], "/mine/a and another dataset, .*/mine/a/v0, would lie in each other: choose another name"),
+        ("mine", [buffer], "would lie in each other"),
+        ("mine/a/v0/more", [buffer], "would lie in each other"),
+        (
+            "mine/else",
+            [buffer],
+            "/mine/else holds something else than a dataset: choose another name, such as mine/else/v0",
+        ),
         ("../out/v0", [buffer], "a dataset id must be plain words"),
         ("mine/a/v0", [], "no episode to store"),
         ("mine/a/v0", [buffer, short], "episode 1: .* there must be one observation more"),
         ("mine/a/v0", [odd], "episode 0: NaN or infinite values in 'the actions'"),
+        ("mine/a/v0", [with_seen(point=seen["point"] + 1e39)], "NaN or infinite values in 'point'"),
+        (
+            "mine/a/v0",
+            [replace(buffer, actions=np.zeros((40, 7)))],
+            r"'the actions' has shape \(40, 7\); .* \*\(2,\)\)",
+        ),
+        ("mine/a/v0", [with_seen(point=np.zeros((41, 3)))], r"'point' has shape \(41, 3\); the spaces say"),
+        ("mine/a/v0", [with_seen(point=None)], "'point' has shape nothing; the spaces say"),
+        ("mine/a/v0", [with_seen(hand=np.zeros((41, 3)))], "'hand' has shape .* the spaces say"),
+        ("mine/a/v0", [replace(buffer, observations=np.zeros((41, 4)))], "has shape nothing; the spaces say"),
+        ("mine/a/v0", [with_seen(point=[["far"] * 2] * 41)], "episode 0: something else than numbers"),
+        (
+            "mine/a/v0",
+            [replace(buffer, actions=np.zeros((0, 2)), observations={n: x[:1] for n, x in seen.items()})],
+            "episode 0: no action in it",
+        ),
     ):
         with pytest.raises(BadInput, match=words):
             demos.store(tmp_path / "data", name, both, episodes, {"description": "another"})
+    assert (tmp_path / "data/mine/a/v0/data/main_data.hdf5").read_bytes() == held
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # between two renames
+        patch.setattr(os, "rename", interrupted_at(2, os.rename))
+        demos.store(tmp_path / "data", "mine/a/v0", both, [buffer], {"description": "another"})
     assert (tmp_path / "data/mine/a/v0/data/main_data.hdf5").read_bytes() == held
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
@@ -425,6 +469,16 @@ def test_a_task_that_a_run_knows_is_named_to_trust_its_module_and_not_learned_ag
         command(adapt, "--run", trained[0], "--tasks", "toy:Point-v0", "--out", tmp_path / "run")
     both = "toy:OtherPoint-v0,toy:Point-v0"  # full goes on with known tasks: those that are not named are forgotten
     assert asked(tasks=both, mode="full") == both.split(",")
+
+
+def test_an_observation_of_other_parts_than_its_space_is_refused_in_one_line():
+    class Extra(Point):
+        def observe(self):
+            return super().observe() | {"more": np.zeros(2)}
+
+    gymnasium.register("broken/Extra-v0", Extra, max_episode_steps=60)
+    with pytest.raises(BadInput, match="environment 'broken/Extra-v0', at reset.*"):
+        spaces("broken/Extra-v0")
 
 
 def test_two_modules_may_not_bring_the_same_id(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -30,8 +31,10 @@ import evaluate
 import fdp
 import plumbing.stages
 import sampler
+import skills
 import train
 import variants.staged
+from envs.demos import demonstrations
 from envs.metaworld import DIFFERENCES, PARTS
 from plumbing import cli, figures, folders, limits, log, runs
 from plumbing.cli import BadInput, run
@@ -488,20 +491,50 @@ def test_a_fork_that_has_changed_since_its_run(norm_run, my_forks, monkeypatch):
 
 
 def test_a_fork_that_was_edited_since_is_told(my_forks, monkeypatch, data_dir, tmp_path, capsys):
-    """Where its tensors are as they were, nothing else would notice."""
-    (file := tmp_path / "variants" / "norm.py").parent.mkdir()
-    file.write_text("clip = 1.0\n")
+    """Where its tensors are as they were, nothing else would notice. And what is learned from such a run is of the old
+    version, too; what the old version has played is not taken for the new one's."""
+    (file := tmp_path / "variants" / "twin.py").parent.mkdir()
+    (file.parent / "staged.py").touch()
     monkeypatch.setattr(runs, "ROOT", tmp_path)
-    flags = ["--policy", "norm", *TINY, "--steps", 2, "--eval-episodes", 0, "--data-dir", data_dir]
-    command(train, *flags, "--out", tmp_path / "run")
-    file.write_text("clip = 2.0\n")
-    for times in (1, 0):
+    read = runs.fork_checksum.__wrapped__  # as a new process: in this one it is remembered
+
+    def edit(text: str) -> None:
+        file.write_text(text)
+        runs.fork_checksum.cache_clear()
         cli.say_once.cache_clear()
         capsys.readouterr()
-        runs.load_policy(tmp_path / "run")
-        told = f"variants/norm.py has changed since the run in {tmp_path / 'run'} was begun: it may act otherwise"
-        assert capsys.readouterr().err.count(told) == times
-        file.write_text("clip = 1.0\n")
+
+    def told(run: str) -> int:
+        cli.say_once.cache_clear()
+        capsys.readouterr()
+        runs.load_policy(tmp_path / run)
+        words = f"variants/twin.py has changed since the run in {tmp_path / run} was begun: it may act otherwise"
+        return capsys.readouterr().err.count(words)
+
+    edit("clip = 1.0\n")
+    flags = ["--batch-size", 8, "--eval-episodes", 2, "--data-dir", data_dir]
+    training = ["--policy", "twin", *TINY, *flags, "--steps", 2]
+    command(train, *training, "--out", tmp_path / "run")
+    more = ["--run", tmp_path / "run", "--tasks", "toy:OtherPoint-v0,toy:Point-v0", *flags, "--demos-per-task", 2,
+            "--steps", 2]  # fmt: skip
+    command(adapt, *more, "--out", tmp_path / "same")
+    assert "not played again" in capsys.readouterr().err and not (tmp_path / "same/before").exists()
+    edit("clip = 2.0\n")
+    command(adapt, *more, "--out", tmp_path / "more")
+    assert "not played again" not in capsys.readouterr().err and (tmp_path / "more/before/evaluation.json").exists()
+    command(skills, "--run", tmp_path / "more", "--take-off", "toy:OtherPoint-v0", "--out", tmp_path / "less")
+    command(adapt, *more, "--mode", "scratch", "--out", tmp_path / "anew")
+    assert {run: told(run) for run in ("run", "same", "more", "less", "anew")} == {
+        "run": 1, "same": 1, "more": 1, "less": 1, "anew": 0}  # fmt: skip
+    with monkeypatch.context() as patch:  # what is edited while a command runs is not what it runs
+        patch.setattr(train, "demonstrations", lambda *a: (file.write_text("clip = 3.0\n"), demonstrations(*a))[1])
+        command(train, *training, "--out", tmp_path / "late")
+    assert runs.read_config(tmp_path / "late")["fork_checksum"] == runs.fork_checksum("twin") != read("twin")
+    edit("clip = 2.0\n")
+    command(train, *training, "--out", tmp_path / "run", "--resume")
+    assert f"since the run in {tmp_path / 'run'} was begun: the rest is learned with what" in capsys.readouterr().err
+    edit("clip = 1.0\n")  # as it was at first: but the last steps were others
+    assert told("run") == 1 and told("same") == 0
 
 
 def test_a_bug_in_a_fork_keeps_its_traceback(my_forks, monkeypatch):
@@ -1154,6 +1187,22 @@ def test_a_loss_without_an_error_for_each_sample_is_refused_before_training(data
         command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
                 tmp_path / "run")  # fmt: skip
     assert not folders.taken(tmp_path / "run")
+
+
+@pytest.mark.parametrize("terms", [
+    {"x": 0.5}, {"x": (0.1, 0.5)}, {"x": (0.1, torch.ones(1))}, {"x": (0.1, torch.ones(8))},
+    {"x" * 101: (1, torch.ones(()))}, {5: (0.1, torch.ones(()))}, {"x": [0.1, torch.ones(())]},
+])  # fmt: skip
+def test_a_term_that_is_none_is_refused_before_an_old_run_is_touched(
+    terms, norm_run, data_dir, tmp_path, my_forks, monkeypatch
+):
+    run = shutil.copytree(norm_run, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setitem(my_forks, "norm", with_policy(type("Policy", (NormPolicy,), {"terms": lambda *_: terms})))
+    with pytest.raises(BadInput, match="the policy's loss has a term .* that is none: it must be a name of at most"):
+        command(train, "--policy", "norm", *TINY, "--steps", 3, "--eval-episodes", 0, "--data-dir", data_dir, "--out",
+                run, "--overwrite")  # fmt: skip
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("adapts", [False, True])

@@ -247,6 +247,14 @@ def test_an_action_range_beyond_the_environments_is_refused(run, monkeypatch):
             command(script, "--run", run, *flags)
 
 
+def test_a_step_of_thousands_of_digits_is_no_traceback(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    path = tmp_path / "run" / "model.safetensors"
+    state, header = tensors.load(path)
+    tensors.save(path, state, {**header, "step": "9" * 5000})
+    runs.load_policy(tmp_path / "run")
+
+
 @pytest.mark.parametrize("line", ['{"step": 5}', '{"step": 5, "loss": "x", "lr": 1, "seconds": 1}', "", "[]", "5",
                                   '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": 5}',
                                   '{"step": 5, "loss": 1, "lr": 1, "seconds": 1, "router": {"a": {"usage": [1]}}}',

@@ -182,16 +182,16 @@ class Broken(Point):
 
 
 class Overflowing(Point):
-    """After a success of odd seeds comes a number that is not finite."""
+    """After a success of odd seeds comes a number that is not finite; of seed 4 it comes with it."""
 
     def reset(self, *, seed=None, options=None):
-        self.odd, self.after = seed is not None and seed % 2 == 1, 0
+        self.bad, self.after = {1: 3, 3: 3, 4: 0}.get(seed, 99), 0
         return super().reset(seed=seed, options=options)
 
     def step(self, action):
         observation, *rest, info = super().step(action)
         self.after += info["success"]
-        bad = self.odd and self.after > 3
+        bad = self.after > self.bad
         return ({name: x * np.nan for name, x in observation.items()} if bad else observation), *rest, info
 
 

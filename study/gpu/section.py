@@ -174,7 +174,7 @@ def from_nothing(config: SectionConfig, device: torch.device) -> dict:
     say(f"{len(checkpoints)} checkpoints after {trained:.0f} s; training {'done' if summary else 'was cut short'}")
 
     def play(checkpoint: dict, episodes: int, block: int) -> dict:
-        policy = load_policy(home / f"step-{checkpoint['step']}", device)
+        policy = load_policy(home / f"step-{checkpoint['step']}", device, checkpoint=True)
         return evaluate.evaluate(policy, policy.config.tasks, episodes, block)[0]
 
     final = play(checkpoints[-1], 1 if config.tiny else 50, 6)
