@@ -1,21 +1,21 @@
 """What an evaluation leaves: a table for people, a JSON file with its figures and videos; a rate's interval."""
 
 import math
-import os
 import shlex
 import sys
 from pathlib import Path
 
 from envs.tasks import slug
 from plumbing import figures, folders
-from plumbing.cli import say, write_json
+from plumbing.cli import ROOT, say, write_json
 
 
 def evaluation_command(folder: Path, tasks: list[str]) -> str:
     """What to type to play a run. (A module that makes a task is only imported where its user names it.)"""
     named = ["--tasks", ",".join(tasks)] if any(":" in task for task in tasks) else []
-    beside = os.path.join(os.path.dirname(sys.argv[0]), "evaluate.py")  # train.py may lie elsewhere than one is
-    return shlex.join(["python", beside, "--run", str(folder), *named])
+    home = Path(sys.argv[0]).parent  # train.py may lie elsewhere than where one is
+    beside = home / "evaluate.py" if home.resolve() == ROOT else "evaluate.py"
+    return shlex.join(["python", str(beside), "--run", str(folder), *named])
 
 
 def wilson_interval(successes: float, n: float) -> tuple[float, float]:

@@ -439,6 +439,23 @@ def test_an_evaluation_says_what_was_other_than_usual(tiny_run, tmp_path, monkey
     assert (told["even"], told["shift"], told["seed"]) == (True, "", 7)
 
 
+def test_an_evaluation_of_a_run_that_was_trained_anew_is_not_filed_as_its_own(tiny_run, tmp_path, monkeypatch):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    before = (run / "evaluation.json").read_bytes()
+
+    def play(*_, **__):
+        about = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(about | {"seed": about["seed"] + 1}))
+        return {"mean_success": 1.0, "tasks": {}, "seconds": 1.0}, []
+
+    monkeypatch.setattr(evaluate, "evaluate", play)
+    with pytest.raises(BadInput, match="has been trained anew meanwhile; that was of weights that are gone"):
+        command(evaluate, "--run", run, "--episodes", 2)
+    assert (run / "evaluation.json").read_bytes() == before
+    monkeypatch.setattr(reports, "write_evaluation", lambda path, *_, **__: path.write_text("{}") and [])
+    command(evaluate, "--run", run, "--episodes", 2, "--out", tmp_path / "e.json")  # it says of which it is
+
+
 def test_a_warning_counts_for_the_step_that_made_it(monkeypatch):
     class Warns(Once):
         def reset(self, *, seed=None, options=None):
