@@ -359,7 +359,7 @@ BASES = {
     "fdp": "today's",
     "informed": "one that routes: `--policy informed --bonus 0.1`",
     "affine": "signed weights: `--router affine`",
-    "affine-16": "signed weights, sixteen slim components",
+    "affine-16": "signed weights, sixteen slim components: `--router affine --policy waking --how narrow`",
 }
 LEARNS = {"router-elsewhere": "one demonstration, augmented", "router": "the one demonstration"}
 
