@@ -291,12 +291,13 @@ def store(data_dir: Path, name: str, both_spaces: tuple, buffers: list, about: d
         datasets.seal(folder)
         files.write(Path(temporary) / "namespace", b"{}")
         target.parent.mkdir(parents=True, exist_ok=True)
+        old = Path(temporary) / "replaced"
         try:
             if target.exists():
-                os.rename(target, Path(temporary) / "replaced")
+                os.rename(target, old)
             os.rename(folder.parent, target)
         finally:  # a signal between the two would cost both
-            if (old := Path(temporary) / "replaced").exists() and not target.exists():
+            if old.exists() and not target.exists():
                 os.rename(old, target)
         # Minari's own record that the folder fdp/ is a namespace; somebody else's says more.
         if not (record := data_dir / name.split("/")[0] / "namespace_metadata.json").exists():

@@ -180,8 +180,8 @@ def fork_checksum(fork: str) -> str:
 
 def edited(config: dict) -> bool:
     """Whether a run, by its config.json, was learned with another version of its fork's file, at least in part."""
-    made = {part.get("fork_checksum") for part in (config, *config.get("resumed", []))} - {None}  # older ones: None
-    return not made <= {fork_checksum(fork_of(config))}
+    made = [part.get("fork_checksum") for part in (config, *(config.get("resumed") or []))]  # None: of an older run
+    return any(checksum not in (None, fork_checksum(fork_of(config))) for checksum in made)
 
 
 def tell_doubts(folder: Path, config: dict, header: dict, checkpoint: bool = False) -> None:
