@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import test_from_lerobot
 import torch
-import toy  # noqa: F401  (registers an environment)
+import toy
 from conftest import ROOT, command
 from test_adapt import inputs, make_policy
 from test_counting import BLOCK, EPISODES, FIRST, TASKS, Known, policy  # noqa: F401  (a fixture)
@@ -476,6 +476,15 @@ def test_a_warning_counts_for_the_step_that_made_it(monkeypatch):
     worker.reset(second, env)
     worker.step(second, env, np.zeros(1))
     assert not second.unstable
+
+
+def test_a_success_that_nobody_could_have_seen_is_none():
+    """It comes with a NaN, which ends the episode: docs/environments.md calls that a failure."""
+    env, episode, over = toy.Overflowing(), Episode("toy:Overflowing-v0", 4), False
+    worker.reset(episode, env)
+    while not over:
+        _, over = worker.step(episode, env, env.expert_action())
+    assert env.after == 1 and not episode.success and episode.unstable
 
 
 def test_a_warning_is_over_with_its_step():

@@ -457,6 +457,8 @@ def test_the_usual_tool_makes_and_checks_checksums(store, capsys):
     (folder / "main_data.hdf5").unlink()
     with pytest.raises(BadInput, match=f"is damaged: it has no main_data.hdf5. Restore it; .* if {folder.parent} is"):
         load("push", ID, 2, store)
+    with pytest.raises(BadInput, match=f"no Minari dataset .lab/push. in .*; there: {ID}"):
+        load("push", ID.rpartition("/")[0], 2, store)  # not damaged: a folder of datasets, which must not be deleted
     demonstrations([TASK], 2, store)
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], check=True, cwd=store / OURS / "data")
 
