@@ -23,7 +23,7 @@ below, a stage adds a low-rank adapter to the encoder, used only for its own tas
 | replay | a penalty on changed predictions, on a few stored old observations       | per task 10 kB, pictures 1.6 MB |
 | paper  | not at all: the router trains on the new data only                       | whatever is forgotten           |
 
-Read variants/staged.py (kept), `grow` (copied), `train_only` (frozen), `learn` (a stage); plumbing/stages.py: `main`.
+Read variants/staged.py (kept), `grow` (copied), `train_only` (frozen), `learn` (a stage); adaptation/stages.py: `main`.
 Axis legend: K components before growing, n new ones, B batch
 """
 
@@ -37,14 +37,15 @@ import torch
 from torch.nn.utils import parametrize
 
 import skills
+from adaptation import refusals, stages
+from adaptation.memory import Memory
+from adaptation.rows import count, only_rows, release, share_weight, spread_rows
 from encoder import join
 from envs import elsewhere
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from plumbing import resume, runs, stages
+from plumbing import resume, runs
 from plumbing.cli import numbers, parse, progress, run
 from plumbing.log import Log, Usage
-from plumbing.memory import Memory
-from plumbing.rows import count, only_rows, release, share_weight, spread_rows
 from train import Learner, Windows, average_decay, draw_noise, learning_rate
 from variants.staged import add_stage, components_of, newest_router, unstaged
 
@@ -103,7 +104,7 @@ def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | No
     if rank is not None:
         variant, settings, state = add_stage(variant, old, settings, state, tasks, rank)
     grown = runs.build_policy(variant, settings)
-    stages.check_grown(state, grown.state_dict())
+    refusals.check_grown(state, grown.state_dict())
     with torch.no_grad():
         for name, value in grown.state_dict().items():
             if name in state:  # into the first rows and columns; those beyond keep what `build` drew at random
@@ -177,7 +178,7 @@ def prepare(config: AdaptConfig, policy, tasks: list[str], demos: dict) -> tuple
             copied = numbers(config.start_from, K, "--start-from")
         grown = grow(policy, tasks, new, copied, config.encoder_rank)
         if config.retain == "exact":
-            stages.try_out(grown)  # now, rather than after the training
+            refusals.try_out(grown)  # now, rather than after the training
     if config.mode in ("full", "scratch"):
         return grown, {name: (count(p), count(p)) for name, p in grown.named_children() if count(p)}, copied
     subset = list(range(K, grown.config.components))
@@ -192,7 +193,7 @@ def prepare(config: AdaptConfig, policy, tasks: list[str], demos: dict) -> tuple
 
 def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, roller=None) -> None:
     """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too. roller: simulators."""
-    stages.check_finished(origin)
+    refusals.check_finished(origin)
     weights = runs.weights_checksum(origin)
     policy = runs.load_policy(origin, device := runs.choose_device(config.device))
     policy, earlier = skills.take_apart(policy) if config.lean_on == "base" else (policy, [])
@@ -205,7 +206,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     windows = Windows(grown, tasks, elsewhere.multiply(demos, config.copies, config.seed), device)
     if config.mode == "scratch":
         grown.encoder.fit(windows.observations)
-    stages.try_learning(config, grown, windows)
+    refusals.try_learning(config, grown, windows)
     memory = Memory(origin, policy, Path(config.data_dir)) if config.retain == "replay" else None
     going_on, report = (folder / resume.FILE).exists(), {"copied": copied, "source_weights": weights}
     if config.sequence and config.eval_episodes and not going_on:  # an interrupted stage has this behind it

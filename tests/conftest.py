@@ -21,7 +21,8 @@ import adapt  # noqa: E402
 import evaluate  # noqa: E402
 import skills  # noqa: E402
 import train  # noqa: E402
-from plumbing import figures, files, runs, stages  # noqa: E402
+from adaptation import stages  # noqa: E402
+from plumbing import figures, files, runs  # noqa: E402
 from plumbing.cli import parse  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,14 +16,15 @@ import sampler
 import skills
 import train
 from adapt import count, grow, most_used, newest_router, only_rows, release, train_only
+from adaptation import stages
+from adaptation.memory import read_memory
+from adaptation.stages import outside
 from envs.demos import DATASET_ID, demonstrations
 from envs.metaworld import DIFFERENCES, PARTS, split_state
 from fdp import Policy, PolicyConfig
-from plumbing import runs, stages
+from plumbing import runs
 from plumbing.cli import BadInput, write_json
-from plumbing.memory import read_memory
 from plumbing.runs import load_policy, read_config, save_weights
-from plumbing.stages import outside
 
 CPU = torch.device("cpu")
 

@@ -24,10 +24,11 @@ from toy import Point
 import adapt
 import evaluate
 import train
+from adaptation import memory, refusals
 from envs import demos, tasks
 from envs.demos import demonstrations, make_windows
 from envs.tasks import spaces
-from plumbing import cli, figures, memory, reports, runs, stages
+from plumbing import cli, figures, reports, runs
 from plumbing.cli import BadInput, run
 
 TINY = ["--steps", 5, "--batch-size", 8, "--demos-per-task", 5, "--components", 2, "--device", "cpu"]
@@ -460,7 +461,7 @@ def test_what_no_policy_can_work_with_is_refused_in_one_line(task, message, tmp_
 
 def test_a_task_that_a_run_knows_is_named_to_trust_its_module_and_not_learned_again(trained, tmp_path, capsys):
     def asked(**tasks: str) -> list[str]:
-        return stages.check(adapt.AdaptConfig(run=str(trained[0]), **tasks))
+        return refusals.check(adapt.AdaptConfig(run=str(trained[0]), **tasks))
 
     for how in ("tasks", "sequence"):
         assert asked(**{how: "toy:OtherPoint-v0,toy:Point-v0"}) == ["toy:OtherPoint-v0"]

@@ -27,9 +27,9 @@ import torch.nn as nn
 from conftest import ROOT, command
 
 import adapt
+import adaptation.refusals
 import evaluate
 import fdp
-import plumbing.stages
 import sampler
 import skills
 import train
@@ -892,7 +892,7 @@ def test_a_stage_that_cannot_act_is_found_before_it_is_trained(kind, blamed, nor
 
 def test_trying_stages_out_leaves_them_training(stages):
     policy = stages[2].train()
-    plumbing.stages.try_out(policy)
+    adaptation.refusals.try_out(policy)
     assert all(part.training for part in policy.modules())
     policy.eval()
 
@@ -1172,7 +1172,7 @@ def test_a_policy_that_is_random_in_training_alone_does_not_remember():
         fdp.PolicyConfig(observation={"point": (2,)}, action_low=(-1.0,), action_high=(1.0,), tasks=["a"])
     )
     before = torch.get_rng_state()
-    plumbing.stages.check_forgetful(policy.train())
+    adaptation.refusals.check_forgetful(policy.train())
     assert policy.training and policy.router.training and torch.equal(torch.get_rng_state(), before)
 
 

@@ -15,9 +15,10 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 
 import train
+from adaptation import memory
 from envs.metaworld import PARTS, split_state
 from envs.tasks import resolve_tasks
-from plumbing import formats, memory, resume, runs
+from plumbing import formats, resume, runs
 from plumbing.cli import BadInput
 
 SHIPPED = ROOT / "study" / "core" / "mt6"

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 import adapt
 import train
+from adaptation import stages
 from envs.demos import demonstrations
-from plumbing import stages
 from plumbing.runs import load_policy
 
 NEW = ["drawer-open", "drawer-close"]

@@ -17,13 +17,14 @@ import adapt
 import encoder
 import evaluate
 import train
+from adaptation import stages
 from envs import demos, pixels
 from envs.metaworld import GROUPS, TASKS, MetaWorldEnv
 from envs.pixels import CAMERAS, IDS, PixelsEnv
 from envs.rollout import Roller
 from envs.tasks import make, name_parts, resolve_tasks, spaces
 from envs.worker import Episode, Worker
-from plumbing import opengl, stages
+from plumbing import opengl
 from plumbing.cli import BadInput
 from plumbing.runs import build_policy, load_policy
 from variants.staged import LoRA

@@ -17,7 +17,8 @@ import adapt
 import evaluate
 import skills
 import train
-from plumbing import files, folders, interrupt, runs, stages, tensors
+from adaptation import refusals
+from plumbing import files, folders, interrupt, runs, tensors
 from plumbing.cli import BadInput
 from study import grid
 
@@ -268,7 +269,7 @@ def test_nothing_is_learned_from_a_run_that_is_still_trained(tiny_run, data_dir,
         assert not folders.busy(run)
         fcntl.flock(handle, fcntl.LOCK_EX)
         assert folders.busy(run)
-        stages.check_finished(run)  # another command may only evaluate it
+        refusals.check_finished(run)  # another command may only evaluate it
         config = json.loads((run / "config.json").read_text())
         config["train"]["steps"] += 1
         (run / "config.json").write_text(json.dumps(config))

@@ -27,12 +27,13 @@ import evaluate
 import router
 import skills
 import train
+from adaptation import memory, stages
 from encoder import PixelsEncoder, SpatialSoftmax, groups
 from envs import demos, elsewhere, experts, from_lerobot, rollout, tasks, worker
 from envs.metaworld import MetaWorldEnv
 from envs.tasks import spaces
 from envs.worker import Episode, Worker
-from plumbing import cli, figures, folders, interrupt, memory, reports, resume, runs, stages, tensors
+from plumbing import cli, figures, folders, interrupt, reports, resume, runs, tensors
 from plumbing.cli import BadInput
 from plumbing.log import HeldOut
 from study import intervals

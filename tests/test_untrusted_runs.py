@@ -16,12 +16,13 @@ from conftest import command
 import adapt
 import evaluate
 import train
+from adaptation import refusals
+from adaptation.memory import read_memory
+from adaptation.stages import evaluated
 from envs import tasks
-from plumbing import cli, configs, files, opengl, resume, runs, stages, tensors
+from plumbing import cli, configs, files, opengl, resume, runs, tensors
 from plumbing.cli import BadInput
 from plumbing.log import read_log
-from plumbing.memory import read_memory
-from plumbing.stages import evaluated
 
 CPU = torch.device("cpu")
 
@@ -159,10 +160,10 @@ def test_copies_are_not_made_for_a_policy_that_does_not_see_all_of_the_state(run
     observation = json.loads((run / "config.json").read_text())["policy_config"]["observation"]
     change(run, policy_config__observation={part: x for part, x in observation.items() if part != "objects"})
     config = adapt.AdaptConfig(run=str(run), tasks="drawer-open", demos_per_task=1)
-    stages.check(config)
+    refusals.check(config)
     assert config.copies == 0
     with pytest.raises(BadInput, match="--copies: which numbers"):
-        stages.check(adapt.AdaptConfig(run=str(run), tasks="drawer-open", demos_per_task=1, copies=2))
+        refusals.check(adapt.AdaptConfig(run=str(run), tasks="drawer-open", demos_per_task=1, copies=2))
 
 
 @pytest.mark.parametrize("policy", ["../../evil", "os", "/tmp/evil", "fdp.Policy", ""])

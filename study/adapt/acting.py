@@ -13,9 +13,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
+from adaptation.refusals import RANK  # noqa: E402
 from plumbing.cli import ROOT, provenance, run, say, write_json  # noqa: E402
 from plumbing.runs import load_policy  # noqa: E402
-from plumbing.stages import RANK  # noqa: E402
 from study.speed.timing import take_turns, timer  # noqa: E402
 
 CALLS, TURNS = 50, 15

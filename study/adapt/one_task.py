@@ -20,11 +20,12 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
 import train  # noqa: E402
+from adaptation import stages  # noqa: E402
 from envs.pixels import as_policy_sees  # noqa: E402
 from envs.rollout import Roller, block_seeds  # noqa: E402
 from envs.tasks import resolve_tasks, slug  # noqa: E402
 from evaluate import evaluate  # noqa: E402
-from plumbing import folders, runs, stages  # noqa: E402
+from plumbing import folders, runs  # noqa: E402
 from plumbing.cli import ROOT, BadInput, parse, provenance, run, say, write_json  # noqa: E402
 from study.ml45 import augment, low_rank, tether  # noqa: E402
 

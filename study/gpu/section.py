@@ -26,7 +26,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import adapt  # noqa: E402
 import evaluate  # noqa: E402
-from plumbing import reports, stages  # noqa: E402
+from adaptation import stages  # noqa: E402
+from plumbing import reports  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from plumbing.runs import choose_device, load_policy, read_config  # noqa: E402
 from study.ml45.table import NEW  # noqa: E402

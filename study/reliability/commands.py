@@ -36,8 +36,9 @@ import adapt  # noqa: E402
 import evaluate  # noqa: E402
 import skills  # noqa: E402
 import train  # noqa: E402
+from adaptation import stages  # noqa: E402
 from envs import demos  # noqa: E402
-from plumbing import cli, interrupt, runs, stages  # noqa: E402
+from plumbing import cli, interrupt, runs  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
 PATIENCE = 60  # seconds for one case: far more than any takes, also on a busy machine

@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
+from adaptation.memory import read_memory  # noqa: E402
 from plumbing import folders, runs, tensors  # noqa: E402
 from plumbing.cli import BadInput, say  # noqa: E402
-from plumbing.memory import read_memory  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
 FLAGS = "--tasks reach,push --steps 60 --batch-size 8 --demos-per-task 3 --save-every 20".split()

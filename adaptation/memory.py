@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 import sampler
+from adaptation import stages
 from encoder import join, rows
 from envs.demos import demonstrations, make_windows, recorded
-from plumbing import formats, runs, stages, tensors
+from plumbing import formats, runs, tensors
 from plumbing.cli import BadInput
 from train import draw_noise
 
