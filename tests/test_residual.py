@@ -15,8 +15,8 @@ from adapt import count, grow, train_only
 from encoder import StateEncoder
 from plumbing import tensors
 from plumbing.cli import BadInput
-from plumbing.runs import load_policy, read_config
-from study.ml45 import augment
+from plumbing.runs import build_policy, load_policy, read_config
+from study.ml45 import augment, low_rank
 from variants.staged import LoRA, _replaced
 
 
@@ -255,3 +255,36 @@ def test_a_hand_that_was_moved_beside_its_path_comes_back_to_it():
     torch.testing.assert_close(arrives(seen, corrected)[gentle], arrives({"proprioception": hand}, actions)[gentle])
     assert torch.equal(seen["proprioception"][..., 3], hand[..., 3]) and torch.equal(corrected[..., 3], actions[..., 3])
     assert (seen["proprioception"] - hand)[..., :3].std().item() == pytest.approx(augment.ASTRAY, rel=0.1)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_rival_without_a_router_learns_a_name_or_the_smallest_adapters(rank):
+    """It begins as the same function; what an optimiser can move is counted by hand; the rest is left bit by bit."""
+    policy = make_policy()
+    policy = build_policy("monolithic", vars(policy.config)).eval()
+    before = {name: x.clone() for name, x in policy.state_dict().items()}
+    grown, parts, _ = low_rank.prepare(None, policy, ["drawer-open"], {}, rank=rank)
+    names, noise = ["reach", "push"] * 4, torch.randn(8, 8, 4)
+    seen = {
+        part: np.random.default_rng(0).normal(size=(8, *shape)) for part, shape in policy.config.observation.items()
+    }
+    old, begun = (p.eval().act(seen, names, noise=noise)[0] for p in (policy, grown))
+    np.testing.assert_allclose(begun, old, atol=1e-5)
+
+    def numbers(module: nn.Module) -> int:  # rank (n + m) of each matrix, and biases
+        return sum(sum(x.flatten(0, -2).shape) if x.ndim > 1 and "bias" not in name else x.numel()
+                   for name, x in module.named_parameters())  # fmt: skip
+
+    C = policy.config.condition_dim
+    adapters = numbers(policy.encoder) + numbers(policy.components) if rank else 0
+    assert sum(learned for _, learned in parts.values()) == C + adapters
+    with torch.no_grad():
+        for p in grown.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p))
+    adapt.release(grown)
+    after = grown.state_dict()
+    moved = {name for name, x in before.items() if not torch.equal(after[name][: len(x)], x)}
+    assert (moved == set()) == (rank == 0) and "task_embedding.weight" not in moved
+    mean = before["task_embedding.weight"].mean(0)
+    assert not torch.equal(after["task_embedding.weight"][2], mean)

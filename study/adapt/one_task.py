@@ -13,6 +13,7 @@ import json
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from unittest import mock
@@ -53,6 +54,8 @@ WAYS = {
     # Adapters on every layer, of as many parameters as a stage trains: for a run that has no components to add to.
     "low-rank": {"mode": "full"},
     "low-rank-elsewhere": {"mode": "full", "copies": 100},
+    "low-rank-1-elsewhere": {"mode": "full", "copies": 100},
+    "name-elsewhere": {"mode": "full", "copies": 100},
     # The honest rival: a policy of its own for each task, with as many parameters as a stage trains.
     "specialist": None,
     "specialist-elsewhere": None,
@@ -62,6 +65,8 @@ WAYS = {
 OURS = {  # ways in which a part of adapt.py, or train.py, is another one
     "low-rank": {"prepare": low_rank.prepare},
     "low-rank-elsewhere": {"prepare": low_rank.prepare},
+    "low-rank-1-elsewhere": {"prepare": partial(low_rank.prepare, rank=1)},
+    "name-elsewhere": {"prepare": partial(low_rank.prepare, rank=0)},
     "add-low-rank": {"prepare": low_rank.prepare_component},
     "add-shift": {"Windows": augment.Shifted},
     "add-return": {"Windows": augment.Returning},

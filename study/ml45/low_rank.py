@@ -4,7 +4,10 @@ W + A B in the place of every weight matrix W of encoder and U-Net (LoRA, arXiv 
 and the new tasks' embeddings learned as they are, and everything else frozen: `RANK` makes that as many numbers as a
 stage of `adapt.py --retain exact` trains. The way "low-rank" of study/adapt/one_task.py.
 
-Its way "add-low-rank" asks whether it is the adapters that help, or the one network: a new component is added as
+Two ways for study/router/adapting.py: "low-rank-1", the smallest adapters there are, and "name", none: the new task's
+embedding alone is learned.
+
+The way "add-low-rank" asks whether it is the adapters that help, or the one network: a new component is added as
 adapt.py does it, but it differs from the copy that it starts as by A B alone.
 
 Axis legend: n inputs and m outputs of a layer, r rank
@@ -54,11 +57,15 @@ def add_adapters(policy, rank: int, tasks: list[int]) -> int:
     return adapt.count(policy, learning=True)
 
 
-def prepare(config, policy, tasks: list[str], demos: dict) -> tuple:
-    """As adapt.py's, in the place of its mode "full"."""
+def prepare(config, policy, tasks: list[str], demos: dict, rank: int = RANK) -> tuple:
+    """As adapt.py's, in the place of its mode "full". Rank 0: the new tasks' embeddings alone."""
     known = len(policy.config.tasks)
     grown = adapt.grow(policy, tasks, 0, [], None)
-    add_adapters(grown, RANK, list(range(known, known + len(tasks))))
+    learned = list(range(known, known + len(tasks)))
+    if rank:
+        add_adapters(grown, rank, learned)
+    else:
+        adapt.only_rows(grown.requires_grad_(False).task_embedding, learned)
     parts = {name: (adapt.count(p), adapt.count(p, learning=True)) for name, p in grown.named_children()}
     return grown, {name: x for name, x in parts.items() if x[0]}, []
 

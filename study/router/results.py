@@ -360,12 +360,18 @@ BASES = {
     "informed": "one that routes: `--policy informed --bonus 0.1`",
     "affine": "signed weights: `--router affine`",
     "affine-16": "signed weights, sixteen slim components: `--router affine --policy waking --how narrow`",
+    "monolithic": "one network of the same size",
 }
-LEARNS = {"router-elsewhere": "one demonstration, augmented", "router": "the one demonstration"}
+LEARNS = {  # way -> what learns, from what
+    "router-elsewhere": ("router and name", "one demonstration, augmented"),
+    "router": ("router and name", "the one demonstration"),
+    "name-elsewhere": ("name", "one demonstration, augmented"),
+    "low-rank-1-elsewhere": ("name, adapters of rank 1", "one demonstration, augmented"),
+}
 
 
 def by_routing(study: Path) -> list[str]:
-    """A new task by the router and the name alone."""
+    """A new task by the router and the name alone; beside it, one network by what it has in their place."""
     made = {(base, way): [r for path in sorted(study.glob(f"router/adapting/{base}/{way}-*.json"))
                           if (r := json.loads(path.read_text()))["way"] == way]
             for base, way in product(BASES, LEARNS)}  # fmt: skip
@@ -380,19 +386,21 @@ def by_routing(study: Path) -> list[str]:
         mine = played[base, way] = {task: np.full((1, len(draws), n), np.nan) for task in tasks}
         for r in runs:
             mine[r["task"]][0, draws.index(r["flags"]["demo_draw"])] = stack([r["tasks"][r["task"]]])[0]
-        idle = played.get(("fdp", way))
+        idle = played.get(("fdp", "router" if way == "router" else "router-elsewhere"))
         change = "" if base == "fdp" or idle is None else crossed_difference(mine, idle)
-        rows.append([BASES[base], LEARNS[way], len({r["flags"]["demo_draw"] for r in runs}),
+        rows.append([BASES[base], *LEARNS[way], len({r["flags"]["demo_draw"] for r in runs}),
                      *(count({task: x}) for task, x in mine.items()), crossed_rate(mine).share, change,
                      f"{runs[0]['stage']['trained_parameters']:,}"])  # fmt: skip
     of = [expert(every, [task]) for task in tasks]
-    rows.append(["scripted expert", "", "", *("/".join(map(str, cell)) for cell in of),
+    rows.append(["scripted expert", "", "", "", *("/".join(map(str, cell)) for cell in of),
                  number(sum(s for s, _ in of) / sum(n for _, n in of))])  # fmt: skip
-    header = ["base", "learned from", "draws", *tasks, "all, 95 % interval", "minus today's, points", "trained "
-              "parameters"]  # fmt: skip
+    header = ["base", "what learns", "learned from", "draws", *tasks, "all, 95 % interval", "minus today's, points",
+              "trained parameters"]  # fmt: skip
     return [
         *text("Commands: `study/router/adapting.py`. On a base of 45 tasks only the router and the new task's "
-              "embedding are learned: the policy can only reweight its components.", played_on(every)),
+              "embedding are learned: the policy can only reweight its components. One network has nothing to weigh: "
+              "it learns the embedding alone, or adapters on every layer, too (`study/ml45/low_rank.py`).",
+              played_on(every)),
         *table(header, rows),
         *text("One base each. Intervals draw demonstrations and episodes; with one draw they are over episodes alone."),
     ]  # fmt: skip
