@@ -85,7 +85,7 @@ class AdaptConfig:
 # ---------------------------------------------------------------------------------------------- what is copied
 
 
-def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | None):
+def grow(policy, tasks: list[str], n: int, copied: list[int], rank: int | None):
     """A larger policy that begins as the same function: K + n components, old and new tasks.
 
     A new component starts as a copy of an old one ("upcycling"): it knows how to move already, and only has to learn
@@ -95,12 +95,12 @@ def grow(policy, tasks: list[str], count: int, copied: list[int], rank: int | No
     whose `compose` is no sum.)
     Several new ones copy different components: twins with the same weight would get the same gradient, forever.
 
-    tasks: names to add, which start at the mean of the known embeddings (what is known stays); count: n, may be 0;
+    tasks: names to add, which start at the mean of the known embeddings (what is known stays); n: may be 0;
     copied: whom each new one copies, [] to start at random; rank: of the encoder's adapter, if this is a stage with its
     own (variants/staged.py), else None. BadInput for a fork whose components change size where there are more of them.
     """
     variant, old, state = policy.variant, policy.config, dict(policy.state_dict())
-    settings = asdict(old) | {"tasks": list(dict.fromkeys([*old.tasks, *tasks])), "components": old.components + count}
+    settings = asdict(old) | {"tasks": list(dict.fromkeys([*old.tasks, *tasks])), "components": old.components + n}
     if rank is not None:
         variant, settings, state = add_stage(variant, old, settings, state, tasks, rank)
     grown = runs.build_policy(variant, settings)
@@ -128,13 +128,13 @@ def named(policy, tasks: list[str]):
 
 
 @torch.no_grad()
-def most_used(policy, observation, task: str, count: int) -> list[int]:
+def most_used(policy, observation, task: str, n: int) -> list[int]:
     """The components with the largest (signed) mean weights on a new task's demonstrations {part: (N, *shape)}."""
     larger = named(policy, [task]).eval()  # the router needs the name's embedding first
     each = max(len(x) // 512 + 1 if x.ndim == 4 else 1 for x in observation.values())  # all pictures would be gigabytes
     observation = {part: x[::each].to(policy.device) for part, x in observation.items()}
     index = larger.task_index([task]).to(policy.device).expand(len(next(iter(observation.values()))))
-    return larger.weigh(larger.encode(observation, index)).mean(0).topk(count).indices.tolist()
+    return larger.weigh(larger.encode(observation, index)).mean(0).topk(n).indices.tolist()
 
 
 # ---------------------------------------------------------------------------------------------- what is frozen

@@ -15,7 +15,7 @@ An encoder is any module with the first two of these; fdp.py makes it in `Policy
     forward(observation)    {part: (B, *shape)} -> condition (B, C), for the router and for all components
     augment(observation)    optional: a randomly changed copy, used only in training
 
-A task that is learned later uses the same encoder, frozen, plus a low-rank adapter of its own (`LoRA` in
+With `--retain exact` a task learned later uses the same encoder, frozen, plus a low-rank adapter of its own (`LoRA` in
 variants/staged.py).
 
 Axis legend: B batch, N training observations, F numbers the encoder reads, C condition dim, h and w of pictures
@@ -35,12 +35,12 @@ Difference = tuple[str, int, str, int]
 
 
 def join(observations: list[Observation]) -> Observation:
-    """Several {part: (n, *shape)} under each other."""
+    """Concatenate {part: (n, *shape)} dictionaries along the first axis."""
     return {name: torch.cat([o[name] for o in observations]) for name in observations[0]}
 
 
 def rows(observation: Observation, index) -> Observation:
-    """Some rows of {part: (N, *shape)}."""
+    """Index the first axis of {part: (N, *shape)}."""
     return {name: x[index] for name, x in observation.items()}
 
 

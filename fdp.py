@@ -63,7 +63,7 @@ class Policy(nn.Module):
 
     router_sees_step = False  # True: `weigh` is asked at every denoising step, not once per chunk
     progress = 1.0  # share of training done, for forks that anneal: set by the training loop (yours too), 1 when acting
-    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar (T,), float64; ab and 1 - ab are divisors
+    schedule = staticmethod(sampler.squared_cosine_schedule)  # T -> alpha bar (T,), float64, strictly between 0 and 1
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
@@ -119,7 +119,7 @@ class Policy(nn.Module):
         return torch.einsum("kbha,bk->bha", predictions, weights)
 
     def forward(self, noisy_actions: Tensor, step: Tensor, condition: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The composed prediction (B, H, A), in units of `config.target`; given `weights` (B, K), no router runs."""
+        """The composed prediction (B, H, A) of what `config.target` names; given `weights` (B, K), no router runs."""
         return self.compose(noisy_actions, step, condition, self.weigh(condition, step) if weights is None else weights)
 
     def weigh(self, condition: Tensor, step: Tensor | None = None) -> Tensor:
@@ -142,7 +142,7 @@ class Policy(nn.Module):
     # ------------------------------------------------------------------------------------------ how it learns
 
     def loss(self, observation: Observation, task: Tensor, actions: Tensor, step: Tensor, noise: Tensor) -> tuple:
-        """-> (one mean squared error per sample, (N,); `terms`). Training minimises the errors' mean plus the terms.
+        """-> (one mean squared error per sample, (N,); `terms`). Minimised: the errors' mean + sum coefficient * term.
         observation: raw, {part: (B, *shape)}; task (N,), actions (N, H, A), step (N,) in 0 .. T-1, noise (N, H, A); the
         caller draws the last two. N is B, or with pictures n * B (`encode`)."""
         condition = self.encode(observation, task)

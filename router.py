@@ -4,9 +4,9 @@
 
 It sees the *condition* only: what the encoder made of the observation, and the task's name unless that is switched
 off; neither the noisy actions nor the diffusion step. Hence the weights are computed once per action chunk, however
-many denoising steps follow, and a softmax weight means "in this situation, component k matters that much": if it
-routes, weights plotted over an episode can be interpreted (FDP, arXiv 2512.21898). A router that sees the step too is
-a fork: variants/stepwise.py.
+many denoising steps follow, and a softmax weight is component k's share in the sum. (Not its effect: two components
+that predict the same can trade weight.) If it routes, weights plotted over an episode can be read (FDP, arXiv
+2512.21898). A router that sees the step too is a fork: variants/stepwise.py.
 
 How raw network outputs (logits) become weights is a real choice:
 

@@ -13,12 +13,12 @@ it, remove a little of that, predict again. Everything below is arithmetic on th
 Why not remove all of it at once: under a squared error the best prediction is the *average* of all noise that could be
 in x_t. (The network also sees the observation, which is left out here.) So one jump from pure noise lands at the
 average of all chunks demonstrated in this situation, which may be none of them: between a way left of a wall and one
-right of it is the wall. A small step commits to a little, and the next average is over fewer. (variants/bc.py makes the
+right of it is the wall. A small move commits to a little, and the next average is over fewer. (variants/bc.py makes the
 one jump; study/README.md says when it fails.)
 
 What a chunk is, in time, with H = 8 and 4 actions executed per chunk (o: seen, a: predicted):
 
-    step        -1   0   1   2   3   4   5   6   7
+    robot step  -1   0   1   2   3   4   5   6   7
     seen         o   o
     predicted        a   a   a   a   a   a   a   a      one chunk: what sampling makes out of noise
     executed         a   a   a   a                      blindly, 0.05 s in MetaWorld; then it looks again
@@ -26,7 +26,7 @@ What a chunk is, in time, with H = 8 and 4 actions executed per chunk (o: seen, 
 `study/core/denoising.png` shows chunks on their way from noise to actions.
 
 A sampler gets `predict_noise(x_t, t) -> e`, with x_t (B, H, A) and t (B,), and cannot tell one U-Net from a weighted
-sum of K. All take the same arguments (`ddpm`). It is chosen when acting, not when training: every checkpoint of fdp.py
+sum of K. All take the arguments of `ddpm`. You choose one when acting, not when training: every checkpoint of fdp.py
 works with every sampler.
 
 Axis legend: B batch, H action horizon, A action dim, T diffusion steps (100).
@@ -51,8 +51,8 @@ def check_target(target: str) -> None:
 def squared_cosine_schedule(T: int) -> Tensor:
     """alpha bar for t = 0 .. T-1, float64 (T,). Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17.
 
-    The cosine spends many steps at medium noise, where actions take shape. (DDPM's linear schedule, cut to T=100, ends
-    at ab = 0.36: its last x_t holds 0.6 of the action's amplitude, yet sampling would start from pure noise.)
+    The cosine spends many steps at medium noise, where actions take shape. (DDPM's linear betas, 1e-4 to 0.02 in 100
+    steps, end at ab = 0.36: x_99 holds 0.6 of the action's amplitude, yet sampling would start from pure noise.)
     """
 
     def f(u: float) -> float:
@@ -77,7 +77,7 @@ def regression_target(target: str, clean: Tensor, noise: Tensor, alpha_bar_t: Te
         return noise
     if target == "clean":
         return clean
-    # Velocity (Salimans & Ho 2022, arXiv 2202.00512, section 4): write sqrt(ab) = cos(phi), sqrt(1-ab) = sin(phi). Then
+    # v-prediction (Salimans & Ho 2022, arXiv 2202.00512, section 4): sqrt(ab) = cos(phi), sqrt(1-ab) = sin(phi). Then
     # x_t walks a quarter circle from clean (phi = 0) to noise, and this is d x_t / d phi, the direction it goes in.
     a = alpha_bar_t[:, None, None]
     return a.sqrt() * noise - (1 - a).sqrt() * clean
@@ -154,8 +154,8 @@ def ddpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tenso
     """Undo the noising step by step, all T of them, with fresh noise at each ("ancestral sampling"). DDPM algorithm 2,
     mean and variance of equations 6-7.
 
-    Args (all samplers): predict_noise: callable; x: pure noise (B, H, A); alpha_bar: (T,); steps: network
-    evaluations; clip: clamp the predicted clean action to [-1, 1]. Returns clean actions (B, H, A).
+    Args (all samplers): predict_noise; x: pure noise (B, H, A); alpha_bar: (T,) on the CPU; steps: network calls;
+    clip: clamp predicted clean actions to [-1, 1]; generator: of ddpm's fresh noise. Returns clean actions (B, H, A).
     Raises ValueError for a number of steps that the schedule does not have.
     """
     for t, ab, ab_next in _walk(alpha_bar, resolve_steps("ddpm", steps, len(alpha_bar))):
@@ -188,7 +188,7 @@ def ddim(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tenso
 def dpm(predict_noise, x, alpha_bar, steps, clip=True, generator=None) -> Tensor:
     """DPM-Solver++(2M), deterministic. Lu et al. 2022 (arXiv 2211.01095), algorithm 2.
 
-    Ever smaller steps of DDIM trace a differential equation. A large one is exact only if the predicted clean action
+    Ever smaller steps of DDIM trace the probability-flow ODE. A large one is exact only if the predicted clean action
     stays constant (first order). It does not, so this one extrapolates it linearly, from the previous step and this
     one, to the step's midpoint (second order), at no extra network call. The midpoint is in terms of `lam`, half the
     log of the signal-to-noise ratio ab / (1 - ab), which serves as the equation's time.

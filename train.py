@@ -51,7 +51,7 @@ class TrainConfig:
     image_size: Literal[64, 96, 128] = 64  # height and width of pictures
     task_conditioning: Literal["name", "none"] = "name"  # none (the paper): read the task from the observation
     router: Literal["softmax", "informed", "affine", "raw"] = "softmax"  # logits to weights; router.py has the table
-    target: Literal["noise", "clean", "velocity"] = "velocity"  # what is predicted; noise is the paper's objective
+    target: Literal["noise", "clean", "velocity"] = "velocity"  # the paper: noise; velocity: v-prediction
     horizon: int = 8  # H, actions per chunk; 8 are 0.1 s of robot time. The paper predicts 16
     executed: int = 4  # actions executed per chunk; 8 halves the computation, loses precision (study/README.md)
     demos_per_task: int = 50  # expert episodes; collected once and kept

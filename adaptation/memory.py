@@ -86,7 +86,7 @@ class Memory:
         grown.training, grown.progress = training, progress
         wanted = torch.nn.functional.pad(self.weights[some], (0, now.shape[1] - self.weights.shape[1]))
         step, noise = draw_noise(grown, self.clean[some])
-        noisy = sampler.add_noise(self.clean[some], noise, grown.alpha_bar_32[step])  # a flow has less
+        noisy = sampler.add_noise(self.clean[some], noise, grown.alpha_bar_32[step])  # (flow.py trains on less noise)
         return grown.compose(noisy, step, condition, now - wanted).float().square().mean()
 
 

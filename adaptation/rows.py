@@ -61,7 +61,7 @@ def spread_rows(router: nn.Module, used: list[int], K: int) -> None:
 
 
 def share_weight(router: nn.Module, copied: list[int], K: int) -> None:
-    """Components K, K+1, ... get the logits of those that they copy, and each pair shares what the one had."""
+    """Components K, K+1, ... get the logits of those they copy. Each pair shares what the one had (not in affine)."""
     if not isinstance(router, Router):  # a fork's own: its new rows begin as it drew them
         return
     last = router.net[-1]

@@ -5,8 +5,8 @@ the data shows how to come back from where a learned policy will inevitably drif
 1703.09327). Noise-free demonstrations cover one thin line through the state space, and cloning them fails off that
 line.
 
-Each task is one Minari dataset, `fdp/<task>/expert-v0` in the data folder; envs/datasets.py reads it. Episode i of it
-is the i-th *successful* seed 0, 1, 2, ..., so the first 25 episodes of 50 are exactly the 25 that asking for 25 would
+Each task is one Minari dataset, `fdp/<task>/expert-v0` in the data folder; envs/datasets.py reads it. Seeds 0, 1, 2 ...
+are played, and the successes kept in order, so the first 25 episodes of 50 are exactly the 25 that asking for 25 would
 have made. Other draws, for results that do not hang on one set of demonstrations, have seeds and datasets of their own
 (`--demo-draw 1`).
 """
@@ -451,7 +451,7 @@ def make_windows(episodes: list[dict], horizon: int) -> tuple[dict[str, Tensor],
 
     A window starts at *every* recorded action, the last one included: otherwise the end of each episode, where the task
     is completed, would never be the present moment of any training sample. Windows that reach past the end are
-    filled by repeating the last action. (As in Diffusion Policy, whose actions are positions: it stays. Ours are
+    filled by repeating the last action. (In Diffusion Policy, actions are positions: repeated, the hand stays. Ours are
     displacements: it moves on. So recording goes on after success, STEPS_AFTER_SUCCESS.) Zeros would loosen the grip.
 
         actions  a0 a1 a2 a3        H = 3:  [a0 a1 a2] [a1 a2 a3] [a2 a3 a3] [a3 a3 a3]

@@ -31,8 +31,8 @@ from envs.tasks import make, name_parts, own_random, trust
 
 @dataclass
 class Episode:
-    """One episode, before (task, seed) and after it was played. Ends at the first success, or when the environment
-    says so."""
+    """One episode, before (task, seed) and after it was played. Ends at the first success (an expert's recording
+    `steps_after_success` later), or when the environment says so."""
 
     task: str
     seed: int

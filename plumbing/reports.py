@@ -38,7 +38,7 @@ def table(result: dict) -> str:
         return "-" if value is None else f"{value:.3f}"
 
     wide = max([23, *map(len, result["tasks"])]) + 1
-    lines = [f"{'task':<{wide}}{'success':>8}   {'95 % interval':<15}{'expert':>8}{'episodes':>10}{'sim. seconds':>14}"]
+    lines = [f"{'task':<{wide}}{'success':>8}   {'95 % interval':<15}{'expert':>8}{'episodes':>10}{'CPU seconds':>14}"]
     for task, r in result["tasks"].items():
         interval = " - ".join(map(rate, r["interval"]))
         lines.append(

@@ -115,7 +115,7 @@ MUTANTS = {
     "statistics taken again while adapting": ("adapt.py", '    if config.mode == "scratch":\n        grown.encoder.fit', "    if True:\n        grown.encoder.fit", "test_adapt.py -k exact_keeps"),
     "old weights meet the wrong components": ("adaptation/memory.py", "pad(self.weights[some], (0, now.shape[1] - self.weights.shape[1]))", "pad(self.weights[some], (now.shape[1] - self.weights.shape[1], 0))", "test_adapt.py -k drift"),
     "the last weights are kept, not their average": ("adapt.py", "    learner.adopt_average()\n", "", "test_learning.py"),
-    "the least used is copied": ("adapt.py", ".mean(0).topk(count).indices", ".mean(0).topk(count, largest=False).indices", "test_adapt.py -k most_used"),
+    "the least used is copied": ("adapt.py", ".mean(0).topk(n).indices", ".mean(0).topk(n, largest=False).indices", "test_adapt.py -k most_used"),
     "old tasks get the newest router": ("variants/staged.py", '"router": self.router[stage]}', '"router": self.router[-1]}', "test_adapt.py -k exact_keeps"),
     "old tasks see through the newest adapter": ("variants/staged.py", "self.components, self.residual[stage]", "self.components, self.residual[-1]", "test_adapt.py -k exact_keeps"),
     "a new stage forgets the last one's adapter": ("variants/staged.py", 'for part in ("router", "residual"):', 'for part in ("router",):', "test_residual.py -k begins"),

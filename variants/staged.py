@@ -46,6 +46,8 @@ def on_top_of(base: str):
 
     class StagedPolicy(module.Policy):
         def build(self) -> None:
+            """The base's parts; of its router one for each stage, and an adapter of the encoder (`LoRA`). ValueError
+            for stages that do not name every component and task."""
             c = self.config
             used, tasks = [components_of(k) for k, _ in c.stages], [task for _, names in c.stages for task in names]
             if tasks != list(c.tasks) or set().union(*used) != set(range(c.components)) or not all(used):
@@ -135,7 +137,7 @@ def on_top_of(base: str):
 class LoRA(nn.Module):
     """A low-rank adapter of a frozen encoder, so that a new task may see what no old one needed: W + A @ B in the place
     of each weight W, b + d in that of its bias b (Hu et al. 2021, arXiv 2106.09685, section 4.1, with its letters
-    swapped: the paper writes W + B A. A and B are these matrices here, not the axes of the legend.)
+    swapped: paper and `peft` write W + B A. A and B are these matrices here, not the axes of the legend.)
 
     A (outputs, r) and d start at zero, so learning begins with the encoder as it was. B (r, inputs) starts random: if
     both were zero, neither would get a gradient. The encoder itself never changes, and neither does what old tasks see.
@@ -202,7 +204,8 @@ def unstaged(config) -> dict:
 
 def as_first_stage(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A policy's tensors, under the names that they have where it is the first stage: its router is number 0."""
-    return {f"router.0.{name[7:]}" if name.startswith("router.") else name: x for name, x in state.items()}
+    first = "router."
+    return {name.replace(first, f"{first}0.", 1) if name.startswith(first) else name: x for name, x in state.items()}
 
 
 def add_stage(variant: str, old, settings: dict, state: dict[str, Tensor], tasks: list[str], rank: int) -> tuple:
