@@ -23,7 +23,7 @@ from study.intervals import (
 )
 from study.markdown import NotMeasured, bullets, expert, paired, read, span, table, words
 from study.ml45.results import NEW_ML45, crossed_runs, runs_of
-from study.router.results import ANOTHER, READ, dependence, minus
+from study.router.results import READ, dependence, minus, routed
 from study.sequences.results import alone, in_turn
 from study.speed.results import beside_lerobot
 
@@ -210,14 +210,27 @@ def router(study: Path) -> str:
     """Does it route, is it needed, what wakes it, and what that costs?"""
     usual, woken = (read(study, f"router/wake/{name}.json")[name] for name in ("softmax", READ))
     knows = [number(r["tells"]["task"]["above"], 2) for r in (woken, usual)]
-    swapped = number(woken["changed"][ANOTHER]["success"])
     costs = minus(study, "fifty", READ, "softmax")
     price = f"; success on fifty tasks changes by {costs}" if costs else ""
     return (
-        f"**The router hardly routes**: its weights carry {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
-        f"nats about the task. {dependence(study)}{never_routed(study)}. With a "
-        f"bonus (`--router informed`) they carry {knows[0]}; another task's leave {swapped} of "
-        f"{number(woken['success'])} (1 seed, {sum(e['n'] for e in woken['played'].values())} episodes){price}."
+        f"**The router hardly routes**: its weights tell {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
+        f"nats about the task. {dependence(study)}{never_routed(study)}. With a bonus (`--router informed`) they tell "
+        f"{knows[0]}{price}.{told(alone_by_routing, study) or ''}"
+    )
+
+
+def alone_by_routing(study: Path) -> str:
+    """A new task by new weights alone, of the base that is best at it; and one network's name alone."""
+    found = {key: crossed_rate(mine).mean for key, (_, mine) in routed(study).items()}
+    usual, best = (found.get((base, "router-elsewhere")) for base in ("fdp", "affine-16"))
+    if None in (usual, best):
+        raise NotMeasured("`study/router/adapting/*/router-elsewhere-*.json`")
+    beside = [f"{what} {number(found['monolithic', way])}" for way, what in
+              {"name-elsewhere": "one network's name", "low-rank-1-elsewhere": "its smallest adapters"}.items()
+              if ("monolithic", way) in found]  # fmt: skip
+    return (
+        f" New weights alone teach a new task to {number(best)} (1 demonstration; 16 signed, slim components; default "
+        f"{', '.join([number(usual), *beside])})."
     )
 
 
@@ -233,7 +246,7 @@ def never_routed(study: Path) -> str:
     fewer = f"; {seeds(len(many[0]))}" * (len(many[0]) != most)
     fifty = f", {compare_seeds(*many)} on fifty (25{fewer})" if many[0] else ""
     return (
-        f", from its start (`--policy uniform`) by {changes} on six tasks (25, 3, 1 demonstrations; "
+        f"; training with 1/K (`--policy uniform`) by {changes} on six tasks (25, 3, 1 demonstrations; "
         f"{f'{least} to ' * (least < most)}{seeds(most)}){fifty}"
     )
 
@@ -255,10 +268,11 @@ def diffusion(study: Path) -> str:
         if not pair[0]:
             raise NotMeasured(f"`study/router/{place}{rival[0]}-s*.json`")
         said.append((compare_seeds(*pair), by_seed(*pair), len(pair[0])))
-    pays, loses = ([(change, t) for change, t, _ in said if ahead(change)]
-                   for ahead in (lambda d: d.high < 0, lambda d: d.low > 0))  # fmt: skip
+    pays, loses = ([(change, t) for change, t, _ in said if leads(change)]
+                   for leads in (lambda d: d.high < 0, lambda d: d.low > 0))  # fmt: skip
     sure = sum(t is not None and not weak(t) for _, t in pays + loses)
-    verdict = f"Diffusion pays in {len(pays)} of {len(said)} cases" if pays else "Diffusion is not shown to pay"
+    ahead = f"ahead in {len(pays)} of {len(said)} cases" if pays else "not shown to be ahead"
+    verdict = f"Diffusion is {ahead}"
     verdict += f", regression in {len(loses)}" * bool(loses)
     of = len(pays) + len(loses)
     by_t = f"; by Student's t {sure} of {of} exclude{'s' * (sure == 1)} zero" * (sure < of)

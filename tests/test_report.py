@@ -579,7 +579,7 @@ def test_what_1_k_costs_in_all_runs_of_todays_router(tmp_path):
         written(tmp_path / name, *failed)
         written(tmp_path / f"{name}-even", 1, 2, 3)
     assert router.dependence(tmp_path) == (
-        "1/K in their place changes success by -30.0 to -10.0 points after training (3 runs, K = 4)"
+        "Replacing them by 1/K changes success by -30.0 to -10.0 points after training (3 runs, K = 4)"
     )
 
 
@@ -608,7 +608,7 @@ def test_who_is_ahead_regression_or_diffusion(tmp_path):
             written(tmp_path / f"router/{place}bc-unet-s{seed}", *regression)
             written(tmp_path / f"router/{place}monolithic-s{seed}", *denoising)
     said = finding.diffusion(tmp_path)
-    assert said.startswith("**Diffusion pays in 3 of 5 cases, regression in 1**: regression minus diffusion, one")
+    assert said.startswith("**Diffusion is ahead in 3 of 5 cases, regression in 1**: regression minus diffusion, one")
     assert said.count("-70.0 [") == 3 and "0.0 [0.0, 0.0] on two ways around a wall, +70.0 [" in said
     assert said.endswith("on fifty tasks (25) (2 seeds).")
 

@@ -218,8 +218,8 @@ def dependence(study: Path) -> str:
     if not changes:
         raise NotMeasured(f"`study/{REPLACED[0]}`")
     return (
-        f"1/K in their place changes success by {points(min(changes))} to {points(max(changes))} points after training "
-        f"({len(changes)} runs, K = 4)"
+        f"Replacing them by 1/K changes success by {points(min(changes))} to {points(max(changes))} points after "
+        f"training ({len(changes)} runs, K = 4)"
     )
 
 
@@ -370,8 +370,9 @@ LEARNS = {  # way -> what learns, from what
 }
 
 
-def by_routing(study: Path) -> list[str]:
-    """A new task by the router and the name alone; beside it, one network by what it has in their place."""
+def routed(study: Path) -> dict[tuple[str, str], tuple[list[dict], dict[str, np.ndarray]]]:
+    """(base, way) -> its results, and task -> successes (1, draws, episodes), NaN where a draw was not learned from. Of
+    what has all tasks."""
     made = {(base, way): [r for path in sorted(study.glob(f"router/adapting/{base}/{way}-*.json"))
                           if (r := json.loads(path.read_text()))["way"] == way]
             for base, way in product(BASES, LEARNS)}  # fmt: skip
@@ -379,14 +380,22 @@ def by_routing(study: Path) -> list[str]:
     made = {key: runs for key, runs in made.items() if runs and {r["task"] for r in runs} == set(tasks)}
     if not (every := [r for runs in made.values() for r in runs]):
         raise NotMeasured("`study/router/adapting/*/*.json`")
-    draws = sorted({r["flags"]["demo_draw"] for r in every})
-    rows, played = [], {}
-    for (base, way), runs in made.items():
+    draws, found = sorted({r["flags"]["demo_draw"] for r in every}), {}
+    for key, runs in made.items():
         n = runs[0]["tasks"][runs[0]["task"]]["n"]
-        mine = played[base, way] = {task: np.full((1, len(draws), n), np.nan) for task in tasks}
+        mine = {task: np.full((1, len(draws), n), np.nan) for task in tasks}
         for r in runs:
             mine[r["task"]][0, draws.index(r["flags"]["demo_draw"])] = stack([r["tasks"][r["task"]]])[0]
-        idle = played.get(("fdp", "router" if way == "router" else "router-elsewhere"))
+        found[key] = runs, mine
+    return found
+
+
+def by_routing(study: Path) -> list[str]:
+    """A new task by the router and the name alone; beside it, one network by what it has in their place."""
+    rows, found = [], routed(study)
+    every, tasks = [r for runs, _ in found.values() for r in runs], next(iter(found.values()))[1]
+    for (base, way), (runs, mine) in found.items():
+        _, idle = found.get(("fdp", "router" if way == "router" else "router-elsewhere"), ([], None))
         change = "" if base == "fdp" or idle is None else crossed_difference(mine, idle)
         rows.append([BASES[base], *LEARNS[way], len({r["flags"]["demo_draw"] for r in runs}),
                      *(count({task: x}) for task, x in mine.items()), crossed_rate(mine).share, change,
