@@ -31,19 +31,15 @@ def check(config) -> list[str]:
     check_limits(config)
     moves_old = config.mode in ("components", "full", "scratch") or config.train_encoder
     config.retain = config.retain or ("paper" if moves_old else "exact")
-    if config.retain == "exact" and moves_old:
-        raise BadInput("--retain exact needs old components and the encoder frozen: use mode router or add-component")
+    if config.retain in ("exact", "replay") and moves_old:
+        raise BadInput(f"--retain {config.retain} needs old components and the encoder frozen: use mode router or "
+                       "add-component and leave out --train-encoder, or leave it out")  # fmt: skip
     if config.retain != "exact" and config.encoder_rank is not None:
         raise BadInput("--encoder-rank goes with --retain exact: otherwise old tasks would see through it too")
     if config.retain != "exact" and config.lean_on != "all":
         raise BadInput("--lean-on base goes with --retain exact: otherwise there is one policy, and no skills apart")
     if config.retain == "exact" and config.encoder_rank is None:
         config.encoder_rank = RANK
-    if config.retain == "replay" and config.train_encoder:
-        raise BadInput("--retain replay keeps a router that sees through the encoder: leave out --train-encoder, or "
-                       "use --retain exact, which adapts the encoder for the new tasks alone")  # fmt: skip
-    if config.retain == "replay" and config.mode in ("full", "scratch", "components"):
-        raise BadInput(f"--retain replay needs old components frozen, and mode {config.mode} moves them: leave it out")
     if (config.mode == "components") != bool(config.train_components):
         raise BadInput("--train-components, such as 0,2, goes with --mode components, and is needed there")
     if config.mode != "add-component" and (config.new_components, config.start_from) != (1, "most-used"):
@@ -109,10 +105,9 @@ def check_source(config, tasks: list[str], device) -> None:
         raise BadInput(
             f"the router of policy '{variant}' sees the denoising step, at which --retain replay does not ask"
         )
-    if config.mode not in ("full", "scratch") and not hasattr(policy, "router"):
-        raise BadInput(f"policy '{variant}' has no router: use --mode full or scratch")
-    if config.mode not in ("full", "scratch") and not hasattr(policy, "components"):
-        raise BadInput(f"policy '{variant}' has no `components`: use --mode full or scratch")
+    for part in ("router", "components") if config.mode not in ("full", "scratch") else ():
+        if not hasattr(policy, part):
+            raise BadInput(f"policy '{variant}' has no `{part}`: use --mode full or scratch")
     K, new = policy.config.components, config.new_components
     parts = list(policy.components.parameters()) if hasattr(policy, "components") else []
     size = sum(p[0].numel() for p in parts if p.ndim)

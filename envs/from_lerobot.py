@@ -42,11 +42,10 @@ class ConvertConfig:
     tasks: str  # which task of ours it is; one at a time
     label: str = ""  # which of their task labels; may be left out where there is one
     size: int = 64  # of our pictures: 64, 96 or 128
-    most: int = 10_000  # episodes
     data_dir: str = "data"
 
 
-def convert(folder: Path, label: str, size: int, most: int) -> list[dict]:
+def convert(folder: Path, label: str, size: int) -> list[dict]:
     """Episodes of one label: {"corner": (L, 3, size, size), "actions": (L, 4)}, and the parts of MetaWorld's state."""
     try:
         import pyarrow.parquet as parquet
@@ -73,7 +72,7 @@ def convert(folder: Path, label: str, size: int, most: int) -> list[dict]:
             columns = ["episode_index", "frame_index", "task_index", IMAGE, STATE, ACTION]
             table = rows_of(parquet, path, columns, left)
             for row in table:
-                if row["task_index"] == wanted and (row["episode_index"] in found or len(found) < most):
+                if row["task_index"] == wanted:
                     found.setdefault(row["episode_index"], []).append(row)
         return [episode(rows, size, f"{folder}: episode {i}") for i, rows in sorted(found.items())]
     except BadInput:
@@ -135,12 +134,12 @@ def small(content: bytes, size: int, where: str) -> np.ndarray:
 
 def main(config: ConvertConfig) -> dict:
     """Returns what the command's last line says: the dataset written, and how many episodes it has."""
-    if config.size not in pixels.SIZES or config.most < 1:
-        raise BadInput(f"--size must be one of {pixels.SIZES}, and --most at least 1; got {config.size}, {config.most}")
+    if config.size not in pixels.SIZES:
+        raise BadInput(f"--size must be one of {pixels.SIZES}, got {config.size}")
     tasks = pixels.through_cameras("pixels", resolve_tasks(config.tasks), config.size)
     if len(tasks) > 1:
         raise BadInput(f"--tasks must name one task, got {len(tasks)}: a label is of one")
-    (task,), episodes = tasks, convert(Path(config.folder), config.label, config.size, config.most)
+    (task,), episodes = tasks, convert(Path(config.folder), config.label, config.size)
     if not episodes:
         raise BadInput(f"{config.folder} has no episode of that label")
     goals = {tuple(e["goal"][0].round(4)) for e in episodes}

@@ -41,7 +41,7 @@ def load_variant(name: str) -> ModuleType:
     """'fdp' -> fdp.py; 'mine' -> variants/mine.py. A variant is any module with `Policy` and `PolicyConfig`."""
     if name == "fdp":
         return importlib.import_module("fdp")
-    available = sorted(p.stem for p in (ROOT / "variants").glob("*.py") if p.stem != "__init__")
+    available = sorted(p.stem for p in (ROOT / "variants").glob("*.py"))
     if name not in available:
         raise BadInput(f"no policy '{name}': choose fdp or a file in variants/, without .py ({', '.join(available)})")
     module = importlib.import_module(f"variants.{name}")

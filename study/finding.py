@@ -211,7 +211,7 @@ def router(study: Path) -> str:
     usual, woken = (read(study, f"router/wake/{name}.json")[name] for name in ("softmax", READ))
     knows = [number(r["tells"]["task"]["above"], 2) for r in (woken, usual)]
     costs = minus(study, "fifty", READ, "softmax")
-    price = f"; success on fifty tasks changes by {costs}" if costs else ""
+    price = f"; fifty tasks change by {costs}" if costs else ""
     return (
         f"**The router hardly routes**: its weights tell {knows[1]} of {number(usual['tells']['task']['most'], 2)} "
         f"nats about the task. {dependence(study)}{never_routed(study)}. With a bonus (`--router informed`) they tell "
@@ -226,10 +226,10 @@ def alone_by_routing(study: Path) -> str:
     if None in (usual, best):
         raise NotMeasured("`study/router/adapting/*/router-elsewhere-*.json`")
     beside = [f"{what} {number(found['monolithic', way])}" for way, what in
-              {"name-elsewhere": "one network's name", "low-rank-1-elsewhere": "its smallest adapters"}.items()
+              {"name-elsewhere": "one network's name", "low-rank-1-elsewhere": "small adapters"}.items()
               if ("monolithic", way) in found]  # fmt: skip
     return (
-        f" New weights alone teach a new task to {number(best)} (1 demonstration; 16 signed, slim components; default "
+        f" New weights alone teach a new task to {number(best)} (16 signed, slim components; default "
         f"{', '.join([number(usual), *beside])})."
     )
 
@@ -246,7 +246,7 @@ def never_routed(study: Path) -> str:
     fewer = f"; {seeds(len(many[0]))}" * (len(many[0]) != most)
     fifty = f", {compare_seeds(*many)} on fifty (25{fewer})" if many[0] else ""
     return (
-        f"; training with 1/K (`--policy uniform`) by {changes} on six tasks (25, 3, 1 demonstrations; "
+        f"; training with 1/K by {changes} on six tasks (25, 3, 1 demonstrations; "
         f"{f'{least} to ' * (least < most)}{seeds(most)}){fifty}"
     )
 

@@ -153,7 +153,7 @@ def test_a_file_that_unpacks_to_more_than_it_may_is_not_unpacked(tmp_path, monke
     folder = write(tmp_path / "theirs", "v2.1", three())
     monkeypatch.setattr(from_lerobot, "MOST_BYTES", 1000)
     with pytest.raises(BadInput, match="unpacks to more than 1,000 bytes"):
-        from_lerobot.convert(folder, "Push the puck to a goal", 64, 3)
+        from_lerobot.convert(folder, "Push the puck to a goal", 64)
 
 
 def test_files_that_are_small_and_many_are_counted_together(tmp_path, monkeypatch):
@@ -163,7 +163,7 @@ def test_files_that_are_small_and_many_are_counted_together(tmp_path, monkeypatc
     ]
     monkeypatch.setattr(from_lerobot, "MOST_BYTES", max(sizes) + 10)
     with pytest.raises(BadInput, match="unpacks to more than"):
-        from_lerobot.convert(folder, "Push the puck to a goal", 64, 3)
+        from_lerobot.convert(folder, "Push the puck to a goal", 64)
 
 
 @pytest.mark.parametrize("values", [pyarrow.nulls(12), pyarrow.array([True] * 12),
@@ -176,7 +176,7 @@ def test_lists_of_what_takes_no_room_in_a_file_are_not_unpacked(tmp_path, values
     at = table.column_names.index("action")
     parquet.write_table(table.set_column(at, "action", lists), path)
     with pytest.raises(BadInput, match="has a column 'action' of type list<.*, which is not read"):
-        from_lerobot.convert(folder, "Push the puck to a goal", 64, 3)
+        from_lerobot.convert(folder, "Push the puck to a goal", 64)
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
@@ -185,7 +185,7 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
     shutil.move(path, tmp_path / "private.parquet")
     path.symlink_to(tmp_path / "private.parquet")
     with pytest.raises(BadInput, match="is a link that leads out of"):
-        from_lerobot.convert(folder, "Push the puck to a goal", 64, 3)
+        from_lerobot.convert(folder, "Push the puck to a goal", 64)
 
 
 def test_what_is_no_such_dataset_is_refused(tmp_path):
@@ -202,10 +202,9 @@ def test_what_is_no_such_dataset_is_refused(tmp_path):
             from_lerobot.main(ConvertConfig(str(folder), "push", label))
     with pytest.raises(BadInput, match="info.json"):
         from_lerobot.main(ConvertConfig(str(tmp_path / "nowhere"), "push"))
-    for tasks, size, most, message in (("push,reach", 64, 1, "one task, got 2"), ("push", 80, 1, "--size must be one"),
-                                       ("push", 64, 0, "--most at least 1")):  # fmt: skip
+    for tasks, size, message in (("push,reach", 64, "one task, got 2"), ("push", 80, "--size must be one")):
         with pytest.raises(BadInput, match=message):
-            from_lerobot.main(ConvertConfig(str(folder), tasks, "Open a drawer", size, most))
+            from_lerobot.main(ConvertConfig(str(folder), tasks, "Open a drawer", size))
     for text in ("{}", "[]", '{"features": 5}'):
         (tmp_path / "bare/meta/info.json").write_text(text)
         with pytest.raises(BadInput, match="does not list its features"):

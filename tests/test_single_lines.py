@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
-import test_from_lerobot
 import torch
 import toy
 from conftest import ROOT, command
@@ -29,7 +28,7 @@ import skills
 import train
 from adaptation import memory, stages
 from encoder import PixelsEncoder, SpatialSoftmax, groups
-from envs import demos, elsewhere, experts, from_lerobot, rollout, tasks, worker
+from envs import demos, elsewhere, experts, rollout, tasks, worker
 from envs.metaworld import MetaWorldEnv
 from envs.tasks import spaces
 from envs.worker import Episode, Worker
@@ -557,11 +556,6 @@ def test_tasks_that_differ_in_the_upper_end_alone_are_not_learned_together(monke
     monkeypatch.setattr(tasks, "spaces", known.__getitem__)
     with pytest.raises(BadInput, match="cannot be learned together: action_high"):
         tasks.common_spaces(["a", "b"])
-
-
-def test_no_more_episodes_than_asked_for_are_taken(tmp_path):
-    folder = test_from_lerobot.write(tmp_path / "theirs", "v2.1", test_from_lerobot.three())
-    assert [len(from_lerobot.convert(folder, "Push the puck to a goal", 64, most)) for most in (1, 2)] == [1, 2]
 
 
 def test_what_a_shell_ignores_stays_ignored():

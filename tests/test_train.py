@@ -17,9 +17,8 @@ from safetensors.torch import load_file
 
 import evaluate
 import train
-from envs.agent import Agent
 from envs.demos import demonstrations
-from envs.metaworld import DIFFERENCES
+from envs.metaworld import DIFFERENCES, split_state
 from envs.rollout import FIRST_EVALUATION_SEED
 from envs.worker import Episode
 from evaluate import wilson_interval
@@ -342,6 +341,33 @@ def test_video(tiny_run, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "f.json").exists() and not (tmp_path / "videos" / "f-reach.gif").exists()
 
 
+class Agent:
+    """The policy as MetaWorld's own `metaworld.evaluation.evaluation` wants it: one action per environment and step.
+
+    It keeps each environment's action chunk and asks the policy for a new one where it has run out.
+
+    tasks: a name for each environment, in their order.
+    """
+
+    def __init__(self, policy, tasks: list[str]):
+        self.policy, self.tasks = policy, tasks
+        self.queues: list[list[np.ndarray]] = [[] for _ in tasks]
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        """Forget the chunks of the environments in the mask (n,)."""
+        for i in np.flatnonzero(env_mask):
+            self.queues[i].clear()  # a chunk planned in the old episode means nothing in the new one
+
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        """MetaWorld's states (n, 39) -> the next action of each environment (n, A)."""
+        empty = [i for i, queue in enumerate(self.queues) if not queue]
+        if empty:
+            seen, names = split_state(observations[empty]), [self.tasks[i] for i in empty]
+            for i, chunk in zip(empty, self.policy.act(seen, names)[0], strict=True):
+                self.queues[i] = list(chunk[: self.policy.config.executed])
+        return np.stack([queue.pop(0) for queue in self.queues])
+
+
 def test_metaworlds_own_evaluation_agrees(trained_run):
     """MetaWorld's evaluation loop and ours on two tasks. It draws goals its own way, so equality is statistical."""
     import gymnasium
@@ -361,24 +387,6 @@ def test_metaworlds_own_evaluation_agrees(trained_run):
         their_low, their_high = wilson_interval(round(theirs[f"{task}-v3"] * n), n)
         assert low <= their_high and their_low <= high, (task, ours["tasks"][task]["success"], theirs)
     assert ours["mean_success"] > 0.5, "an untrained policy would agree with anything that fails"
-
-
-def test_agent_carries_out_the_first_actions_of_a_chunk(tiny_run, monkeypatch):
-    policy = runs.load_policy(tiny_run)
-    chunk = np.arange(8.0)[None, :, None].repeat(4, 2)
-    monkeypatch.setattr(policy, "act", lambda seen, names, *_: (chunk.repeat(len(names), 0), None))
-    agent = Agent(policy, ["reach"])
-    assert [agent.eval_action(np.zeros((1, 39)))[0, 0] for _ in range(5)] == [0, 1, 2, 3, 0]
-
-
-def test_agent_keeps_a_chunk_per_environment_and_drops_it_at_reset(tiny_run):
-    policy = runs.load_policy(tiny_run)
-    agent, observations = Agent(policy, ["reach", "push"]), np.zeros((2, 39))
-    agent.eval_action(observations)
-    agent.reset(np.array([False, True]))
-    assert [len(q) for q in agent.queues] == [policy.config.executed - 1, 0]
-    assert agent.eval_action(observations).shape == (2, 4)
-    assert [len(q) for q in agent.queues] == [policy.config.executed - 2, policy.config.executed - 1]
 
 
 def test_wilson_interval():

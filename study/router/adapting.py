@@ -16,6 +16,9 @@ Sixteen had 0.628. What would one network have, in which there is nothing to wei
 128 numbers; or also adapters of rank 1 on every layer, 10,780 numbers, where the router and the name of the sixteen are
 9,424. Predicted, before its base is trained: by name alone 0.30, with adapters 0.80, since they change what its layers
 compute; adapters of rank 24 had 0.91 (study/ml45).
+
+Signed weights over four had 0.35: not the sign alone. Sixteen slim ones under a softmax, predicted before they are
+trained: 0.50.
 """
 
 from study.ml45.table import NEW
@@ -25,9 +28,10 @@ BASES = {
     "informed": "--policy informed --bonus 0.1",
     "affine-16": "--policy waking --how narrow --router affine",
     "affine": "--router affine",
+    "slim-16": "--policy waking --how narrow",
     "monolithic": "--policy monolithic",
 }
-COMPONENTS = {"affine-16": 16}  # the others have 4
+COMPONENTS = {"affine-16": 16, "slim-16": 16}  # the others have 4
 WAYS = {"monolithic": ("name-elsewhere,low-rank-1-elsewhere",)}  # of the others: the router and the name
 
 

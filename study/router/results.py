@@ -360,6 +360,7 @@ BASES = {
     "informed": "one that routes: `--policy informed --bonus 0.1`",
     "affine": "signed weights: `--router affine`",
     "affine-16": "signed weights, sixteen slim components: `--router affine --policy waking --how narrow`",
+    "slim-16": "sixteen slim components: `--policy waking --how narrow`",
     "monolithic": "one network of the same size",
 }
 LEARNS = {  # way -> what learns, from what
