@@ -36,9 +36,9 @@ the last three). Hence it is not the default.
 A new task by routing alone (router and name learn, on one demonstration, upon a base of 45 tasks): with softmax new
 weights can only give something between what the components say, with `affine` their differences can be amplified. With
 four components that was no help, 0.35 of success where softmax has 0.39; with sixteen slim ones, as large together, it
-was 0.63 (one base each; sixteen with softmax were not tried). One network of the same size has 0.51 by the name alone,
-and 0.82 with adapters of about as many numbers as the router has (two draws, and one): changing what layers compute
-does more than new weights (study/README.md, "A new task by routing alone").
+was 0.63 (one base each; sixteen with softmax were not tried). One network of the same size has 0.48 by the name alone,
+and 0.82 with adapters of about as many numbers as the router has: changing what layers compute does more than new
+weights (study/README.md, "A new task by routing alone").
 
 Axis legend: B batch, K components, C condition dim.
 """

@@ -221,16 +221,18 @@ def router(study: Path) -> str:
 
 def alone_by_routing(study: Path) -> str:
     """A new task by new weights alone, of the base that is best at it; and one network's name alone."""
-    found = {key: crossed_rate(mine).mean for key, (_, mine) in routed(study).items()}
+    results = routed(study)
+    found = {key: crossed_rate(mine).mean for key, (_, mine) in results.items()}
     usual, best = (found.get((base, "router-elsewhere")) for base in ("fdp", "affine-16"))
     if None in (usual, best):
         raise NotMeasured("`study/router/adapting/*/router-elsewhere-*.json`")
+    draws = min(len({r["flags"]["demo_draw"] for r in runs}) for runs, _ in results.values())
     beside = [f"{what} {number(found['monolithic', way])}" for way, what in
               {"name-elsewhere": "one network's name", "low-rank-1-elsewhere": "small adapters"}.items()
               if ("monolithic", way) in found]  # fmt: skip
     return (
-        f" New weights alone teach a new task to {number(best)} (16 signed, slim components; default "
-        f"{', '.join([number(usual), *beside])})."
+        f" New weights alone teach a task to {number(best)} (16 slim, signed parts; default "
+        f"{', '.join([number(usual), *beside])}; 1 base, {draws} draw{'s' * (draws > 1)})."
     )
 
 

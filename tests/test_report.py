@@ -696,25 +696,35 @@ def test_what_two_of_eight_components_cost(tmp_path):
 
 
 def test_new_tasks_by_routing_alone(tmp_path):
-    """The base that routes has learned of one draw so far, and is compared on that one."""
+    """The base that routes has learned of one draw so far, and is compared on that one. README names two bases, and of
+    one network what is there."""
     made = {("fdp", "router", 1): [1, 2, 3], ("fdp", "router", 2): range(10), ("informed", "router", 1): [1],
-            ("fdp", "router-elsewhere", 1): [1, 2], ("monolithic", "name-elsewhere", 1): [1, 2, 3]}  # fmt: skip
-    for (base, way, draw), failed in made.items():
+            ("monolithic", "name", 1): [1, 2, 3, 4]}  # fmt: skip
+
+    def write(base: str, way: str, draw: int, failed) -> None:
         played = entry(failed=failed) | {"expert": {"successes": 9, "n": 10}}
-        path = tmp_path / "router/adapting" / base / f"{way}-hammer-draw{draw}.json"
+        path = tmp_path / "router/adapting" / base / f"{way}-elsewhere-hammer-draw{draw}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"tasks": {"hammer": played}, "task": "hammer", "way": way,
+        path.write_text(json.dumps({"tasks": {"hammer": played}, "task": "hammer", "way": f"{way}-elsewhere",
                                     "flags": {"demo_draw": draw}, "stage": {"trained_parameters": 8644}}))  # fmt: skip
+
+    for key, failed in made.items():
+        write(*key, failed)
     rows = cells(router.by_routing(tmp_path))
-    assert [row[3:5] for row in rows] == [["1", "8/10"], ["2", "7/20"], ["1", "9/10"], ["1", "7/10"], ["", "9/10"]]
-    assert rows[2][2] == "the one demonstration" and rows[2][6].startswith("+20.0 [")
-    assert rows[3][1] == "name" and rows[3][6].startswith("-10.0 [")  # beside what learned from the same
+    assert [row[2:4] for row in rows] == [["2", "7/20"], ["1", "9/10"], ["1", "6/10"], ["", "9/10"]]
+    assert rows[1][5].startswith("+20.0 [") and rows[2][5].startswith("-10.0 [") and rows[2][1] == "name"
     assert rows[-1][-1] == "0.900"
+    with pytest.raises(markdown.NotMeasured):
+        finding.alone_by_routing(tmp_path)
+    write("affine-16", "router", 1, [1, 2])
+    assert finding.alone_by_routing(tmp_path).endswith(
+        "to 0.800 (16 slim, signed parts; default 0.350, one network's name 0.600; 1 base, 1 draw)."
+    )
     folder = tmp_path / "router/adapting/informed"  # a second task begins to come in
-    text = (folder / "router-hammer-draw1.json").read_text()
-    (folder / "router-reach-draw1.json").write_text(text.replace("hammer", "reach"))
+    text = (folder / "router-elsewhere-hammer-draw1.json").read_text()
+    (folder / "router-elsewhere-reach-draw1.json").write_text(text.replace("hammer", "reach"))
     rows = cells(router.by_routing(tmp_path))
-    assert [row[0] for row in rows] == [router.BASES["informed"], "scripted expert"] and rows[0][4:6] == ["9/10"] * 2
+    assert [row[0] for row in rows] == [router.BASES["informed"], "scripted expert"] and rows[0][3:5] == ["9/10"] * 2
 
 
 def test_rivals_are_compared_within_their_data(tmp_path):

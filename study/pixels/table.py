@@ -21,7 +21,7 @@ weights cost 40. Written when camera had been found to cost 1 point and light 62
 0.96 as they are, both; camera costs 1 to 3, light 55, table 40, object 8, corner-off leaves 0.05, wrist-off 0.25; one
 network within ten points of fdp in each. Of the policy that comes with the code the same, before it was trained.
 
-Uniform and the mixture, first seed, which were left for last, written when fdp had 0.963 and with 1/K 27 points less:
+Uniform and the mixture, first seed, left for last; written when fdp had 0.963 and with 1/K 6 to 12 points less:
 uniform 0.96 (a router is missed only by who has learned with it), the mixture 0.93.
 """
 

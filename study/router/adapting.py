@@ -32,15 +32,17 @@ BASES = {
     "monolithic": "--policy monolithic",
 }
 COMPONENTS = {"affine-16": 16, "slim-16": 16}  # the others have 4
-WAYS = {"monolithic": ("name-elsewhere,low-rank-1-elsewhere",)}  # of the others: the router and the name
+ROUTER = "router-elsewhere"  # the router and the name
+WAYS = {"monolithic": "name-elsewhere,low-rank-1-elsewhere"}  # of the others: ROUTER
 
 
-def row(name: str, way: str, draws: str) -> tuple[str, str]:
-    run = "study/ml45/base" if name == "fdp" else f"runs/router/adapting/{name}-s0"
+def row(name: str) -> tuple[str, str]:
+    """The five in its ways, from three draws of one demonstration."""
+    run, ways = "study/ml45/base" if name == "fdp" else f"runs/router/adapting/{name}-s0", WAYS.get(name, ROUTER)
     return (
-        f"study/router/adapting/{name}/{way.split(',')[-1]}-hand-insert-d1-n2000-draw{draws.split(',')[-1]}-s0.json",
+        f"study/router/adapting/{name}/{ways.split(',')[-1]}-hand-insert-d1-n2000-draw3-s0.json",
         f"python study/adapt/one_task.py --run {run} --tasks {NEW} --demos 1 --steps 2000 --new-only --block 9 "
-        f"--out study/router/adapting/{name} --ways {way} --seeds 0 --draws {draws}",
+        f"--out study/router/adapting/{name} --ways {ways} --seeds 0 --draws 1,2,3",
     )
 
 
@@ -50,5 +52,5 @@ TABLE = [
       f"--eval-episodes 20 {flags} --out runs/router/adapting/{name}-s0 --overwrite",
       f"cp runs/router/adapting/{name}-s0/evaluation.json study/router/adapting/{name}-s0.json")
      for name, flags in BASES.items() if flags],
-    [row(name, way, "1,2,3") for name in BASES for way in WAYS.get(name, ("router-elsewhere", "router"))],
+    [row(name) for name in BASES],
 ]  # fmt: skip

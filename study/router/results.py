@@ -196,7 +196,6 @@ def named(found: dict, usual: dict) -> str:
     )
 
 
-ANOTHER = "another task's"  # weights
 REPLACED = (  # evaluations of today's router with 1/K in the place of its weights
     *(f"router/baselines/{setting}-fdp-s[0-9]-even.json" for setting in DATA),
     "router/fifty/softmax-s[0-9]-even.json",
@@ -363,11 +362,10 @@ BASES = {
     "slim-16": "sixteen slim components: `--policy waking --how narrow`",
     "monolithic": "one network of the same size",
 }
-LEARNS = {  # way -> what learns, from what
-    "router-elsewhere": ("router and name", "one demonstration, augmented"),
-    "router": ("router and name", "the one demonstration"),
-    "name-elsewhere": ("name", "one demonstration, augmented"),
-    "low-rank-1-elsewhere": ("name, adapters of rank 1", "one demonstration, augmented"),
+LEARNS = {  # way -> what learns
+    "router-elsewhere": "router and name",
+    "name-elsewhere": "name",
+    "low-rank-1-elsewhere": "name, adapters of rank 1",
 }
 
 
@@ -396,21 +394,21 @@ def by_routing(study: Path) -> list[str]:
     rows, found = [], routed(study)
     every, tasks = [r for runs, _ in found.values() for r in runs], next(iter(found.values()))[1]
     for (base, way), (runs, mine) in found.items():
-        _, idle = found.get(("fdp", "router" if way == "router" else "router-elsewhere"), ([], None))
+        _, idle = found.get(("fdp", "router-elsewhere"), ([], None))
         change = "" if base == "fdp" or idle is None else crossed_difference(mine, idle)
-        rows.append([BASES[base], *LEARNS[way], len({r["flags"]["demo_draw"] for r in runs}),
+        rows.append([BASES[base], LEARNS[way], len({r["flags"]["demo_draw"] for r in runs}),
                      *(count({task: x}) for task, x in mine.items()), crossed_rate(mine).share, change,
                      f"{runs[0]['stage']['trained_parameters']:,}"])  # fmt: skip
     of = [expert(every, [task]) for task in tasks]
-    rows.append(["scripted expert", "", "", "", *("/".join(map(str, cell)) for cell in of),
+    rows.append(["scripted expert", "", "", *("/".join(map(str, cell)) for cell in of),
                  number(sum(s for s, _ in of) / sum(n for _, n in of))])  # fmt: skip
-    header = ["base", "what learns", "learned from", "draws", *tasks, "all, 95 % interval", "minus today's, points",
+    header = ["base", "what learns", "draws", *tasks, "all, 95 % interval", "minus today's, points",
               "trained parameters"]  # fmt: skip
     return [
-        *text("Commands: `study/router/adapting.py`. On a base of 45 tasks only the router and the new task's "
-              "embedding are learned: the policy can only reweight its components. One network has nothing to weigh: "
-              "it learns the embedding alone, or adapters on every layer, too (`study/ml45/low_rank.py`).",
-              played_on(every)),
+        *text("Commands: `study/router/adapting.py`. On a base of 45 tasks, from one demonstration, augmented, only "
+              "the router and the new task's embedding are learned: the policy can only reweight its components. One "
+              "network has nothing to weigh: it learns the embedding alone, or adapters on every layer, too "
+              "(`study/ml45/low_rank.py`).", played_on(every)),
         *table(header, rows),
         *text("One base each. Intervals draw demonstrations and episodes; with one draw they are over episodes alone."),
     ]  # fmt: skip
