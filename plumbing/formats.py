@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from envs.metaworld import PARTS, STATE_DIM, split_state
 from plumbing import tensors
 from plumbing.cli import BadInput
 
@@ -21,7 +20,9 @@ FORMAT = 2
 # What all did once.
 LATER = {"demo_draw": 0, "observation": "state", "cameras": "corner,wrist", "image_size": 64, "held_out": 0}
 
-# Where the positions stood in the vector of 39 numbers.
+# What a vector of 39 numbers held, written out: it was so then, and acting on a robot needs no simulator (envs/ does).
+PARTS = {"proprioception": (2, 4), "objects": (2, 14), "goal": (3,)}
+# Where its positions stood.
 POSITIONS = {0: ("proprioception", 0), 4: ("objects", 0), 11: ("objects", 7), 36: ("goal", 0)}
 # The encoder puts parts side by side in just that order, so no weight has to be permuted: names are all that changed.
 WEIGHTS = {"normalizer.observation_mean": "encoder.mean", "normalizer.observation_scale": "encoder.scale"}
@@ -34,7 +35,7 @@ def upgrade_config(config: dict, folder: Path) -> dict:
         raise BadInput(f"the run in {folder} has format {version}, and this code reads up to {FORMAT}: update the code")
     if version == 1:
         old = dict(config["policy_config"])
-        if old.pop("observation_dim") != STATE_DIM:
+        if old.pop("observation_dim") != 39:
             raise BadInput(f"the run in {folder} was made for an environment that is not known here")
         center, scale = _action_range(folder / "model.safetensors", old.pop("action_dim"))
         pairs = [[*POSITIONS[i], *POSITIONS[j]] for i, j in old.pop("differences", ())]
@@ -59,6 +60,8 @@ def upgrade_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def upgrade_memory(kept: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of replay.safetensors by task and part: in format 1 there was one of shape (R, 39) for each task."""
+    from envs.metaworld import split_state  # not on a robot, where nothing adapts
+
     found = {name: x for name, x in kept.items() if "/" in name}
     for task, state in kept.items():
         if "/" not in task:
