@@ -43,7 +43,7 @@ from adaptation.rows import count, only_rows, release, share_weight, spread_rows
 from encoder import join
 from envs import elsewhere
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from plumbing import resume, runs
+from plumbing import machine, resume, runs
 from plumbing.cli import numbers, parse, progress, run
 from plumbing.log import Log, Usage
 from train import Learner, Windows, average_decay, draw_noise, learning_rate
@@ -195,7 +195,7 @@ def learn(config: AdaptConfig, origin: Path, tasks: list[str], folder: Path, rol
     """From the run in `origin`, which is only read, to one in `folder` that knows `tasks` too. roller: simulators."""
     refusals.check_finished(origin)
     weights = runs.weights_checksum(origin)
-    policy = runs.load_policy(origin, device := runs.choose_device(config.device))
+    policy = runs.load_policy(origin, device := machine.choose_device(config.device))
     policy, earlier = skills.take_apart(policy) if config.lean_on == "base" else (policy, [])
     asked_for = (tasks, config.demos_per_task, Path(config.data_dir), config.dataset_id, config.demo_draw)
     demos = demonstrations(*asked_for, policy.config.observation)

@@ -26,8 +26,9 @@ from plumbing import doctor, figures, reports
 from plumbing.cli import BadInput, check_output, parse, progress, provenance, run, say
 from plumbing.folders import check_inner
 from plumbing.limits import check_evaluation
+from plumbing.machine import choose_device, one_thread
 from plumbing.reports import wilson_interval
-from plumbing.runs import choose_device, load_policy, one_thread, training_record
+from plumbing.runs import load_policy, training_record
 
 
 @dataclass

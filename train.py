@@ -22,7 +22,7 @@ from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
 from envs.pixels import parts_seen, through_cameras
 from envs.tasks import common_spaces, resolve_tasks, tell_differences
-from plumbing import figures, parallel, reports, resume, runs
+from plumbing import figures, machine, parallel, reports, resume, runs
 from plumbing.cli import BadInput, progress, provenance, run, say
 from plumbing.limits import check_memory, check_training, count_weights
 from plumbing.log import HeldOut, Log, Usage, loss_by_step, read_log
@@ -144,7 +144,7 @@ class Learner:
 
     def __init__(self, policy, lr=1e-3, weight_decay=1e-4, grad_clip=1.0, precision="auto"):
         self.policy, self.lr, self.grad_clip = policy, lr, grad_clip
-        self.precision = runs.choose_precision(precision, policy.config, policy.device)
+        self.precision = machine.choose_precision(precision, policy.config, policy.device)
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay, fused=True)
         # Not averaged: rows that adapt.py freezes ("parametrizations"), and what holds inf (a mask): both are constant.
@@ -162,7 +162,7 @@ class Learner:
         A loss or gradient that is not finite changes nothing: the step is skipped, and counted. Returns the mean of the
         errors and every extra term, by name, with "skipped" 0 or 1, and the norm of the gradient.
         """
-        with runs.autocast(self.policy.device, self.precision):
+        with machine.autocast(self.policy.device, self.precision):
             errors, terms = loss_function(*batch)
             losses = {"loss": errors.mean()} | {name: term for name, (_, term) in terms.items()}
             total = sum((coefficient * term for coefficient, term in terms.values()), start=losses["loss"])
@@ -214,7 +214,7 @@ def main(config: TrainConfig) -> dict:
     tasks = through_cameras(config.observation, resolve_tasks(config.tasks), config.image_size, config.cameras)
     config.steps = config.steps or default_steps(len(tasks))
     parallel.begin(config.device, config.batch_size)  # under torchrun; from here on several processes do all of this
-    device = runs.choose_device(config.device)
+    device = machine.choose_device(config.device)
     config.device = str(device)  # a run begun on "auto" must not be resumed on something else
 
     # ---- The policy, before anything slow: its constructor refuses impossible shapes.

@@ -28,6 +28,7 @@ from plumbing.cli import BadInput
 from train import draw_noise
 
 REPLAYED = 64  # of 39 numbers each: 10 kB; with two pictures of 64 x 64 each: 1.6 MB
+REREAD = 5  # demonstrations of a task they are picked from: all its pictures would be read for 64 of them
 
 
 class Memory:
@@ -38,7 +39,7 @@ class Memory:
         shapes, tasks = policy.config.observation, policy.config.tasks
         self.kept = read_memory(folder, {part: (REPLAYED, *shape) for part, shape in shapes.items()})
         source = runs.read_config(folder)
-        came_from, most = stages.datasets(source), min(5, source["train"]["demos_per_task"])
+        came_from, most = stages.datasets(source), min(REREAD, source["train"]["demos_per_task"])
         for task in [task for task in tasks if not any(name.startswith(f"{task}/") for name in self.kept)]:
             few = min(most, recorded(task, came_from[task], data_dir) or most)  # an earlier stage may have had fewer
             demos = demonstrations([task], few, data_dir, came_from[task], parts=shapes)[task]

@@ -23,7 +23,7 @@ from encoder import StateEncoder, rows
 from envs.demos import DATASET_ID, drawn
 from envs.rollout import Roller, block_seeds
 from envs.tasks import slug
-from plumbing import figures, files, folders, interrupt, reports, resume, runs
+from plumbing import figures, files, folders, interrupt, machine, reports, resume, runs
 from plumbing.cli import BadInput, provenance, say, write_json
 from plumbing.limits import check_apart
 from plumbing.log import read_log
@@ -112,7 +112,7 @@ def begin(config, origin: Path, folder: Path, grown, parts: dict, windows, found
         return runs.read_config(folder)
     stage = {"tasks": windows.tasks, "mode": config.mode, "retain": config.retain,
              "components": grown.config.components, "trained_parameters": sum(learns for _, learns in parts.values()),
-             "precision": runs.choose_precision("auto", grown.config, grown.device), **found}  # fmt: skip
+             "precision": machine.choose_precision("auto", grown.config, grown.device), **found}  # fmt: skip
     source = runs.read_config(origin)
     learned_from = drawn(config.demo_draw) if config.demo_draw else config.dataset_id
     about = {**provenance(config.seed, str(grown.device)), "adapted": [*(source.get("adapted") or []), stage],
@@ -171,7 +171,7 @@ def outside(policy, observation, actions) -> str:
 
 def main(config, learn) -> dict:
     """Learn, stage by stage, and evaluate. Returns what the command's last line says: success, seconds, paths."""
-    tasks, device = check(config), runs.choose_device(config.device)
+    tasks, device = check(config), machine.choose_device(config.device)
     check_source(config, tasks, device)
     stages = [[task] for task in tasks] if config.sequence else [tasks]
     config.steps = config.steps or 2000 * len(stages[0])
@@ -255,7 +255,7 @@ def datasets(config: dict) -> dict[str, str]:
 def chunk_ms(run: Path, tasks: list[str]) -> float:
     """Milliseconds for one action chunk, B = 1, of the first of these tasks, on one thread."""
     policy = runs.load_policy(run)
-    with runs.one_thread():
+    with machine.one_thread():
         return evaluate.latency(policy, tasks[0], *policy.choose_sampler())
 
 

@@ -11,7 +11,7 @@ from envs.tasks import spaces
 from envs.worker import Episode
 from plumbing import figures
 from plumbing.cli import ROOT, BadInput, say
-from plumbing.runs import has_bf16
+from plumbing.machine import has_bf16
 
 TASKS = ("reach", "drawer-open", "hammer")  # the scripted expert can do their first evaluation episodes
 

@@ -119,11 +119,6 @@ def check_writable(folder: Path) -> None:
         raise BadInput(f"cannot write to --out {folder}: {there} is {why}") from error
 
 
-def memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def disk_full(error: OSError) -> bool:
     """Whether writing failed because there is no room: no space, a quota, or a limit on the size of files."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -12,7 +12,7 @@ from envs.tasks import check_fit
 from plumbing import runs
 from plumbing.cli import BadInput
 from plumbing.files import TEXT_LIMIT, exists
-from plumbing.files import memory as machine_memory
+from plumbing.machine import memory as machine_memory
 
 # Flag -> least and most, for every command that has it. The limits are far beyond what is useful: they keep out slips,
 # and what would fail deep inside. Python's numbers have no end; those of a tensor's shape or a file do.

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from envs.tasks import resolve_tasks, slug
-from plumbing import folders, parallel, runs, tensors
+from plumbing import folders, machine, parallel, runs, tensors
 from plumbing.cli import BadInput, provenance, say_once
 from plumbing.limits import check_log
 from plumbing.log import read_log
@@ -49,7 +49,7 @@ def precision(config, policy, device) -> str:
     path = Path(config.out) / "config.json"
     if config.precision == "auto" and config.resume and path.exists():
         return runs.read_config(path.parent)["train"].get("precision", "float32")
-    return runs.choose_precision(config.precision, policy.config, device)
+    return machine.choose_precision(config.precision, policy.config, device)
 
 
 def behind(folder: Path, step: int) -> bool:
@@ -258,7 +258,7 @@ def try_once(policy, windows, config) -> Callable:
         try:
             observation, task, actions = windows.sample(config.batch_size)
             step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)
-            with runs.autocast(device, config.precision):
+            with machine.autocast(device, config.precision):
                 loss = loss_function(observation, task, actions, step, torch.randn_like(actions))
                 errors, terms = check_loss(loss)
                 sum((c * term for c, term in terms.values()), errors.mean()).backward()

@@ -21,7 +21,6 @@ import re
 import sys
 import traceback
 import typing
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -294,60 +293,3 @@ def load_policy(folder: Path | str, device: torch.device | str = "cpu", checkpoi
     tell_doubts(folder, config, header, checkpoint)
     policy.header = header  # after how many steps and seconds these weights were saved
     return policy.to(device).eval()
-
-
-def choose_device(name: str) -> torch.device:
-    """'auto' -> CUDA if there is one, else CPU. BadInput for a device that torch does not have. From here on, in this
-    thread and those that it begins, numbers too small to be normal (below 1e-38) are zeros: a CPU takes many times as
-    long for them, and a router that is sure gives such weights, so that a training step took twice as long."""
-    torch.set_flush_denormal(True)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("only cpu and cuda are supported")
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadInput(
-            f"device '{name}' is not available here; try --device cpu ({str(error).splitlines()[0]})"
-        ) from error
-    return device
-
-
-WIDE = 128  # channels from which products are what a CPU's time goes into; below, rounding to bf16 costs what it saves
-
-
-def choose_precision(name: str, policy_config, device: torch.device) -> str:
-    """'auto' -> 'bf16' or 'float32', in which training multiplies matrices. bf16 has the range of float32 with 8 bits
-    of mantissa; weights, optimiser and average stay float32. It pays on GPUs, and for wide networks and pictures on a
-    CPU that has it in hardware (AVX512-BF16, AMX): half the time (LOG.md)."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16"
-    pictures = any(len(shape) == 3 for shape in getattr(policy_config, "observation", {}).values())
-    wide = pictures or min(getattr(policy_config, "channels", (0,))) >= WIDE
-    return "bf16" if wide and has_bf16() else "float32"
-
-
-def has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware."""
-    can = torch.cpu.get_capabilities()
-    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a training step computes."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-@contextmanager
-def one_thread():
-    """The simulators have the other cores, and threads that wait for each other on busy cores are slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from plumbing import files
+from plumbing import files, machine
 from plumbing.cli import BadInput, say_once
 
 KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"}  # that are written here
@@ -37,7 +37,7 @@ def opened(path: Path):
             parts = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
             if strange := {part.get_dtype() for part in parts} - KINDS:
                 raise BadInput(f"{path} has numbers of type {min(strange)}, which no run here has")
-            needed, memory = 16 * sum(math.prod(part.get_shape()) for part in parts), files.memory()
+            needed, memory = 16 * sum(math.prod(part.get_shape()) for part in parts), machine.memory()
             if needed > memory:  # a file of zeros takes no room on a disk
                 raise BadInput(f"{path} needs {needed:,} bytes of memory, more than the {memory:,} of this machine")
             yield file

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from envs.rollout import Roller  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
-from plumbing import runs  # noqa: E402
+from plumbing import machine, runs  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from plumbing.files import read_json  # noqa: E402
 from plumbing.limits import check_limits  # noqa: E402
@@ -91,7 +91,7 @@ def main(config: CurveConfig) -> dict:
     write_json(home / "flags.json", flags)
     if not (home / "trained").exists():
         train(config, home)
-    device, played = runs.choose_device("auto"), home / f"played-{config.episodes}.json"
+    device, played = machine.choose_device("auto"), home / f"played-{config.episodes}.json"
     made = read_json(played) if played.exists() else []
     steps = sorted(int(copy.name.removeprefix("step-")) for copy in home.glob("step-*"))
     last = runs.training_record(home / "run")["steps"]  # a run that was stopped has saved where it was, too

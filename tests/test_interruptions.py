@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import adapt
 import evaluate
 import train
-from plumbing import cli, figures, files, interrupt, resume, runs, tensors
+from plumbing import cli, figures, files, interrupt, machine, resume, runs, tensors
 from plumbing.cli import BadInput
 from plumbing.log import Log
 
@@ -208,8 +208,8 @@ def test_weights_that_no_checkpoint_stands_beside_are_not_said_to_have_none(tiny
 def test_a_run_goes_on_in_its_own_precision(tiny, tiny_run, tmp_path, monkeypatch):
     """Another CPU would choose another one, and the command that began the run would be refused."""
     shutil.copytree(tiny_run, tmp_path / "run")
-    usual = runs.choose_precision
-    monkeypatch.setattr(runs, "choose_precision", lambda name, *_: usual("bf16" if name == "auto" else name, *_))
+    usual = machine.choose_precision
+    monkeypatch.setattr(machine, "choose_precision", lambda name, *_: usual("bf16" if name == "auto" else name, *_))
     command(train, *tiny, "--out", tmp_path / "run", "--resume", "--eval-episodes", 0)
     assert runs.read_config(tmp_path / "run")["train"]["precision"] == "float32"
     with pytest.raises(BadInput, match="has precision = float32, not bf16"):

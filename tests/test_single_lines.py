@@ -32,7 +32,7 @@ from envs import demos, elsewhere, experts, rollout, tasks, worker
 from envs.metaworld import MetaWorldEnv
 from envs.tasks import spaces
 from envs.worker import Episode, Worker
-from plumbing import cli, figures, folders, interrupt, reports, resume, runs, tensors
+from plumbing import cli, figures, folders, interrupt, machine, reports, resume, runs, tensors
 from plumbing.cli import BadInput
 from plumbing.log import HeldOut
 from study import intervals
@@ -609,7 +609,7 @@ def test_threads_are_given_back():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with runs.one_thread():
+        with machine.one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

@@ -22,7 +22,7 @@ from envs.metaworld import DIFFERENCES, split_state
 from envs.rollout import FIRST_EVALUATION_SEED
 from envs.worker import Episode
 from evaluate import wilson_interval
-from plumbing import figures, folders, opengl, reports, resume, runs, tensors
+from plumbing import figures, folders, machine, opengl, reports, resume, runs, tensors
 from plumbing.cli import BadInput
 from plumbing.log import HeldOut, read_log
 from plumbing.runs import load_policy, training_record
@@ -195,7 +195,7 @@ def test_the_average_against_its_own_formula(tiny, tmp_path, monkeypatch):
 
 def test_how_long_and_how_precisely_by_default(monkeypatch):
     assert [train.default_steps(n) for n in (1, 2, 6, 10, 20, 45, 50)] == [2000, 4000, 12_000, 20_000, *[40_000] * 3]
-    cpu, cuda, choose = torch.device("cpu"), torch.device("cuda"), runs.choose_precision
+    cpu, cuda, choose = torch.device("cpu"), torch.device("cuda"), machine.choose_precision
     small, base = (SimpleNamespace(**train.SIZES[size]) for size in ("small", "base"))
     for able in ({}, {"avx512_f": True}, {"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": True}):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
@@ -639,8 +639,8 @@ def test_unwritable_output(tiny, tmp_path):
 def test_numbers_too_small_to_be_normal_are_zeros_in_every_thread():
     """Else a router that is sure makes a training step on a CPU twice as long."""
     multiply = "small = torch.full((1 << 20,), 1e-30); n = (small * 1e-10).count_nonzero().item()"
-    for choose, left in (("", 1 << 20), ("runs.choose_device('cpu'); ", 0)):
-        program = f"import torch; from plumbing import runs; {choose}{multiply}; print(n, torch.get_num_threads())"
+    for choose, left in (("", 1 << 20), ("machine.choose_device('cpu'); ", 0)):
+        program = f"import torch; from plumbing import machine; {choose}{multiply}; print(n, torch.get_num_threads())"
         ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True,
                                env=os.environ | {"OMP_NUM_THREADS": "2"})  # fmt: skip
         assert ended.stdout.split() == [str(left), "2"]

@@ -20,7 +20,7 @@ from adaptation import refusals
 from adaptation.memory import read_memory
 from adaptation.stages import evaluated
 from envs import tasks
-from plumbing import cli, configs, files, opengl, resume, runs, tensors
+from plumbing import cli, configs, machine, opengl, resume, runs, tensors
 from plumbing.cli import BadInput
 from plumbing.log import read_log
 
@@ -123,7 +123,7 @@ def test_numbers_that_no_run_here_has_are_refused_unread(tmp_path, monkeypatch, 
 
 def test_a_file_of_zeros_that_takes_no_room_is_not_read(tmp_path, monkeypatch):
     tensors.save(tmp_path / "x.safetensors", {"x": torch.zeros(1000)}, {})
-    monkeypatch.setattr(files, "memory", lambda: 15_999)
+    monkeypatch.setattr(machine, "memory", lambda: 15_999)
     with pytest.raises(BadInput, match="needs 16,000 bytes of memory, more than the 15,999 of this machine"):
         tensors.load(tmp_path / "x.safetensors")
 

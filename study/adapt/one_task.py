@@ -26,7 +26,7 @@ from envs.pixels import as_policy_sees  # noqa: E402
 from envs.rollout import Roller, block_seeds  # noqa: E402
 from envs.tasks import resolve_tasks, slug  # noqa: E402
 from evaluate import evaluate  # noqa: E402
-from plumbing import folders, runs  # noqa: E402
+from plumbing import folders, machine, runs  # noqa: E402
 from plumbing.cli import ROOT, BadInput, parse, provenance, run, say, write_json  # noqa: E402
 from study.ml45 import augment, low_rank, tether  # noqa: E402
 
@@ -108,7 +108,7 @@ def main(config: OneTaskConfig) -> dict:
 
 def adapt_all(config: OneTaskConfig, roller: Roller) -> list[str]:
     """Everything that is not there yet. -> the paths written."""
-    device, out = runs.choose_device("auto"), ROOT / config.out
+    device, out = machine.choose_device("auto"), ROOT / config.out
     out.mkdir(parents=True, exist_ok=True)
     old, written = runs.load_policy(ROOT / config.run, device), []
     weights = runs.weights_checksum(ROOT / config.run)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from adapt import most_used  # noqa: E402
 from envs.demos import demonstrations, make_windows  # noqa: E402
 from evaluate import evaluate  # noqa: E402
-from plumbing import runs  # noqa: E402
+from plumbing import machine, runs  # noqa: E402
 from plumbing.cli import ROOT, parse, provenance, run, say, write_json  # noqa: E402
 
 HERE = ROOT / "study/adapt"
@@ -35,7 +35,7 @@ class WhyPaperConfig:
 
 
 def main(config: WhyPaperConfig) -> dict:
-    device = runs.choose_device("auto")
+    device = machine.choose_device("auto")
     before = json.loads((HERE / "before.json").read_text())["tasks"]
     old_policy = runs.load_policy(ROOT / "study/core/mt6", device)
     K = old_policy.config.components

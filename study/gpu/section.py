@@ -29,7 +29,8 @@ import evaluate  # noqa: E402
 from adaptation import stages  # noqa: E402
 from plumbing import reports  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
-from plumbing.runs import choose_device, load_policy, read_config  # noqa: E402
+from plumbing.machine import choose_device  # noqa: E402
+from plumbing.runs import load_policy, read_config  # noqa: E402
 from study.ml45.table import NEW  # noqa: E402
 from study.speed.benchmark import acting_rows, scaling_rows, seeing_rows, training_rows  # noqa: E402
 from study.speed.candidates import make_policy, training_step  # noqa: E402

@@ -27,7 +27,8 @@ from envs.rollout import Roller, block_seeds  # noqa: E402
 from envs.tasks import make  # noqa: E402
 from envs.worker import Episode  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, write_json  # noqa: E402
-from plumbing.runs import load_policy, one_thread  # noqa: E402
+from plumbing.machine import one_thread  # noqa: E402
+from plumbing.runs import load_policy  # noqa: E402
 from study.speed.benchmark import recording, seeing_rows  # noqa: E402
 from study.speed.candidates import action_chunk  # noqa: E402
 from study.speed.timing import take_turns, timer  # noqa: E402

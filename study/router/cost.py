@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, write_json  # noqa: E402
-from plumbing.runs import choose_device  # noqa: E402
+from plumbing.machine import choose_device  # noqa: E402
 from study.speed.candidates import action_chunk, make_policy, training_step  # noqa: E402
 from study.speed.timing import take_turns, timer  # noqa: E402
 from variants import informed, monolithic, waking  # noqa: E402

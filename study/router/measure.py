@@ -31,7 +31,7 @@ from envs.rollout import Roller  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
 from evaluate import evaluate  # noqa: E402
 from fdp import Policy  # noqa: E402
-from plumbing import folders, runs  # noqa: E402
+from plumbing import folders, machine, runs  # noqa: E402
 from plumbing.cli import BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
 from plumbing.files import read_json  # noqa: E402
 from study import intervals  # noqa: E402
@@ -239,7 +239,7 @@ def main(config: MeasureConfig) -> dict:
         folders.check_inner(folder)
         if path.exists() and read_json(path)["flags"]["episodes"] > config.episodes:
             raise BadInput(f"{path} has more episodes: name another file with --out")
-    device = runs.choose_device(config.device)
+    device = machine.choose_device(config.device)
     policy = runs.load_policy(folder, device)
     known = policy.config.tasks
     tasks = as_policy_sees(known, resolve_tasks(config.tasks)) if config.tasks else known

@@ -25,7 +25,8 @@ from envs.rollout import FIRST_EVALUATION_SEED, Roller  # noqa: E402
 from envs.worker import Episode  # noqa: E402
 from plumbing import figures  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
-from plumbing.runs import choose_device, load_policy, one_thread  # noqa: E402
+from plumbing.machine import choose_device, one_thread  # noqa: E402
+from plumbing.runs import load_policy  # noqa: E402
 from study.speed.candidates import action_chunk, make_policy, seeing, three_policies, training_step  # noqa: E402
 from study.speed.timing import Peer, first_step, flops, matrix_peak, process, take_turns, timer  # noqa: E402
 from train import SIZES  # noqa: E402

@@ -11,7 +11,8 @@ import torch
 from envs.pixels import CAMERAS
 from envs.tasks import spaces
 from fdp import Policy
-from plumbing.runs import autocast, build_policy
+from plumbing.machine import autocast
+from plumbing.runs import build_policy
 from train import NOISES, SIZES, Learner, draw_noise
 from unet import Linear, ResidualBlock
 

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from evaluate import evaluate, wilson_interval  # noqa: E402
 from plumbing import figures  # noqa: E402
 from plumbing.cli import ROOT, BadInput, check_output, parse, provenance, run, say, write_json  # noqa: E402
-from plumbing.runs import choose_device, load_policy, training_record  # noqa: E402
+from plumbing.machine import choose_device  # noqa: E402
+from plumbing.runs import load_policy, training_record  # noqa: E402
 
 SETTINGS = {"dpm": [5, 4, 3, 2, 1, 10], "ddim": [10, 5, 3, 2], "ddpm": [100]}
 
