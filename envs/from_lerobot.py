@@ -21,7 +21,7 @@ from minari.data_collector import EpisodeBuffer
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from envs import demos, pixels  # noqa: E402
+from envs import demos, pixels, recording  # noqa: E402
 from envs.metaworld import split_state  # noqa: E402
 from envs.tasks import resolve_tasks  # noqa: E402
 from plumbing import files  # noqa: E402
@@ -168,7 +168,7 @@ def main(config: ConvertConfig) -> dict:
     try:
         free()
         about = {"description": f"{config.folder}, label '{config.label}'"}
-        demos.store(data_dir, name, both, buffers, about, wanted=free)
+        recording.store(data_dir, name, both, buffers, about, wanted=free)
     except OSError as error:
         raise BadInput(f"cannot write to --data-dir {config.data_dir}: {error}") from error
     say(f"{len(episodes)} episodes of {task}: {name}")

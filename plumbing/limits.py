@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from envs.demos import DRAWS
+from envs.recording import DRAWS
 from envs.tasks import check_fit
 from plumbing import runs
 from plumbing.cli import BadInput

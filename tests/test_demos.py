@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from envs import demos
+from envs import recording
 from envs.demos import DATASET_ID, demonstrations, load, make_windows
 from envs.metaworld import PARTS, MetaWorldEnv
 from envs.rollout import FIRST_EVALUATION_SEED
@@ -91,7 +91,7 @@ def test_demonstrations_replay_in_the_simulator(made, data_dir, task):
 
 
 def test_minari_round_trip_and_nested_subsets(made, data_dir, monkeypatch):
-    monkeypatch.setattr(demos, "collect", lambda *_: pytest.fail("collected again although the dataset is there"))
+    monkeypatch.setattr(recording, "collect", lambda *_: pytest.fail("collected again although the dataset is there"))
     again = demonstrations(["push"], 2, data_dir)["push"]
     for new, old in zip(again, made["push"], strict=False):
         assert np.array_equal(new["actions"], old["actions"])
@@ -117,10 +117,10 @@ def test_asking_for_more_keeps_the_first_ones(made, data_dir):
 
 def test_demonstrations_by_another_recipe_are_made_again(made, data_dir, monkeypatch):
     asked = []
-    monkeypatch.setattr(demos, "collect", lambda tasks, *_: asked.extend(tasks))
+    monkeypatch.setattr(recording, "collect", lambda tasks, *_: asked.extend(tasks))
     demonstrations(["push"], 3, data_dir)
     assert asked == []
-    monkeypatch.setattr(demos, "RECIPE", demos.RECIPE + ", and a sauce")
+    monkeypatch.setattr(recording, "RECIPE", recording.RECIPE + ", and a sauce")
     demonstrations(["push"], 3, data_dir)
     assert asked == ["push"]
 
@@ -137,7 +137,7 @@ def test_an_episode_that_dies_with_its_worker_is_played_again():
                 episode.lost = "its worker died" if len(self.calls) == 1 and episode.seed in (4, 6) else ""
             return episodes
 
-    played = demos._play(Roller(), "push", range(3, 8), on_done=None)
+    played = recording._play(Roller(), "push", range(3, 8), on_done=None)
     assert [e.seed for e in played] == [3, 4, 5, 6, 7] and not any(e.lost for e in played)
     assert Roller.calls == [[3, 4, 5, 6, 7], [4, 6]]
 

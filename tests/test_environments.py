@@ -25,7 +25,7 @@ import adapt
 import evaluate
 import train
 from adaptation import memory, refusals
-from envs import demos, tasks
+from envs import demos, recording, tasks
 from envs.demos import demonstrations, make_windows
 from envs.tasks import spaces
 from plumbing import cli, figures, reports, runs
@@ -220,7 +220,7 @@ def test_actions_in_other_units_are_noticed(times, said, tmp_path, capsys):
     seen, no, zeros = {part: np.zeros((41, 2)) for part in ("point", "goal")}, [False] * 40, [0.0] * 40
     buffer = EpisodeBuffer(observations=seen, actions=ends, rewards=zeros, terminations=no, truncations=no, infos={})
     both = Point().observation_space, Box(-9, 9, (2,), np.float32)
-    demos.store(tmp_path / "data", "mine/a/v0", both, [buffer], {"description": "a line"})
+    recording.store(tmp_path / "data", "mine/a/v0", both, [buffer], {"description": "a line"})
     (episode,) = demos.load("toy:Alone-v0", "mine/a/v0", 1, tmp_path / "data")
     assert np.array_equal(episode["actions"], ends.clip(-0.05, 0.05))
     assert capsys.readouterr().err.partition("data: ")[2].startswith(said) if said else not capsys.readouterr().err
@@ -245,7 +245,7 @@ def test_what_nobody_could_learn_from_replaces_no_dataset(tmp_path, monkeypatch)
     more = {"rewards": zeros, "terminations": no, "truncations": no, "infos": {}}
     buffer = EpisodeBuffer(observations=seen, actions=np.zeros((40, 2), np.float32), **more)
     both = Point().observation_space, Box(-9, 9, (2,), np.float32)
-    demos.store(tmp_path / "data", "mine/a/v0", both, [buffer], {"description": "a line"})
+    recording.store(tmp_path / "data", "mine/a/v0", both, [buffer], {"description": "a line"})
     held = (tmp_path / "data/mine/a/v0/data/main_data.hdf5").read_bytes()
     (tmp_path / "data/mine/else").mkdir()
 
@@ -265,31 +265,39 @@ def test_what_nobody_could_learn_from_replaces_no_dataset(tmp_path, monkeypatch)
         ),
         ("../out/v0", [buffer], "a dataset id must be plain words"),
         ("mine/a/v0", [], "no episode to store"),
-        ("mine/a/v0", [buffer, short], "episode 1: .* there must be one observation more"),
-        ("mine/a/v0", [odd], "episode 0: NaN or infinite values in 'the actions'"),
-        ("mine/a/v0", [with_seen(point=seen["point"] + 1e39)], "NaN or infinite values in 'point'"),
+        ("mine/a/v0", [buffer, short], "episode 1: 41 observations and 39 actions"),
+        ("mine/a/v0", [odd], "episode 0: actions contain NaN or infinite values"),
+        ("mine/a/v0", [with_seen(point=seen["point"] + 1e39)], "observations 'point' contain NaN or infinite values"),
         (
             "mine/a/v0",
             [replace(buffer, actions=np.zeros((40, 7)))],
-            r"'the actions' has shape \(40, 7\); .* \*\(2,\)\)",
+            r"actions have shape \(40, 7\), expected \(steps, 2\)",
         ),
-        ("mine/a/v0", [with_seen(point=np.zeros((41, 3)))], r"'point' has shape \(41, 3\); the spaces say"),
-        ("mine/a/v0", [with_seen(point=None)], "'point' has shape nothing; the spaces say"),
-        ("mine/a/v0", [with_seen(hand=np.zeros((41, 3)))], "'hand' has shape .* the spaces say"),
-        ("mine/a/v0", [replace(buffer, observations=np.zeros((41, 4)))], "has shape nothing; the spaces say"),
-        ("mine/a/v0", [with_seen(point=[["far"] * 2] * 41)], "episode 0: something else than numbers"),
+        ("mine/a/v0", [with_seen(point=np.zeros((41, 3)))], r"'point' have shape \(41, 3\), expected \(steps, 2\)"),
+        ("mine/a/v0", [with_seen(point=None)], r"have parts \['goal'\], not \['\w+', '\w+'\]"),
+        ("mine/a/v0", [with_seen(hand=np.zeros((41, 3)))], r"have parts \[.*'hand'\], not \['\w+', '\w+'\]"),
+        (
+            "mine/a/v0",
+            [replace(buffer, observations=np.zeros((41, 4)))],
+            r"have parts \['state'\], not \['\w+', '\w+'\]",
+        ),
+        (
+            "mine/a/v0",
+            [with_seen(point=[["far"] * 2] * 41)],
+            "episode 0: observations 'point' are something else than numbers",
+        ),
         (
             "mine/a/v0",
             [replace(buffer, actions=np.zeros((0, 2)), observations={n: x[:1] for n, x in seen.items()})],
-            "episode 0: no action in it",
+            "episode 0: 1 observations and 0 actions; there must be at least one action",
         ),
     ):
         with pytest.raises(BadInput, match=words):
-            demos.store(tmp_path / "data", name, both, episodes, {"description": "another"})
+            recording.store(tmp_path / "data", name, both, episodes, {"description": "another"})
     assert (tmp_path / "data/mine/a/v0/data/main_data.hdf5").read_bytes() == held
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # between two renames
         patch.setattr(os, "rename", interrupted_at(2, os.rename))
-        demos.store(tmp_path / "data", "mine/a/v0", both, [buffer], {"description": "another"})
+        recording.store(tmp_path / "data", "mine/a/v0", both, [buffer], {"description": "another"})
     assert (tmp_path / "data/mine/a/v0/data/main_data.hdf5").read_bytes() == held
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 

@@ -28,7 +28,7 @@ import skills
 import train
 from adaptation import memory, stages
 from encoder import PixelsEncoder, SpatialSoftmax, groups
-from envs import demos, elsewhere, experts, rollout, tasks, worker
+from envs import elsewhere, experts, recording, rollout, tasks, worker
 from envs.metaworld import MetaWorldEnv
 from envs.tasks import spaces
 from envs.worker import Episode, Worker
@@ -241,9 +241,9 @@ def test_a_batch_is_in_the_order_of_its_episodes():
 
 def test_an_experts_rate_counts_its_failures(monkeypatch, tmp_path):
     told, seen = [], {"point": np.zeros(2), "goal": np.zeros(2)}
-    monkeypatch.setattr(demos, "store", lambda *given: told.append(given[4]))
+    monkeypatch.setattr(recording, "store", lambda *given: told.append(given[4]))
     kept = {"actions": [[0, 0]], "executed": [[0, 0]], "rewards": [0.0], "phases": [[0, 0, 0]]}
-    demos._store("toy:Point-v0", [Episode("toy:Point-v0", 0, observations=[seen, seen], **kept)], 4, tmp_path, 0)
+    recording._store("toy:Point-v0", [Episode("toy:Point-v0", 0, observations=[seen, seen], **kept)], 4, tmp_path, 0)
     assert told[0]["expert_success_rate"] == 0.25 and told[0]["expert_attempts"] == 4
 
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from toy import Point
 
-from envs import demos
-from envs.demos import STEPS_AFTER_SUCCESS
+from envs import recording
+from envs.recording import STEPS_AFTER_SUCCESS
 from envs.rollout import FIRST_EVALUATION_SEED, Roller
 from envs.tasks import common_spaces, spaces
 from envs.worker import Episode
@@ -74,7 +74,7 @@ def test_skip_connections_carry_what_each_level_had_before_halving():
 
 
 def simulators(succeeds, saw=lambda seed: [np.zeros(1)]) -> type:
-    """Stands in for demos.Roller: the expert succeeds at these seeds, and sees this."""
+    """Stands in for recording.Roller: the expert succeeds at these seeds, and sees this."""
 
     class Stub(Roller):
         def __init__(self):
@@ -91,9 +91,9 @@ def simulators(succeeds, saw=lambda seed: [np.zeros(1)]) -> type:
 
 def test_only_successful_demonstrations_are_kept_in_the_order_of_their_seeds(tmp_path, monkeypatch):
     stored = []
-    monkeypatch.setattr(demos, "Roller", simulators(lambda seed: seed not in (0, 2)))
-    monkeypatch.setattr(demos, "_store", lambda task, kept, attempts, *_: stored.append((kept, attempts)))
-    demos.collect(["push"], 3, tmp_path)
+    monkeypatch.setattr(recording, "Roller", simulators(lambda seed: seed not in (0, 2)))
+    monkeypatch.setattr(recording, "_store", lambda task, kept, attempts, *_: stored.append((kept, attempts)))
+    recording.collect(["push"], 3, tmp_path)
     ((kept, attempts),) = stored
     assert [episode.seed for episode in kept] == [1, 3, 4] and attempts == 5  # 0, 1, 2, and two more for the two
 
@@ -101,25 +101,25 @@ def test_only_successful_demonstrations_are_kept_in_the_order_of_their_seeds(tmp
 def test_more_than_can_be_read_is_not_recorded_to_its_end(tmp_path, monkeypatch):
     stored, played = [], []
     monkeypatch.setattr(
-        demos, "Roller", simulators(lambda seed: True, lambda seed: played.append(seed) or [np.zeros(9)])
+        recording, "Roller", simulators(lambda seed: True, lambda seed: played.append(seed) or [np.zeros(9)])
     )
-    monkeypatch.setattr(demos, "_store", lambda *_: stored.append(1))
-    monkeypatch.setattr(demos.datasets, "MOST_BYTES", 3 * 72)
-    demos.collect(["push"], 3, tmp_path)
+    monkeypatch.setattr(recording, "_store", lambda *_: stored.append(1))
+    monkeypatch.setattr(recording.datasets, "MOST_BYTES", 3 * 72)
+    recording.collect(["push"], 3, tmp_path)
     with pytest.raises(BadInput, match="9 demonstrations of 'push' are more than 216 bytes: ask for fewer"):
-        demos.collect(["push"], 9, tmp_path)
+        recording.collect(["push"], 9, tmp_path)
     assert stored == [1] and played == [0, 1, 2, 0, 1, 2, 3]
 
 
 def test_an_expert_that_hardly_ever_succeeds_is_no_teacher(tmp_path, monkeypatch):
-    monkeypatch.setattr(demos, "Roller", simulators(lambda seed: False))
+    monkeypatch.setattr(recording, "Roller", simulators(lambda seed: False))
     with pytest.raises(BadInput, match="the scripted expert for 'push' succeeded only 0 times in 28"):
-        demos.collect(["push"], 2, tmp_path)
+        recording.collect(["push"], 2, tmp_path)
 
 
 def test_draws_of_demonstrations_share_no_seed_with_each_other_or_with_evaluation():
-    assert LIMITS["demo_draw"] == (0, demos.DRAWS - 1) == (0, 19)
-    assert demos.DRAWS * demos.DRAW_SEEDS <= FIRST_EVALUATION_SEED
+    assert LIMITS["demo_draw"] == (0, recording.DRAWS - 1) == (0, 19)
+    assert recording.DRAWS * recording.DRAW_SEEDS <= FIRST_EVALUATION_SEED
 
 
 class Lopsided(Point):

@@ -25,9 +25,9 @@ from test_demos import minari_folder
 
 import adapt
 import train
-from envs import datasets, demos
+from envs import datasets, recording
 from envs.demos import DATASET_ID, demonstrations, load
-from envs.tasks import Spaces
+from envs.recording import check_episode
 from envs.worker import Episode
 from plumbing.cli import BadInput
 
@@ -260,13 +260,12 @@ def test_pictures_are_what_minari_makes_of_them(tmp_path):
         datasets.read(datasets.find(ID, tmp_path), 2)
 
 
-def test_pictures_that_are_no_bytes_are_refused(monkeypatch):
+def test_pictures_that_are_no_bytes_are_refused():
     """In 0..1 they would be learned, and 0..255 be seen."""
-    monkeypatch.setattr(demos, "spaces", lambda task: Spaces({"camera": (3, 40, 48)}, (-1.0,), (1.0,)))
-    pictures, actions = np.zeros((3, 3, 40, 48)), np.zeros((2, 1), np.float32)
-    demos._check("mine", "dataset", None, {"camera": pictures.astype(np.uint8)}, actions)
+    pictures, actions, shapes = np.zeros((3, 3, 40, 48)), np.zeros((2, 1), np.float32), {"camera": (3, 40, 48)}
+    check_episode("dataset", {"camera": pictures.astype(np.uint8)}, actions, shapes, (1,))
     with pytest.raises(BadInput, match="observations 'camera' are pictures, and must be uint8, 0 to 255, not float64"):
-        demos._check("mine", "dataset", None, {"camera": pictures}, actions)
+        check_episode("dataset", {"camera": pictures}, actions, shapes, (1,))
 
 
 # ------------------------------------------------------------------------------------------------ metadata, files
@@ -399,7 +398,9 @@ def play(count, steps=20):
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """The real thing, except that nothing has to be simulated."""
-    monkeypatch.setattr(demos, "collect", lambda tasks, count, *where: demos._store(TASK, play(count), count, *where))
+    monkeypatch.setattr(
+        recording, "collect", lambda tasks, count, *where: recording._store(TASK, play(count), count, *where)
+    )
     return tmp_path
 
 
@@ -418,7 +419,7 @@ def test_a_flipped_bit_is_noticed(store, monkeypatch, capsys):
             assert np.array_equal(rows, np.float32([seen[part] for seen in played.observations]))
         assert np.array_equal(episode["actions"], np.stack(played.actions))
     assert "checksum" not in capsys.readouterr().err
-    monkeypatch.setattr(demos, "collect", lambda *_: pytest.fail("recorded again instead"))
+    monkeypatch.setattr(recording, "collect", lambda *_: pytest.fail("recorded again instead"))
     random, refused = np.random.default_rng(0), 0
     for file in (*datasets.FILES, datasets.CHECKSUMS):
         path = store / OURS / "data" / file
@@ -439,7 +440,7 @@ def test_a_flipped_bit_is_noticed(store, monkeypatch, capsys):
 def test_older_ones_without_checksums_still_load(store, monkeypatch, capsys):
     right = demonstrations([TASK], 3, store)[TASK]
     (store / OURS / "data" / datasets.CHECKSUMS).unlink()
-    monkeypatch.setattr(demos, "collect", lambda *_: pytest.fail("recorded again instead"))
+    monkeypatch.setattr(recording, "collect", lambda *_: pytest.fail("recorded again instead"))
     assert same(demonstrations([TASK], 3, store)[TASK], right) and "checksum" not in capsys.readouterr().err
 
 
@@ -478,13 +479,13 @@ def disk_of(size: int):
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(store, monkeypatch, size):
     right = demonstrations([TASK], 2, store)[TASK]
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
-    collect = demos.collect
+    collect = recording.collect
 
     def without_room(*arguments):
         with disk_of(size):
             collect(*arguments)
 
-    monkeypatch.setattr(demos, "collect", without_room)
+    monkeypatch.setattr(recording, "collect", without_room)
     with pytest.raises(BadInput, match="cannot write demonstrations to .*: File too large"):
         demonstrations([TASK], 3, store)
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
@@ -495,7 +496,7 @@ def test_what_killed_processes_leave_is_swept_but_not_what_is_being_written(stor
     rest = store / ".collecting-dead" / "new" / "data"
     rest.mkdir(parents=True)
     (rest / "main_data.hdf5").touch()
-    with demos._lock(store, fcntl.LOCK_EX) as given:
+    with recording.lock(store, fcntl.LOCK_EX) as given:
         assert given
         other = threading.Thread(target=demonstrations, args=([TASK], 2, store))
         other.start()

@@ -45,7 +45,7 @@ from test_untrusted_datasets import (  # noqa: E402
     virtual,
 )  # fmt: skip
 
-from envs import datasets, demos  # noqa: E402
+from envs import datasets, demos, recording, tasks  # noqa: E402
 from envs.demos import demonstrations, drawn  # noqa: E402
 from plumbing.cli import BadInput, say  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
@@ -256,14 +256,14 @@ def kills(folder: Path, times: int, random: np.random.Generator) -> dict:
         data.mkdir()
         sending.send("begun")
         for draw in draws:
-            demos._store(TASK, play(40, 150), 40, data, draw)
+            recording._store(TASK, play(40, 150), 40, data, draw)
         time.sleep(DAY)
 
     def work() -> str:
         if not same(demonstrations([TASK], 40, data)[TASK], right) or list(data.glob(".collecting-*")):
             return CHANGED
-        found = [draw for draw in draws if (data / demos.dataset_name(TASK, drawn(draw))).exists()]
-        found = [demos.load(TASK, demos.dataset_name(TASK, drawn(draw)), 40, data) for draw in found]
+        found = [draw for draw in draws if (data / recording.dataset_name(TASK, drawn(draw))).exists()]
+        found = [demos.load(TASK, recording.dataset_name(TASK, drawn(draw)), 40, data) for draw in found]
         return GOOD if all(same(episodes, right) for episodes in found) else CHANGED
 
     right = demonstrations([TASK], 40, data)[TASK]
@@ -305,7 +305,7 @@ def races(folder: Path, times: int, random: np.random.Generator, task: str = TAS
         for process in processes:
             process.join()
         rest = [str(path) for path in data.glob(".*")]
-        whole = datasets.find(demos.dataset_name(task, drawn(0)), data).metadata["total_episodes"] == 9
+        whole = datasets.find(recording.dataset_name(task, drawn(0)), data).metadata["total_episodes"] == 9
         whole = whole and equal(demonstrations([task], 9, data)[task], right)
         fine = not rest and whole and all(answer is True for answer in answers)
         tried.append(GOOD if fine else f"{CRASHED}: {answers} {rest}")
@@ -330,8 +330,8 @@ def main() -> None:
     )
     flags = parser.parse_args()
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
-    random, rows, simulated = np.random.default_rng(0), {}, demos.collect
-    demos.spaces(TASK)
+    random, rows, simulated = np.random.default_rng(0), {}, recording.collect
+    tasks.spaces(TASK)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows["something to run in a dataset, three ways in"] = payloads(folder)
@@ -340,13 +340,13 @@ def main() -> None:
             folder, flags.times // 4, random
         )
         rows["simulated: four record the same task at once"] = races(folder, flags.times // 10, random, "reach")
-        demos.collect = lambda tasks, count, *where: demos._store(TASK, play(count, 150), count, *where)
+        recording.collect = lambda tasks, count, *where: recording._store(TASK, play(count, 150), count, *where)
         rows["a bit flipped, in a dataset with checksums"] = flips(folder, flags.flips, random, True)
         rows["a bit flipped, in one of ours without"] = flips(folder, flags.flips, random, False)
         rows["disk full while a dataset is replaced"] = full_disks(folder, flags.times, random)
         rows["kill -9 while datasets are stored"] = kills(folder, flags.times, random)
         rows["four store the same dataset at once"] = races(folder, flags.times, random)
-        demos.collect = simulated
+        recording.collect = simulated
     write("datasets", rows, seed=0)
 
 
