@@ -142,7 +142,7 @@ def summary(own: list[Episode], experts: list[Episode], weights: list[np.ndarray
         **_count(own),
         "expert": _count(experts),
         "mean_steps_to_success": float(np.mean(steps)) if steps else None,
-        "steps_to_success": steps,  # for who counts with a shorter limit than 500
+        "steps_to_success": steps,  # for readers who give fewer than 500
         "failed_seeds": [e.seed for e in own if not e.success and not e.lost],
         "router_weights": {"mean": w.mean(0).round(4).tolist(), "std": w.std(0).round(4).tolist()} if len(w) else None,
     }

@@ -45,7 +45,7 @@ class TrainConfig:
     tasks: str = "reach,push"  # task names, groups (mt6, mt50, ml45-train, ...), Gymnasium ids; separated by commas
     components: int = 4  # K; the paper's choice. 1 is a plain diffusion policy
     policy: str = "fdp"  # fdp, or a file in variants/ such as monolithic
-    size: Literal["small", "base"] = "small"  # small for a CPU, base (the authors' U-Net widths) for one GPU
+    size: Literal["small", "base"] = "small"  # small for a CPU, base (the authors' widths, 128, 256, 512) for one GPU
     observation: Literal["state", "pixels"] = "state"  # pixels: cameras and the hand's own position, as in the paper
     cameras: str = "corner,wrist"  # one or both, with --observation pixels
     image_size: Literal[64, 96, 128] = 64  # height and width of pictures
@@ -272,7 +272,8 @@ def main(config: TrainConfig) -> dict:
             bar.set_postfix({x: f"{line[x]:.4g}" for x in ("loss", "skipped") if x in line}, refresh=False)
         if (step + 1) % config.save_every == 0 or last:
             save(step + 1)
-    if log.start == config.steps and resume.behind(folder, config.steps):  # killed between the last checkpoint's files
+    # Killed between the last checkpoint's files. One process answers for all: another may look when it has been saved.
+    if log.start == config.steps and parallel.first(lambda: resume.behind(folder, config.steps)):
         save(config.steps)
     log.close()
     seconds["training"] = log.seconds

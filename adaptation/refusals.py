@@ -13,7 +13,7 @@ import train
 from envs import elsewhere
 from envs.pixels import as_policy_sees
 from envs.tasks import check_fit, common_spaces, resolve_tasks
-from plumbing import configs, folders, resume, runs
+from plumbing import configs, folders, machine, resume, runs
 from plumbing.cli import BadInput, numbers, say
 from plumbing.limits import check_limits, check_memory
 from plumbing.log import at_rest
@@ -121,7 +121,7 @@ def check_source(config, tasks: list[str], device) -> None:
                            "router --retain paper")  # fmt: skip
     if config.mode == "components":
         numbers(config.train_components, K, "--train-components")
-    # A copy shares its original's weight: of one that has none it would get none, and never learn.
+    # A copy takes half of its original's weight. Half of nothing is nothing: it would get no gradient.
     used = alive(policy.config)
     if config.start_from == "most-used" and new > len(used):
         raise BadInput(f"--new-components copy different components, and {len(used)} have weight: at most {len(used)}, "
@@ -152,7 +152,7 @@ def check_forgetful(policy) -> None:
     one, other = (made_up(policy, names, np.random.default_rng(seed)) for seed in (0, 1))
     noise = torch.zeros(len(names), policy.config.horizon, policy.config.action_dim)
     # A fresh one in training mode would move pictures at random; and what a fork draws here decides on nothing else.
-    with at_rest(policy), torch.random.fork_rng(devices=[]):
+    with at_rest(policy), machine.drawing_nothing(policy.device):
         first, _, again = (policy.act(seen, names, noise=noise)[0] for seen in (one, other, one))
     if not np.array_equal(first, again):
         raise BadInput("this policy acts otherwise when it sees the same again: it remembers, or draws at random, and "
@@ -169,7 +169,7 @@ def made_up(policy, names: list[str], random: np.random.Generator) -> dict[str, 
 def try_out(policy) -> None:
     """Take a policy with stages apart, and let each stage act once. A fork may have tables that do not grow, or
     components that know their number and cannot act with fewer, as an old stage does; better now than after minutes."""
-    with torch.random.fork_rng(devices=[]):  # what is built to see whether it can be, decides on nothing else
+    with machine.drawing_nothing(policy.device):  # what is built to see whether it can be, decides on nothing else
         skills.put_together(*skills.take_apart(policy))
     policy.eval()
     for _, names in reversed(policy.config.stages):  # the newest one first, which has all: where it fails, K is not why
@@ -190,7 +190,7 @@ def try_learning(config, policy, windows) -> None:
     policy.progress = 0.0
     before = {name: x.clone() for name, x in policy.named_buffers()}
     observation, task, actions = windows.select(torch.arange(min(2, len(windows.actions)), device=policy.device))
-    with torch.random.fork_rng(devices=[]):  # what a fork draws here decides on nothing else
+    with machine.drawing_nothing(policy.device):  # what a fork draws here decides on nothing else
         loss = policy.loss(observation, task, actions, torch.zeros_like(task), torch.zeros_like(actions))
     errors, terms = resume.check_loss(loss)
     if not any(x.requires_grad for x in (errors, *(term for _, term in terms.values()))):

@@ -298,9 +298,9 @@ def _adds_up(played: dict, block: list[int], n: int) -> bool:
 def evaluated(run: Path, path: Path, episodes: int, seed: int, device, before=None, roller=None) -> dict:
     """A run's evaluation on the first episodes of a block: read where it was made before, made into `path` otherwise.
 
-    (Never into the run that we start from.) before: the run that it was learned from, and that one's evaluation, from
-    which tasks are taken over that are done to the same bits. They say in "same_bits" which run has played them. Of a
-    policy with stages only: they are what keeps the bits; in any other a few observations would prove little.
+    (Never into the run that we start from.) before: the run that it was learned from, and that one's evaluation. Tasks
+    in which both act the same, bit for bit, are not played again: "same_bits" in their result names the run that has
+    played them. Of a policy with stages only, which keep the bits; in any other a few observations prove little.
     """
     seeds = block_seeds(seed, episodes)
     policy = runs.load_policy(run, device)

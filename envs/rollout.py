@@ -251,7 +251,8 @@ class Roller:
 
     def _answers(self, held: dict[Connection, list[Episode]]) -> Iterator[tuple[Connection, list | Episode | None]]:
         """Those answers that come within a second. None for a worker that has died or fallen silent, and then the
-        episodes that it held are marked as lost. A program that was stopped for an hour (Ctrl-Z) has waited a second.
+        episodes that it held are marked as lost. At most a second of waiting is counted at a time, so that no worker
+        seems dead after an hour in Ctrl-Z.
         """
         begin = time.monotonic()
         ready = wait(list(held), timeout=1.0)

@@ -210,8 +210,9 @@ def own_random(task: str, seed: int, *which: int) -> np.random.Generator:
     """Our own random numbers for an episode, independent of those of its environment.
 
     Gymnasium's environments draw from default_rng(seed), and to numpy (seed, 0) is the same seed: without the 1, our
-    noise would repeat the numbers that laid out the scene. MetaWorld's tasks draw from another source, so they need no
-    1, and keep the numbers that published results were made with.
+    noise would repeat the numbers that laid out the scene. A MetaWorld task takes one number of that stream, as the
+    seed of the generator that lays it out: nothing repeats, so there is no 1, and published results keep their numbers.
+    One seed gives all of MetaWorld's tasks the same noise.
     """
     theirs = task in TASKS or task in pixels.IDS
     return np.random.default_rng((seed, *which) if theirs else (seed, *which, 1))

@@ -67,11 +67,14 @@ def _device(device: torch.device):
     yield "cores", str(available_cores()), ""
     if device.type != "cuda":
         yield "GPU", "none that PyTorch can use; CPU it is", ""
-        yield "bf16 on the CPU", "in hardware: --size base and cameras use it" if has_bf16() else "not in hardware", ""
+        yield (
+            "bf16 on the CPU",
+            "in hardware: --size base and cameras use it" if has_bf16(device) else "not in hardware",
+            "",
+        )
         return
     name = torch.cuda.get_device_name(device)
-    bf16 = torch.cuda.is_bf16_supported()
-    yield "GPU", f"{name}, bf16 {'works' if bf16 else 'is slow here'}", ""
+    yield "GPU", f"{name}, bf16 {'in hardware' if has_bf16(device) else 'not in hardware: float32 it is'}", ""
     with torch.autocast("cuda", torch.bfloat16):
         x = torch.randn(64, 64, device=device)
         error = ((x @ x).float() - (x.double() @ x.double()).float()).abs().max().item()

@@ -138,7 +138,7 @@ def set_aside(folder: Path, names: list[str]) -> None:
     """
     aside = folder / REPLACED
     if any((folder / name).exists() for name in CHECKPOINTS) and not _interrupted(folder):
-        drop_replaced(folder)  # a process was killed before it could: what is here now has something to show
+        drop_replaced(folder)  # a process was killed before it could: the run that is here now has a checkpoint
     keep = not (aside / "config.json").exists() and (aside.exists() or (_is_run(folder) and not _only_begun(folder)))
     for name in sorted(names, key="config.json".__eq__):
         path = folder / name

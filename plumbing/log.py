@@ -151,10 +151,10 @@ def spread(windows, samples: int) -> tuple:
 
 
 def errors_on(policy, batch: tuple, step: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """A policy's errors (B,) on windows (observation, task, actions), few at once: a fork's loss may take gradients."""
+    """A policy's errors (B,) on windows (observation, task, actions), not all at once: a loss may take gradients."""
     seen, task, actions = batch
     errors = []
-    for i in torch.arange(len(actions), device=policy.device).split(16):
+    for i in torch.arange(len(actions), device=policy.device).split(128):
         errors.append(policy.loss(rows(seen, i), task[i], actions[i], step[i], noise[i])[0].detach())
     return torch.cat(errors)
 

@@ -1,7 +1,7 @@
 """The machine that computes: which device, how precisely, in how many threads, and how much memory it has."""
 
 import os
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -32,21 +32,29 @@ WIDE = 128  # channels from which products are what a CPU's time goes into; belo
 
 def choose_precision(name: str, policy_config, device: torch.device) -> str:
     """'auto' -> 'bf16' or 'float32', in which training multiplies matrices. bf16 has the range of float32 with 8 bits
-    of mantissa; weights, optimiser and average stay float32. It pays on GPUs, and for wide networks and pictures on a
-    CPU that has it in hardware (AVX512-BF16, AMX): half the time (LOG.md)."""
+    of mantissa; weights, optimiser and average stay float32. It is for hardware that has it: any network on a GPU, wide
+    ones and pictures on a CPU, where those take half the time (LOG.md).
+
+    What autocast rounds is not the same on both: norms are computed in float32 on a GPU, in bf16 on a CPU."""
     if name != "auto":
         return name
-    if device.type == "cuda":
-        return "bf16"
     pictures = any(len(shape) == 3 for shape in getattr(policy_config, "observation", {}).values())
     wide = pictures or min(getattr(policy_config, "channels", (0,))) >= WIDE
-    return "bf16" if wide and has_bf16() else "float32"
+    return "bf16" if (wide or device.type == "cuda") and has_bf16(device) else "float32"
 
 
-def has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware."""
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 in hardware: GPUs since Ampere, CPUs with AVX512-BF16 or AMX. PyTorch imitates
+    it on older GPUs, slowly, and without some convolutions."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     can = torch.cpu.get_capabilities()
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+
+
+def drawing_nothing(device: torch.device) -> AbstractContextManager:
+    """What is drawn at random inside, on this device or on the CPU, changes no number that is drawn after it."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

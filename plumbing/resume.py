@@ -141,7 +141,7 @@ def _save(folder: Path, learner, log, data: str, step: int, weights: bool, inter
     if learner.policy.device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(learner.policy.device)
     about = {"step": step, "seconds": log.seconds, "count": log.count, "data": data, "interrupted": interrupted}
-    # First: weights alone, where the disk is full for more, could not be gone on with.
+    # This file first: if the disk is full before the second, training can go on; with weights alone it could not.
     tensors.save(folder / FILE, state, {name: json.dumps(x) for name, x in about.items()})
     if weights:
         runs.save_weights(folder, learner.averaged_state(), step, log.seconds)
@@ -254,7 +254,7 @@ def try_once(policy, windows, config) -> Callable:
     loss_function = parallel.share(policy, torch.compile(policy.loss) if config.compile else policy.loss)
     statistics = {name: (buffer, buffer.clone()) for name, buffer in policy.named_buffers()}
     before = policy.state_dict(keep_vars=True)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with machine.drawing_nothing(device):
         try:
             observation, task, actions = windows.sample(config.batch_size)
             step = torch.randint(0, policy.config.diffusion_steps, (len(actions),), device=device)

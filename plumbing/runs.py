@@ -184,7 +184,8 @@ def edited(config: dict) -> bool:
 
 
 def tell_doubts(folder: Path, config: dict, header: dict, checkpoint: bool = False) -> None:
-    """A line for whatever makes a run's weights act otherwise than its user may think. header: of its weights."""
+    """A line for whatever may make a run act otherwise than its own results say: other versions of libraries, an edited
+    fork, a training that is not done. header: of its weights."""
     if other := other_versions(config.get("versions") or {}):
         say_once(f"{folder} was made with {other}: its success may differ a little")
     if edited(config):

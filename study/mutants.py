@@ -47,6 +47,8 @@ MUTANTS = {
     # Data.
     "the observation after the action": ("envs/demos.py", "{name: rows[:length] for name, rows", "{name: rows[1:] for name, rows", "test_demos.py -k windows"),
     "the disturbed action as label": ("envs/worker.py", "episode.actions.append(action)", "episode.actions.append(executed)", "test_demos.py -k replay"),
+    "each process looks for what a checkpoint lacks": ("train.py", "parallel.first(lambda: resume.behind(folder, config.steps))", "resume.behind(folder, config.steps)", "test_parallel.py -k lacks_its"),
+    "an old GPU imitates bf16": ("plumbing/machine.py", "is_bf16_supported(including_emulation=False)", "is_bf16_supported()", "test_train.py -k precisely"),
     "draws of demonstrations overlap": ("envs/recording.py", "seeds = range(DRAW_SEEDS * draw + attempts, DRAW_SEEDS * draw + attempts + missing)", "seeds = range(draw + attempts, draw + attempts + missing)", "test_environments.py -k another_draw"),
     # Training and adapting.
     "raw weights are saved": ("train.py", "return state | {name: x for name", "return state or {name: x for name", "test_train.py -k saved_weights"),

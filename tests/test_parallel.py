@@ -4,6 +4,7 @@ because importing PyTorch again would take most of the time."""
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import uuid
@@ -206,6 +207,16 @@ def test_three_go_on_where_one_stopped_and_only_the_first_writes(tiny, tiny_run,
     assert said.err.count("parameters, 4 components") == 1 and "Traceback" not in said.err
     assert close(run, tiny_run) and losses(run) == pytest.approx(losses(tiny_run), rel=1e-4)
     assert len((run / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_last_checkpoint_that_lacks_its_weights_is_saved_by_all_or_none(tiny, tiny_run, tmp_path, monkeypatch):
+    """The second looks when the first has saved them already, or on a machine where there is no such folder."""
+    run, real = tmp_path / "run", resume.behind
+    shutil.copytree(tiny_run, run)
+    (run / "model.safetensors").unlink()
+    monkeypatch.setattr(resume, "behind", lambda *which: rank() == 0 and real(*which))
+    assert launch(lambda: command(train, *tiny, "--out", run, "--resume", "--eval-episodes", 0)) == 0
+    assert close(run, tiny_run)
 
 
 def _stopping(real, after: int):

@@ -201,7 +201,13 @@ def test_how_long_and_how_precisely_by_default(monkeypatch):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
         in_hardware = able.get("avx512_bf16") or able.get("amx_bf16")
         assert choose("auto", base, cpu) == ("bf16" if in_hardware else "float32")
-        assert choose("auto", small, cpu) == "float32" and choose("auto", small, cuda) == "bf16"
+        assert choose("auto", small, cpu) == "float32"
+    for native in (True, False):  # an older GPU only imitates it
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True, it=native: it or including_emulation
+        )
+        for size in (small, base):
+            assert choose("auto", size, cuda) == ("bf16" if native else "float32")
         assert choose("float32", base, cuda) == "float32" and choose("bf16", small, cpu) == "bf16"
 
 

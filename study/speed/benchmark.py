@@ -56,6 +56,9 @@ def training_rows(peer: Peer | None, device: torch.device, turns: int, sizes=("s
             "ours, as deep as LeRobot's": timer(training_step(deep, batch), calls, device),
             "one by one": timer(training_step(separate, batch), calls, device),
         }
+        if device.type == "cuda":  # is rounding worth its casts? launching them takes time, too
+            plain = training_step(make_policy(4, size, device), batch, precision="float32")
+            candidates["float32"] = timer(plain, calls, device)
         if peer:
             request = {"what": "train", "components": 4, "horizon": 8, "batch": batch, "device": str(device),
                        "threads": torch.get_num_threads(), "calls": calls, **SIZES[size]}  # fmt: skip

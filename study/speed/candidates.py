@@ -39,10 +39,13 @@ def three_policies(components: int, size: str, device: torch.device) -> tuple[Po
     return policy, as_deep_as_lerobot(deep), separate
 
 
-def training_step(policy: Policy, batch: int, loss_function: Callable | None = None) -> Callable[[], None]:
+def training_step(
+    policy: Policy, batch: int, loss_function: Callable | None = None, precision: str = ""
+) -> Callable[[], None]:
     """One step of train.py, noise drawn, weights averaged; only the windows stay the same. loss_function: the policy's
-    loss, compiled perhaps."""
-    learner, device = Learner(policy, precision="bf16" if policy.device.type == "cuda" else "float32"), policy.device
+    loss, compiled perhaps; precision: bf16 on a GPU, float32 on a CPU, unless another is named."""
+    device = policy.device
+    learner = Learner(policy, precision=precision or ("bf16" if device.type == "cuda" else "float32"))
     observation = {part: torch.randn(batch, *shape, device=device) for part, shape in policy.config.observation.items()}
     rows = batch * (NOISES if any(len(shape) == 3 for shape in policy.config.observation.values()) else 1)
     actions = torch.rand(rows, policy.config.horizon, policy.config.action_dim, device=device) * 2 - 1
