@@ -132,7 +132,7 @@ MUTANTS = {
     "stages are measured on block 0": ("adaptation/stages.py", "evaluate.evaluate(policy, todo, episodes, seed, roller=roller)", "evaluate.evaluate(policy, todo, episodes, roller=roller)", "test_learning.py -k block"),
     # Stopped anywhere; runs that somebody else made.
     "what was half written takes a folder": ("plumbing/folders.py", "if path.is_file() and not _half_written(path, folder))", "if path.is_file())", "test_interruptions.py -k killed_in_any"),
-    "half of the last checkpoint is enough": ("train.py", "if log.start == config.steps and resume.behind(folder, config.steps):", "if False:", "test_interruptions.py -k killed_in_any"),
+    "half of the last checkpoint is enough": ("train.py", "if log.start == config.steps and parallel.first(lambda: resume.behind(folder, config.steps)):", "if False:", "test_interruptions.py -k killed_in_any"),
     "results go where a link leads": ("plumbing/folders.py", "    check_inner(folder)\n", "", "test_untrusted_runs.py -k folder_of_results"),
     "an interrupted run replaces a finished one": ("plumbing/resume.py", "    if not interrupted:\n", "    if True:\n", "test_run_folders.py -k overwriting_keeps"),
     "actions beyond what an environment takes": ("envs/tasks.py", "if not least - slack <= low <= high <= most + slack:", "if False:", "test_untrusted_runs.py -k action_range"),
