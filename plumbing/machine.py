@@ -1,11 +1,15 @@
 """The machine that computes: which device, how precisely, in how many threads, and how much memory it has."""
 
 import os
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 
 import torch
 
 from plumbing.cli import BadInput
+
+WIDE = 128  # channels from which products are what a CPU's time goes into; below, rounding to bf16 costs what it saves
+CONTAINER = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")  # v2, v1
 
 
 def choose_device(name: str) -> torch.device:
@@ -25,9 +29,6 @@ def choose_device(name: str) -> torch.device:
             f"device '{name}' is not available here; try --device cpu ({str(error).splitlines()[0]})"
         ) from error
     return device
-
-
-WIDE = 128  # channels from which products are what a CPU's time goes into; below, rounding to bf16 costs what it saves
 
 
 def choose_precision(name: str, policy_config, device: torch.device) -> str:
@@ -74,5 +75,9 @@ def one_thread():
 
 
 def memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that this machine has; in a container those that it was given, beyond which Linux kills."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CONTAINER:
+        with suppress(OSError, ValueError):  # not there; "max": no limit
+            found.append(int(path.read_text()))
+    return min(found)

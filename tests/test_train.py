@@ -211,6 +211,19 @@ def test_how_long_and_how_precisely_by_default(monkeypatch):
         assert choose("float32", base, cuda) == "float32" and choose("bf16", small, cpu) == "bf16"
 
 
+def test_a_container_has_the_memory_that_it_was_given(tmp_path, monkeypatch):
+    """Where a process asks for more, it is killed without a word, whatever the machine has."""
+    given, other = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    monkeypatch.setattr(machine, "CONTAINER", (given, other))
+    whole = machine.memory()
+    assert whole == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for text, memory in (("max\n", whole), (f"{2 * whole}\n", whole), (f"{whole // 2}\n", whole // 2)):
+        given.write_text(text)
+        assert machine.memory() == memory
+    other.write_text("1000000\n")
+    assert machine.memory() == 1_000_000
+
+
 def test_precision_is_of_products_alone_and_part_of_a_run(tiny, tiny_run, tmp_path):
     run = tmp_path / "run"
     command(train, *tiny, "--out", run, "--eval-episodes", 0, "--precision", "bf16")
