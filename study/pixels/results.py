@@ -62,7 +62,7 @@ def cameras(study: Path) -> list[str]:
     successes, n = expert(first)
     each = ("/".join(map(str, expert(first, [task]))) for task in tasks)
     rows.append(["scripted expert", "", *each, number(successes / n)])
-    names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
+    names = [plain(task) for task in tasks]
     demos = flag(first[0]["training"]["command"], "--demos-per-task", 25)
     header = ["policy", "seeds", *names, "all, 95 % interval", "minus (in brackets), points", "with 1/K"]
     moved = ["policy", "`--shift`", "seeds", "all, 95 % interval", "minus as it was, points"]
@@ -163,7 +163,7 @@ def adapted_upon(folder: Path, policy: str) -> list[str]:
                      rate(played).share if len(played) == len(tasks) else "", minus])  # fmt: skip
     successes, n = expert(runs)
     rows.append(["", "scripted expert", *("/".join(map(str, expert(runs, [t]))) for t in tasks), number(successes / n)])
-    names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
+    names = [plain(task) for task in tasks]
     header = ["demonstrations", "way", *names, "all, 95 % interval", "minus scratch, points"]
     exact = [r["old_actions_bit_equal"] for r in runs if r["stage"]["retain"] == "exact"]
     kept = "where a way is exact, the old tasks' actions are the same bit for bit" if all(exact) else (
@@ -173,6 +173,11 @@ def adapted_upon(folder: Path, policy: str) -> list[str]:
               played_on(runs)),
         *table(header, rows), *text(DAGGER),
     ]  # fmt: skip
+
+
+def plain(task: str) -> str:
+    """fdp/push-pixels128-v3 -> push: larger pictures are other environments."""
+    return task.removeprefix("fdp/").partition("-pixels")[0]
 
 
 TRIED = {  # files of study/pixels/choice -> what it is
@@ -191,6 +196,8 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "lit-6000": "by up to 1 pixel, and brightness multiplied by 0.6 to 1.4 (`--policy lit`); half the steps",
     "lit-6000-light": "the same weights, half of the light in evaluation (`--shift light`)",
     "wrist-6000": "by up to 1 pixel, the wrist camera alone (`--cameras wrist`); half the steps",
+    "larger-6000": "pictures of 128 pixels, moved by up to 2 (`--image-size 128`); half the steps",
+    "long-6000": "chunks of 16 actions, 8 of them executed (`--horizon 16 --executed 8`); half the steps",
     "fine-6000": "half the steps, 15 x 15 feature maps, not 6 x 6, smaller receptive fields (code not kept: LOG.md)",
 }
 
@@ -201,10 +208,11 @@ def tried(study: Path, tasks: list[str]) -> list[str]:
         found = read(study, "pixels/choice/*.json")
     except NotMeasured:
         return []
-    rows = [[what, *(found[name]["tasks"][task]["successes"] for task in tasks), rate(by_task([found[name]])).share,
+    names = [plain(task) for task in tasks]
+    won = {name: {plain(task): one["successes"] for task, one in run["tasks"].items()} for name, run in found.items()}
+    rows = [[what, *(won[name][task] for task in names), rate(by_task([found[name]])).share,
              f"{found[name]['training']['seconds'] / 60:.0f}", found[name]["training"]["hardware"].partition(",")[0]]
             for name, what in TRIED.items() if name in found]  # fmt: skip
-    names = [task.removeprefix("fdp/").partition("-pixels")[0] for task in tasks]
     return [
         *text("What was tried, one seed (`study/pixels/recipe.py` and LOG.md: what was expected of each, and what is "
               "not run yet).", played_on([found[name] for name in TRIED if name in found])),
