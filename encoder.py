@@ -15,6 +15,9 @@ An encoder is any module with the first two of these; fdp.py makes it in `Policy
     forward(observation)    {part: (B, *shape)} -> condition (B, C), for the router and for all components
     augment(observation)    optional: a randomly changed copy, used only in training
 
+Numbers arrive in float32. Pictures are (B, 3, h, w) from 0 to 255: bytes in training, where a copy would cost memory,
+and float32 in acting. An encoder brings both to the scale that it wants, as PixelsEncoder does to -1..1.
+
 With `--retain exact` a task learned later uses the same encoder, frozen, plus a low-rank adapter of its own (`LoRA` in
 variants/staged.py).
 
@@ -144,6 +147,8 @@ class SpatialSoftmax(nn.Module):
     """
 
     def forward(self, features: Tensor) -> Tensor:
+        if min(features.shape[2:]) < 2:  # a single place is where everything is: it says nothing, and learns nothing
+            raise ValueError(f"pictures are too small for this backbone: {tuple(features.shape[2:])} places are left")
         share = features.flatten(2).float().softmax(-1)  # (B, channels, h * w)
         y, x = (torch.linspace(-1, 1, n, device=share.device) for n in features.shape[2:])
         places = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))])  # (2, h * w)
@@ -154,8 +159,8 @@ class SpatialSoftmax(nn.Module):
 
 def small_eye() -> nn.Sequential:
     """(B, 3, h, w) -> (B, 128), for a CPU, where the first layers cost most: large strides leave few pixels to compute,
-    and no normalisation layer reads every activation once more. A 64 x 64 picture takes 1 ms
-    (study/pixels/cost.py)."""
+    and no normalisation layer reads every activation once more. A 64 x 64 picture takes 1 ms, forward and backward, on
+    one thread in float32 (study/pixels/cost.py)."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
         nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), SpatialSoftmax(),
@@ -192,6 +197,9 @@ def resnet_eye() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(512, 64, 1), SpatialSoftmax())
 
 
+# Backbones by name; each is made without arguments, once per camera, and turns pictures (B, 3, h, w), scaled to -1..1,
+# into (B, n), whatever its n. To try your own, add it here and set `eye: str = "mine"` in a fork's PolicyConfig; how
+# little such a fork takes, with another encoder altogether, shows variants/lit.py.
 EYES = {"small": small_eye, "resnet18": resnet_eye}
 
 
@@ -204,7 +212,7 @@ class PixelsEncoder(nn.Module):
         eye: of EYES.
         differences: of positions among its numbers, as in a StateEncoder.
 
-    Raises ValueError for an eye that is not known, or a picture of another shape.
+    Raises ValueError for an eye that is not known, or pictures of another shape, or too small for it.
     """
 
     # Largest random shift, as a fraction of the picture. At 64 x 64 a pixel is a centimetre or two of the table: after
@@ -222,7 +230,10 @@ class PixelsEncoder(nn.Module):
         self.eyes = nn.ModuleList([EYES[eye]() for _ in self.cameras]).to(memory_format=torch.channels_last)
         numbers = {name: shape for name, shape in parts.items() if name not in self.cameras}
         self.numbers = StateEncoder(numbers, 64, differences) if numbers else None
-        size = 128 * len(self.cameras) + 64 * bool(numbers)
+        with torch.no_grad():  # in evaluation mode: trying changes no statistics of a backbone that has some
+            pairs = zip(self.cameras, self.eyes.eval(), strict=True)
+            size = sum(eye(torch.zeros(1, *parts[name])).shape[1] for name, eye in pairs) + 64 * bool(numbers)
+        self.eyes.train()
         self.net = nn.Sequential(nn.Linear(size, 256), nn.SiLU(), nn.Linear(256, condition_dim))
 
     def fit(self, observation: Observation) -> None:

@@ -207,7 +207,7 @@ def main(config: EvaluateConfig) -> dict:
             raise BadInput(f"--executed must be between 1 and {policy.config.horizon}, got {config.executed}")
         policy.config.executed = config.executed
     source = {**provenance(config.seed, str(device)), "training": training_record(folder, policy)}
-    check_shift(config.shift, tasks)
+    check_shift(config.shift, tasks, policy.config.observation)
     other = "-even" * config.even + f"-{config.shift}" * bool(config.shift)
     other += f"-executed-{config.executed}" * (config.executed is not None)
     path = Path(config.out) if config.out else folder / f"evaluation{other}.json"

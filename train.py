@@ -20,7 +20,7 @@ import torch
 import evaluate
 from encoder import join, rows
 from envs.demos import DATASET_ID, demonstrations, make_windows
-from envs.pixels import parts_seen, through_cameras
+from envs.pixels import check_goals, parts_seen, through_cameras
 from envs.tasks import common_spaces, resolve_tasks, tell_differences
 from plumbing import figures, machine, parallel, reports, resume, runs
 from plumbing.cli import BadInput, progress, provenance, run, say
@@ -45,7 +45,7 @@ class TrainConfig:
     tasks: str = "reach,push"  # task names, groups (mt6, mt50, ml45-train, ...), Gymnasium ids; separated by commas
     components: int = 4  # K; the paper's choice. 1 is a plain diffusion policy
     policy: str = "fdp"  # fdp, or a file in variants/ such as monolithic
-    size: Literal["small", "base"] = "small"  # small for a CPU, base (the authors' widths, 128, 256, 512) for one GPU
+    size: Literal["small", "base"] = "small"  # small for a CPU, base (the authors' widths; a ResNet-18) for one GPU
     observation: Literal["state", "pixels"] = "state"  # pixels: cameras and the hand's own position, as in the paper
     cameras: str = "corner,wrist"  # one or both, with --observation pixels
     image_size: Literal[64, 96, 128] = 64  # height and width of pictures
@@ -305,6 +305,7 @@ def policy_settings(config: TrainConfig, tasks: list[str]) -> dict:
     spaces = common_spaces(tasks)
     tell_differences(tasks)
     parts = parts_seen(config.cameras, spaces.observation) if config.observation == "pixels" else spaces.observation
+    check_goals(tasks, parts)
     extra = {field.name: getattr(config, field.name) for field in runs.own_fields(config.policy)}
     extra |= runs.changed_defaults(config.policy, SIZES[config.size])  # a fork of one size
     return {

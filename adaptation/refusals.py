@@ -11,7 +11,7 @@ import torch
 import skills
 import train
 from envs import elsewhere
-from envs.pixels import as_policy_sees
+from envs.pixels import as_policy_sees, check_goals
 from envs.tasks import check_fit, common_spaces, resolve_tasks
 from plumbing import configs, folders, machine, resume, runs
 from plumbing.cli import BadInput, numbers, say
@@ -55,6 +55,7 @@ def check(config) -> list[str]:
     if config.run:
         known = runs.read_config(Path(config.run))["policy_config"]
         tasks = as_policy_sees(known["tasks"], tasks)
+        check_goals([task for task in tasks if task not in known["tasks"]], known["observation"])
         # One that it knows is named to let its module be imported (envs/tasks.py, `trust`), not to be learned again.
         named = [task for task in tasks if ":" in task and task in known["tasks"]]
         if config.mode != "full" and named and len(named) < len(tasks):

@@ -264,5 +264,5 @@ def find_opengl() -> bool:
     """Whether videos can be made; a word where not."""
     found = opengl.find()
     if not found:
-        say(f"no video: MuJoCo finds no OpenGL; {opengl.MEND}")
+        say(f"no video: MuJoCo finds no OpenGL; {opengl.mend()}")
     return found

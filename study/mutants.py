@@ -49,6 +49,10 @@ MUTANTS = {
     "the disturbed action as label": ("envs/worker.py", "episode.actions.append(action)", "episode.actions.append(executed)", "test_demos.py -k replay"),
     "each process looks for what a checkpoint lacks": ("train.py", "parallel.first(lambda: resume.behind(folder, config.steps))", "resume.behind(folder, config.steps)", "test_parallel.py -k lacks_its"),
     "an old GPU imitates bf16": ("plumbing/machine.py", "is_bf16_supported(including_emulation=False)", "is_bf16_supported()", "test_train.py -k precisely"),
+    "a goal that no picture shows is learned": ("envs/pixels.py", "        if not 0 < least <= size:", "        if False:", "test_pixels.py -k guessed"),
+    "a camera that nobody looks through is shifted": ("envs/pixels.py", "in CAMERAS and camera not in parts:", "in () and camera not in parts:", "test_pixels.py -k looks_otherwise"),
+    "one place is enough for a spatial softmax": ("encoder.py", "if min(features.shape[2:]) < 2:", "if False:", "test_pixels.py -k no_eye_can"),
+    "a probe makes no picture": ("plumbing/opengl.py", "mujoco.MjrContext(mujoco.MjModel.from_xml_string('<mujoco/>'), mujoco.mjtFontScale.mjFONTSCALE_100.value); ", "", "test_pixels.py -k without_a_screen"),
     "draws of demonstrations overlap": ("envs/recording.py", "seeds = range(DRAW_SEEDS * draw + attempts, DRAW_SEEDS * draw + attempts + missing)", "seeds = range(draw + attempts, draw + attempts + missing)", "test_environments.py -k another_draw"),
     # Training and adapting.
     "raw weights are saved": ("train.py", "return state | {name: x for name", "return state or {name: x for name", "test_train.py -k saved_weights"),

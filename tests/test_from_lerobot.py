@@ -70,7 +70,7 @@ def test_episodes_of_one_label_become_a_dataset_that_trains(version, tmp_path):
     config = ConvertConfig(str(folder), "push", "Push the puck to a goal", data_dir=str(tmp_path / "data"))
     assert from_lerobot.main(config) == {"dataset": "lerobot/fdp-push-pixels-v3/v0", "episodes": 2}
     if not opengl.find():
-        pytest.skip(opengl.MEND)
+        pytest.skip(opengl.INSTALL)
     parts = ("corner", "proprioception")
     task, name = "fdp/push-pixels-v3", "lerobot/{task}/v0"
     (_, last) = demos.demonstrations([task], 2, tmp_path / "data", name, parts=parts)[task]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import gymnasium
 import h5py
@@ -29,7 +31,7 @@ from plumbing.cli import BadInput
 from plumbing.runs import build_policy, load_policy
 from variants.staged import LoRA
 
-pytestmark = pytest.mark.skipif(not opengl.find(), reason=f"no OpenGL here; {opengl.MEND}")
+pytestmark = pytest.mark.skipif(not opengl.find(), reason=f"no OpenGL here; {opengl.INSTALL}")
 CPU = torch.device("cpu")
 
 
@@ -98,13 +100,7 @@ def test_what_is_hidden_is_in_the_pictures_or_nowhere():
     assert (before["corner"] != after["corner"]).any()
 
 
-# Where the goal is a place of its own, no object tells it: a policy can only see it.
-FREE_GOALS = ("reach", "reach-wall", "push", "push-wall", "push-back", "pick-place", "pick-place-wall", "soccer",
-              "sweep-into", "hand-insert", "pick-out-of-hole", "coffee-push", "coffee-pull", "shelf-place",
-              "plate-slide", "stick-pull", "stick-push")  # fmt: skip
-
-
-@pytest.mark.parametrize("task", FREE_GOALS)
+@pytest.mark.parametrize("task", pixels.FREE_GOALS)
 def test_the_goal_can_be_seen(task):
     env = PixelsEnv(task)
     before = env.reset(seed=1)[0]["corner"].astype(int)
@@ -112,6 +108,26 @@ def test_the_goal_can_be_seen(task):
         if "goal" in env.sim.model.site(i).name:
             env.sim.model.site(i).pos[:2] += (0.1, -0.1)
     assert np.abs(env.observe()["corner"].astype(int) - before).max() > 30
+
+
+def test_tasks_whose_goal_the_cameras_lack_are_the_ones_that_were_counted():
+    counted = json.loads((ROOT / "study/pixels/goals.json").read_text())
+    for cameras, unseen in pixels.GOAL_UNSEEN.items():
+        for task in pixels.FREE_GOALS:
+            shown = [size for size in pixels.SIZES if counted["tasks"][task][str(size)][cameras] >= 22.5]
+            least = min(shown, default=0)
+            assert unseen.get(task, pixels.SIZES[0]) == least, (cameras, task)
+            assert [size for size in pixels.SIZES if size >= (least or 999)] == shown  # larger ones show it, too
+    assert counted["episodes"] == 25
+
+
+def test_a_goal_that_only_could_be_guessed_is_refused_where_a_task_is_learned(run):
+    seen = "'coffee-pull' from the corner and wrist camera in 64 pixels: its goal is a small ball, .* 96 pixels show it"
+    with pytest.raises(BadInput, match=seen):
+        command(adapt, "--run", run, "--tasks", "coffee-pull")
+    pixels.check_goals(["fdp/coffee-pull-pixels96-v3", "fdp/hammer-pixels-v3", "coffee-pull"], PARTS)
+    with pytest.raises(BadInput, match="'reach' from the wrist camera in 128 pixels: .* lack it; both cameras show it"):
+        pixels.check_goals(["fdp/reach-pixels128-v3"], ["wrist", "proprioception"])
 
 
 def test_pictures_depend_on_the_seed_and_on_nothing_that_was_drawn_before():
@@ -204,11 +220,34 @@ def test_shifted_episodes_have_simulators_of_their_own():
 
 
 def test_without_opengl_it_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(opengl, "_works", lambda name: False)
     spaces.cache_clear()
     with pytest.raises(BadInput, match="MuJoCo finds no OpenGL here; on Debian or Ubuntu: apt-get install libosmesa6"):
         command(train, "--tasks", "push", "--observation", "pixels", "--out", tmp_path / "run", "--data-dir", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_how_to_draw_is_told_where_mujoco_gl_says_it_wrongly(monkeypatch):
+    """MuJoCo reads it while it is imported, before any command could refuse anything."""
+    words = [sys.executable, ROOT / "train.py", "--help"]
+    done = subprocess.run(words, env=os.environ | {"MUJOCO_GL": "foo"}, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "MUJOCO_GL: foo; MUJOCO_GL=foo says how to draw: unset it" in done.stderr
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    spaces.cache_clear()
+    with pytest.raises(BadInput, match="no OpenGL here; MUJOCO_GL=disable says how to draw: unset it, or name another"):
+        spaces("fdp/push-pixels-v3")
+
+
+@pytest.mark.skipif("DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ, reason="there is a screen")
+def test_glfw_without_a_screen_draws_nothing():
+    """It only warns, and gives a context."""
+    assert not opengl._works("glfw")
+    program = "import envs, gymnasium; gymnasium.make('fdp/push-pixels-v3').reset(seed=0)"
+    bare = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=bare, capture_output=True, text=True)
+    assert "BadInput: MuJoCo cannot draw" in done.stderr and "before anything imports MuJoCo" in done.stderr
 
 
 @pytest.mark.parametrize("flags,message", [
@@ -219,6 +258,8 @@ def test_without_opengl_it_is_one_line(monkeypatch, tmp_path):
     (["--tasks", "CartPole-v1:x"], "is not the name of a module"),
     (["--tasks", "toy:Point-v0"], "--observation pixels is for MetaWorld's tasks, and 'toy:Point-v0' is none"),
     (["--image-size", 65], "image-size"),
+    (["--tasks", "mt6,reach", "--cameras", "wrist"], "'reach' from the wrist camera in 64 pixels: its goal is a small"),
+    (["--tasks", "coffee-push"], "'coffee-push' from the corner and wrist camera in 64 .* lack it; 96 pixels show it"),
     (["--tasks", "fdp/push-pixels96-v3"], "'fdp/push-pixels96-v3' has pictures of 96 pixels, and 64 are asked for"),
 ])  # fmt: skip
 def test_what_cannot_be_seen_is_refused(tmp_path, flags, message):
@@ -232,7 +273,7 @@ def test_two_names_of_one_task_are_one_task():
     assert pixels.through_cameras("pixels", ["push", "fdp/push-pixels-v3", "reach"], 64) == [
         "fdp/push-pixels-v3", "fdp/reach-pixels-v3"]  # fmt: skip
     assert pixels.as_policy_sees(["fdp/push-pixels96-v3"], ["reach"]) == ["fdp/reach-pixels96-v3"]
-    with pytest.raises(BadInput, match="'fdp/reach-pixels-v3' has pictures of 64 pixels, and 96 are asked for"):
+    with pytest.raises(BadInput, match="this policy sees pictures of 96 pixels, and 'fdp/reach-pixels-v3' has 64"):
         pixels.as_policy_sees(["fdp/push-pixels96-v3"], ["fdp/reach-pixels-v3"])
     with pytest.raises(BadInput, match="^this policy sees MetaWorld's tasks through cameras, and 'toy:Point-v0' is n"):
         pixels.as_policy_sees(["fdp/push-pixels96-v3"], ["reach", "toy:Point-v0"])
@@ -342,10 +383,21 @@ def test_augmentation_is_for_training_only_also_where_the_encoder_is_frozen():
 @pytest.mark.parametrize("parts,eye,message", [
     ({"corner": (64, 64, 3)}, "small", r"pictures must be \(3, h, w\)"), ({"corner": (3, 16, 16)}, "small", "32 x 32"),
     (PARTS, "third", "unknown eye 'third': choose from small, resnet18"),
+    ({"a": (3, 32, 32)}, "resnet18", r"pictures are too small for this backbone: \(1, 1\) places are left"),
 ])  # fmt: skip
 def test_what_no_eye_can_see_is_refused(parts, eye, message):
     with pytest.raises(ValueError, match=message):
         encoder.PixelsEncoder(parts, 16, eye)
+
+
+def test_a_backbone_of_ones_own_may_have_any_width(monkeypatch):
+    def mine():
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.BatchNorm2d(5), torch.nn.Flatten())
+
+    monkeypatch.setitem(encoder.EYES, "mine", mine)
+    made = encoder.PixelsEncoder(PARTS, 16, "mine")
+    assert made.eyes[0][1].num_batches_tracked == 0 and all(module.training for module in made.modules())
+    assert made(seen(3, 64)).shape == (3, 16)
 
 
 def small_policy(variant="fdp", **changes):
@@ -461,6 +513,9 @@ def test_evaluating_what_looks_otherwise(run, tiny_run, tmp_path, monkeypatch):
     command(evaluate, "--run", run, *line, "--shift", "corner-off")
     assert shifts == {"corner-off"}
     assert "fdp/reach-pixels-v3" in json.loads((run / "evaluation-corner-off.json").read_text())["tasks"]
+    for shift in ("corner-off", "camera"):
+        with pytest.raises(BadInput, match=f"^--shift {shift} is of the corner camera, and this policy does not look"):
+            pixels.check_shift(shift, ["fdp/reach-pixels-v3"], ["wrist", "proprioception"])
     for folder, shift in ((run, "dark"), (tiny_run, "light")):
         with pytest.raises(BadInput, match=f"--shift must be one of camera, light, .* with cameras, got '{shift}'"):
             command(evaluate, "--run", folder, *line, "--shift", shift)
@@ -489,7 +544,7 @@ def test_a_new_task_leaves_what_old_ones_do_to_the_bit(run, usual, tmp_path, mon
 
 
 def test_a_policy_with_one_camera_keeps_one_in_its_memory(usual, tmp_path):
-    line = [*usual, "--tasks", "reach", "--observation", "pixels", "--cameras", "wrist", "--steps", 2]
+    line = [*usual, "--tasks", "door-open", "--observation", "pixels", "--cameras", "wrist", "--steps", 2]
     command(train, *line, "--out", tmp_path / "one")
     for number, task in enumerate(("drawer-open", "push")):
         command(adapt, "--run", tmp_path / ("one" if number == 0 else "0"), "--tasks", task, "--retain", "replay",

@@ -65,7 +65,7 @@ def test_every_command_of_the_readme_runs(elsewhere):
         extra = ["--eval-episodes", 0] if script == "train.py" and "reach,push" not in flags else []
         extra += ["--components", 1] if "base" in flags else []  # 30 million parameters, or 8
         if "pixels" in flags:
-            opengl.find() or pytest.skip(opengl.MEND)
+            opengl.find() or pytest.skip(opengl.INSTALL)
             flags[flags.index("--tasks") + 1] = "reach,drawer-open"  # of which other tests have pictures
         if "--video" in flags:  # one film is enough; the run that comes with the code knows other tasks than the others
             extra += ["--tasks", "hammer" if "study/core/mt6" in flags else "reach"]

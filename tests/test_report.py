@@ -835,9 +835,11 @@ def test_policies_with_cameras(tmp_path):
     tried = result([1])
     tried["training"]["hardware"] = "AMD EPYC, 2 cores"
     (tmp_path / "pixels/choice/draws-4-6000.json").write_text(json.dumps(tried))
-    last = [line for line in pixels.cameras(tmp_path) if line.startswith("| ")][-1]
-    assert last.startswith("| four steps and noises, as") and last.endswith(
-        " | 9 | 0.900, 0.596 to 0.982† | 2 | AMD EPYC |"
+    *_, last, expert = [line for line in pixels.cameras(tmp_path) if line.startswith("| ")]
+    assert (
+        expert == "| scripted expert | 10 | 1.000 |  |  |"
+        and last.startswith("| four steps and noises, as")
+        and last.endswith(" | 9 | 0.900, 0.596 to 0.982† | 2 | AMD EPYC |")
     )
 
 

@@ -121,15 +121,21 @@ def cost(study: Path) -> list[str]:
 
 
 def router(study: Path) -> list[str]:
-    """What the router does in a run with pictures that were moved by up to 4 pixels."""
-    if not (path := study / "pixels/usual-router.json").exists():
-        return []
-    r = json.loads(path.read_text())
+    """What the router does in the policy that comes with the code, and in an earlier run."""
+    which = {"router": "study/pixels/run", "usual-router": "fdp, pictures moved by up to 4 pixels, first seed"}
+    paths = {what: study / f"pixels/{name}.json" for name, what in which.items()}
+    return [
+        line for what, path in paths.items() if path.exists() for line in routes(what, json.loads(path.read_text()))
+    ]
+
+
+def routes(what: str, r: dict) -> list[str]:
+    """One run's, from what study/router/measure.py wrote."""
     by = {what: Difference(**entry["difference"]) for what, entry in r["changed"].items()}
     own, other = "the task's mean", "another task's"
     told, idle = r["tells"]["task"]["above"], max(r["untrained"]["task"])
     return text(
-        "The router (fdp, pictures moved by up to 4 pixels, first seed; `study/router/measure.py`, block 400, "
+        f"The router ({what}; `study/router/measure.py`, block 400, "
         f"{number(r['success'])}): a component tells {number(told, 3)} nats about the task, those of routers that "
         f"have learned nothing up to {number(idle, 3)}. With each task's mean weights success changes by "
         f"{by[own]} points, with their mean over tasks by {by['mean over tasks']}, with 1/K by "
@@ -157,7 +163,7 @@ def adapted_upon(folder: Path, policy: str) -> list[str]:
     for r in runs:
         found.setdefault((r["flags"]["demos_per_task"], r["way"]), {})[r["task"]] = stack([r["tasks"][r["task"]]])
     for (demos, way), played in sorted(found.items()):
-        scratch = found.get((demos, "scratch"), {})
+        scratch = {t: one for t, one in found.get((demos, "scratch"), {}).items() if t in played}
         minus = str(difference(played, scratch)) if way != "scratch" and len(scratch) == len(played) else ""
         rows.append([demos, WAYS[way], *(count({t: played[t]}) if t in played else "" for t in tasks),
                      rate(played).share if len(played) == len(tasks) else "", minus])  # fmt: skip
@@ -165,7 +171,7 @@ def adapted_upon(folder: Path, policy: str) -> list[str]:
     rows.append(["", "scripted expert", *("/".join(map(str, expert(runs, [t]))) for t in tasks), number(successes / n)])
     names = [plain(task) for task in tasks]
     header = ["demonstrations", "way", *names, "all, 95 % interval", "minus scratch, points"]
-    exact = [r["old_actions_bit_equal"] for r in runs if r["stage"]["retain"] == "exact"]
+    exact = [r["old_actions_bit_equal"] for r in runs if r["stage"].get("retain") == "exact"]
     kept = "where a way is exact, the old tasks' actions are the same bit for bit" if all(exact) else (
         f"in {exact.count(False)} of {len(exact)} exact stages old tasks' actions changed")  # fmt: skip
     return [
@@ -213,6 +219,10 @@ def tried(study: Path, tasks: list[str]) -> list[str]:
     rows = [[what, *(won[name][task] for task in names), rate(by_task([found[name]])).share,
              f"{found[name]['training']['seconds'] / 60:.0f}", found[name]["training"]["hardware"].partition(",")[0]]
             for name, what in TRIED.items() if name in found]  # fmt: skip
+    some = found[next(name for name in TRIED if name in found)]
+    each = [f"{one['expert']['successes']}" for one in some["tasks"].values()]
+    successes, n = expert([some])
+    rows.append(["scripted expert", *each, number(successes / n), "", ""])
     return [
         *text("What was tried, one seed (`study/pixels/recipe.py` and LOG.md: what was expected of each, and what is "
               "not run yet).", played_on([found[name] for name in TRIED if name in found])),
