@@ -58,6 +58,8 @@ def dataset_name(task: str, dataset_id: str) -> str:
 
 
 def must_collect(task: str, count: int, data_dir: Path, draw: int) -> bool:
+    """Whether a task's demonstrations have to be made, or made again: none, too few, or by another recipe. BadInput
+    where what lies there is of another task, or somebody else's and too few."""
     name = dataset_name(task, drawn(draw))
     if not os.path.lexists(files.inside(data_dir, name, "a dataset id")):
         return True
@@ -80,6 +82,7 @@ def must_collect(task: str, count: int, data_dir: Path, draw: int) -> bool:
 
 
 def is_ours(dataset: datasets.Dataset) -> bool:
+    """Whether `collect` has made it."""
     authors = dataset.metadata.get("author")
     return isinstance(authors, list) and AUTHOR in authors
 
@@ -93,6 +96,7 @@ def _is_of(dataset: datasets.Dataset, task: str) -> bool:
 
 
 def check_experts(tasks: list[str]) -> None:
+    """BadInput for a task that nobody can demonstrate."""
     if without := [task for task in tasks if not spaces(task).expert]:
         raise BadInput(f"environment '{without[0]}' has no expert_action(): name a dataset with --dataset-id")
 
