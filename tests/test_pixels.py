@@ -121,10 +121,10 @@ def test_tasks_whose_goal_the_cameras_lack_are_the_ones_that_were_counted():
     assert counted["episodes"] == 25
 
 
-def test_a_goal_that_only_could_be_guessed_is_refused_where_a_task_is_learned(run):
+def test_a_goal_that_only_could_be_guessed_is_refused_where_a_task_is_learned(run, usual, tmp_path):
     seen = "'coffee-pull' from the corner and wrist camera in 64 pixels: its goal is a small ball, .* 96 pixels show it"
     with pytest.raises(BadInput, match=seen):
-        command(adapt, "--run", run, "--tasks", "coffee-pull")
+        command(adapt, "--run", run, "--tasks", "coffee-pull", "--steps", 1, *usual, "--out", tmp_path / "new")
     pixels.check_goals(["fdp/coffee-pull-pixels96-v3", "fdp/hammer-pixels-v3", "coffee-pull"], PARTS)
     with pytest.raises(BadInput, match="'reach' from the wrist camera in 128 pixels: .* lack it; both cameras show it"):
         pixels.check_goals(["fdp/reach-pixels128-v3"], ["wrist", "proprioception"])
