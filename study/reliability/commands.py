@@ -37,7 +37,7 @@ import evaluate  # noqa: E402
 import skills  # noqa: E402
 import train  # noqa: E402
 from adaptation import stages  # noqa: E402
-from envs import demos  # noqa: E402
+from envs import demos, recording  # noqa: E402
 from plumbing import cli, interrupt, runs  # noqa: E402
 from study.reliability.table import row, write  # noqa: E402
 
@@ -57,7 +57,7 @@ CONFIGS = {"train": train.TrainConfig, "evaluate": evaluate.EvaluateConfig, "ada
            "skills": skills.SkillsConfig}  # fmt: skip
 
 
-SLOW = ((runs, "begin_run"), (interrupt, "steps"), (evaluate, "evaluate"), (demos, "collect"), (torch, "compile"))
+SLOW = ((runs, "begin_run"), (interrupt, "steps"), (evaluate, "evaluate"), (recording, "collect"), (torch, "compile"))
 
 
 class Accepted(BaseException):
