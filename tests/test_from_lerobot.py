@@ -12,7 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 
 import train
-from envs import demos, from_lerobot
+from envs import demos, from_lerobot, lerobot_files
 from envs.from_lerobot import ConvertConfig
 from plumbing import opengl, runs
 from plumbing.cli import BadInput
@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_refused(what, message, tmp_path):
 
 def test_more_rows_than_such_a_file_has_are_not_unpacked(tmp_path, monkeypatch):
     folder = write(tmp_path / "theirs", "v2.1", three())
-    monkeypatch.setattr(from_lerobot, "MOST_ROWS", 2)
+    monkeypatch.setattr(lerobot_files, "MOST_ROWS", 2)
     with pytest.raises(BadInput, match="rows, more than the 2 that are read"):
         from_lerobot.main(
             ConvertConfig(str(folder), "push", "Push the puck to a goal", data_dir=str(tmp_path / "data"))
@@ -151,7 +151,7 @@ def test_more_rows_than_such_a_file_has_are_not_unpacked(tmp_path, monkeypatch):
 
 def test_a_file_that_unpacks_to_more_than_it_may_is_not_unpacked(tmp_path, monkeypatch):
     folder = write(tmp_path / "theirs", "v2.1", three())
-    monkeypatch.setattr(from_lerobot, "MOST_BYTES", 1000)
+    monkeypatch.setattr(lerobot_files, "MOST_BYTES", 1000)
     with pytest.raises(BadInput, match="unpacks to more than 1,000 bytes"):
         from_lerobot.convert(folder, "Push the puck to a goal", 64)
 
@@ -161,7 +161,7 @@ def test_files_that_are_small_and_many_are_counted_together(tmp_path, monkeypatc
     sizes = [
         sum(b.nbytes for b in parquet.ParquetFile(path).iter_batches()) for path in folder.glob("data/*/*.parquet")
     ]
-    monkeypatch.setattr(from_lerobot, "MOST_BYTES", max(sizes) + 10)
+    monkeypatch.setattr(lerobot_files, "MOST_BYTES", max(sizes) + 10)
     with pytest.raises(BadInput, match="unpacks to more than"):
         from_lerobot.convert(folder, "Push the puck to a goal", 64)
 
