@@ -9,7 +9,6 @@ average, log, save), evaluation. Everything lands in one run folder; see plumbin
 
 from plumbing import interrupt  # isort: skip  (first: Ctrl-C while PyTorch loads is one line, no traceback)
 import math
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +96,6 @@ class Windows:
         self.task_ids = policy.task_index(tasks).repeat_interleave(counts).to(device)
         self.of_task = torch.arange(len(tasks)).repeat_interleave(counts).to(device)
         self.noises = NOISES if any(x.ndim == 4 for x in self.observations.values()) else 1
-        self.hidden = policy.hidden(self, demos) if hasattr(policy, "hidden") else None
 
     def sample(self, batch_size: int) -> tuple:
         """Random windows: observation {part: (B, *shape)}, task (n * B,), actions (n * B, H, A); n = self.noises."""
@@ -107,10 +105,7 @@ class Windows:
 
     def select(self, index) -> tuple:
         """The windows at these indices (B,): observation {part: (B, *shape)}, task (B,), actions (B, H, A)."""
-        seen = rows(self.observations, index)
-        if self.hidden is not None:
-            seen["hidden"] = self.hidden[index]
-        return seen, self.task_ids[index], self.actions[index]
+        return rows(self.observations, index), self.task_ids[index], self.actions[index]
 
 
 def draw_noise(policy, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,7 +126,7 @@ def average_decay(step: int) -> float:
     """How much of the old average of the weights is kept. The averaging window grows with training (Diffusion Policy's
     power 0.75): 1 step at the start, when old weights are worthless; the last ~400 steps of 3000. With a fixed 0.999
     the average at step 1000 would still be 37 % random initialisation."""
-    return min(1 - (1 + step) ** -(0.9 if os.environ.get("TRIAL") == "average" else 0.75), 0.9999)
+    return min(1 - (1 + step) ** -0.75, 0.9999)
 
 
 def default_steps(tasks: int) -> int:

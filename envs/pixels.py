@@ -16,7 +16,6 @@ reflections, sky and multisampling. And a policy sees only what follows the last
 """
 
 import atexit
-import os
 from collections.abc import Iterable
 
 import gymnasium
@@ -28,7 +27,6 @@ from plumbing import opengl
 from plumbing.cli import BadInput
 
 SIZES = (64, 96, 128)
-FRAMES = os.environ.get("TRIAL") == "frames"  # a trial: the pictures of one step ago, too
 CAMERAS = {"corner": "corner2", "wrist": "gripperPOV"}  # ours -> MetaWorld's
 UPSIDE_DOWN = ("corner",)
 OFF = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX,
@@ -192,8 +190,6 @@ class PixelsEnv(MetaWorldEnv):
         self.sim.model.cam_pos[self.sim.model.camera(CAMERAS["corner"]).id] = CORNER
         box = gymnasium.spaces.Box
         parts = {camera: box(0, 255, (3, size, size), np.uint8) for camera in CAMERAS}
-        if FRAMES:
-            parts |= {f"{camera}_before": part for camera, part in parts.items()}
         parts["proprioception"] = box(-np.inf, np.inf, PARTS["proprioception"], np.float64)
         self.observation_space = gymnasium.spaces.Dict(parts)
         self.differences = ()
@@ -209,8 +205,7 @@ class PixelsEnv(MetaWorldEnv):
 
     def observe(self) -> dict[str, np.ndarray]:
         """What the policy gets."""
-        before = self.pictures
-        if self.drawing or FRAMES or not self.pictures:
+        if self.drawing or not self.pictures:
             # MetaWorld's reset moves things and does not compute where they are then; what this computes, the next step
             # of the simulation computes again.
             mujoco.mj_kinematics(self.sim.model, self.sim.data)
@@ -218,9 +213,6 @@ class PixelsEnv(MetaWorldEnv):
             self.pictures = {camera: _renderer.draw(self, camera) for camera in CAMERAS}
             if (off := self.shift.removesuffix("-off")) in CAMERAS:
                 self.pictures[off][:] = 0
-        if FRAMES:
-            ago = {f"{camera}_before": (before or self.pictures)[camera] for camera in CAMERAS}
-            return self.pictures | ago | {"proprioception": split_state(self.state)["proprioception"]}
         return self.pictures | {"proprioception": split_state(self.state)["proprioception"]}
 
     def shifted(self, name: str) -> "PixelsEnv":

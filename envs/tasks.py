@@ -124,11 +124,7 @@ def spaces(task: str) -> Spaces:
     if task in pixels.IDS:
         opengl.need()
         size = pixels.IDS[task][1]
-        ago = [f"{camera}_before" for camera in pixels.CAMERAS] * pixels.FRAMES
-        parts = {
-            **dict.fromkeys([*pixels.CAMERAS, *ago], (3, size, size)),
-            "proprioception": metaworld.PARTS["proprioception"],
-        }
+        parts = {**dict.fromkeys(pixels.CAMERAS, (3, size, size)), "proprioception": metaworld.PARTS["proprioception"]}
         return Spaces(parts, *ends)
     env = make(task)
     seen, action = env.observation_space, env.action_space
