@@ -8,6 +8,7 @@ Their camera is our `corner`, drawn with MuJoCo's usual settings and made small 
 sees ours a little differently (no shadows). Nothing of LeRobot is imported; what does not fit is refused in one line.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,14 @@ def main(config: ConvertConfig) -> dict:
     task, *more = pixels.through_cameras("pixels", resolve_tasks(config.tasks), config.size)
     if more:
         raise BadInput(f"--tasks must name one task, got {1 + len(more)}: a label is of one")
+    data_dir, name = Path(config.data_dir).resolve(), demos.dataset_name(task, "lerobot/{task}/v0")
+
+    def free() -> bool:  # before minutes of work, and again where nobody else can write
+        if os.path.lexists(data_dir / name):
+            raise BadInput(f"{data_dir / name} exists: remove it, or choose another --data-dir")
+        return True
+
+    free()
     episodes = convert(Path(config.folder), config.label, config.size)
     if len({tuple(e["goal"][0].round(4)) for e in episodes}) == 1 < len(episodes):
         raise BadInput(f"{config.folder}: the goal is the same in all episodes; a policy would learn it by heart")
@@ -78,13 +87,6 @@ def main(config: ConvertConfig) -> dict:
             id=i, observations={part: e[part] for part in parts}, actions=e["actions"][:n].astype(np.float32),
             rewards=[0.0] * n, terminations=[False] * n, truncations=[False] * (n - 1) + [True], infos={},
         ))  # fmt: skip
-    data_dir, name = Path(config.data_dir).resolve(), demos.dataset_name(task, "lerobot/{task}/v0")
-
-    def free() -> bool:  # asked again where nobody else can write
-        if (data_dir / name).exists():
-            raise BadInput(f"{data_dir / name} exists: remove it, or choose another --data-dir")
-        return True
-
     try:
         about = {"description": f"{config.folder}, label '{config.label}'"}
         recording.store(data_dir, name, (Dict(parts), Box(-1.0, 1.0, (4,))), buffers, about, wanted=free)
