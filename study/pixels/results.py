@@ -204,6 +204,13 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "wrist-6000": "by up to 1 pixel, the wrist camera alone (`--cameras wrist`); half the steps",
     "larger-6000": "pictures of 128 pixels, moved by up to 2 (`--image-size 128`); half the steps",
     "long-6000": "chunks of 16 actions, 8 of them executed (`--horizon 16 --executed 8`); half the steps",
+    "positions-6000": "where objects and goal are as a further target (code not kept: recipe.py); half the steps",
+    "frames-6000": "each camera's picture of one step ago, too (code not kept); half the steps",
+    "noise-6000": "twice the noise on the expert's hand (code not kept); half the steps",
+    "moe-top2-25-s2": "a mixture of two, all steps, third draw",
+    "moe-top2-25-s2-raw": "its last weights, not the averaged ones",
+    "uniform-25-s2": "weights fixed at 1/K, all steps, third draw",
+    "uniform-25-s2-raw": "its last weights, not the averaged ones",
     "fine-6000": "half the steps, 15 x 15 feature maps, not 6 x 6, smaller receptive fields (code not kept: LOG.md)",
 }
 
