@@ -232,7 +232,10 @@ class PixelsEncoder(nn.Module):
         self.numbers = StateEncoder(numbers, 64, differences) if numbers else None
         with torch.no_grad():  # in evaluation mode: trying changes no statistics of a backbone that has some
             pairs = zip(self.cameras, self.eyes.eval(), strict=True)
-            size = sum(eye(torch.zeros(1, *parts[name])).shape[1] for name, eye in pairs) + 64 * bool(numbers)
+            shapes = [eye(torch.zeros(1, *parts[name])).shape for name, eye in pairs]
+        if odd := [tuple(shape) for shape in shapes if len(shape) != 2]:
+            raise ValueError(f"backbone '{eye}' must turn pictures (B, 3, h, w) into (B, n), not {odd[0]}: flatten")
+        size = sum(n for _, n in shapes) + 64 * bool(numbers)
         self.eyes.train()
         self.net = nn.Sequential(nn.Linear(size, 256), nn.SiLU(), nn.Linear(256, condition_dim))
 

@@ -161,9 +161,12 @@ def note_success(folder: Path, tasks: list[str], result: dict) -> None:
 def outside(policy, observation, actions) -> str:
     """How far new observations {part: (N, *shape)} and actions (N, H, A) leave what an old policy can see and do, in
     words. Samplers clip actions to [-1, 1], the range of the environment that the policy was made for."""
-    beyond = {"action": policy.normalize(actions).abs() - 1 - 1e-4}
-    if isinstance(policy.encoder, StateEncoder):
-        beyond = {"observed": policy.encoder.standardize(observation).abs() - StateEncoder.CLIP} | beyond
+    beyond = {}
+    if isinstance(encoder := getattr(policy.encoder, "numbers", policy.encoder), StateEncoder):  # beside pictures, too
+        beyond["observed"] = encoder.standardize(observation).abs() - StateEncoder.CLIP
+    far = policy.normalize(actions).abs() - 1 - 1e-4
+    if (far > 0).any() or not beyond:  # only where a run took its range from data: demonstrations come clipped
+        beyond["action"] = far
     words = [f"{(x > 0).float().mean():.1%} of its {kind} numbers (by up to {x.max().clamp(min=0):.1f} scales)"
              for kind, x in beyond.items()]  # fmt: skip
     return f"{' and '.join(words)} are outside the range that is known, and clipped"

@@ -191,8 +191,12 @@ def script() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that numbers depend on."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "mujoco", "metaworld", "numpy")}
+    """Of the libraries that numbers depend on; where a policy only acts, some are not installed."""
+    found = {}
+    for name in ("torch", "mujoco", "metaworld", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def other_versions(recorded: dict[str, str]) -> str:

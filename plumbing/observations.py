@@ -26,13 +26,23 @@ def as_tensors(observation: dict, parts: dict, tasks: list[str], device: torch.d
     """What the environments gave, arrays {part: (B, *shape)}, as float32 on the device. ValueError as `check_rows`, and
     BadInput for a number that is not finite: it would come out as an action, and go to a robot."""
     check_rows(observation, parts, tasks)
-    tensors = {name: torch.as_tensor(np.asarray(observation[name]), dtype=torch.float32) for name in parts}
-    for name, x in tensors.items():
+    tensors = {}
+    for name in parts:
+        try:
+            tensors[name] = x = torch.as_tensor(np.asarray(observation[name]), dtype=torch.float32)
+        except (TypeError, ValueError) as error:  # a sensor that gave None
+            raise ValueError(f"observation '{name}' must be numbers: {error!s:.100}") from error
         if not x.isfinite().all():
             raise BadInput(f"observation '{name}' has numbers that are not finite, at {tasks[0]} or a row beside it")
-        if len(parts[name]) == 3 and parts[name][0] == 3 and x.frac().any():  # of 0 to 1: to the policy, all black
-            raise ValueError(f"picture '{name}' must hold whole numbers from 0 to 255, as uint8 does; got fractions")
+        if len(parts[name]) == 3 and parts[name][0] == 3 and not is_picture(x):
+            raise ValueError(f"picture '{name}' must hold whole numbers from 0 to 255, as uint8 does; got "
+                             f"{x.min():.3g} to {x.max():.3g}")  # fmt: skip
     return {name: x.to(device) for name, x in tensors.items()}
+
+
+def is_picture(x: Tensor) -> bool:
+    """Whether these are bytes: 0 to 1 would be all black to a policy, and 16 bits all white."""
+    return not x.frac().any() and bool((x >= 0).all() and (x <= 255).all())
 
 
 def center_and_scale(low: tuple[float, ...], high: tuple[float, ...]) -> tuple[Tensor, Tensor]:

@@ -185,7 +185,7 @@ MUTANTS = {
     "lost experts have failed": ("envs/experts.py", "not (episode.success or episode.lost)", "not episode.success", "test_single_lines.py -k expert_whose"),
     "half of the light is nine tenths": ("envs/pixels.py", "light *= 0.5", "light *= 0.9", "test_pixels.py -k as_large_as"),
     "a fork's own term is lost": ("variants/moe.py", "self.terms(weights, task) | {", "{", "test_forks.py -k term_of_a_forks_own"),
-    "fractions are a picture": ("plumbing/observations.py", "if len(parts[name]) == 3 and parts[name][0] == 3 and x.frac().any():", "if False:", "test_encoder.py -k fractions"),
+    "fractions are a picture": ("plumbing/observations.py", "if len(parts[name]) == 3 and parts[name][0] == 3 and not is_picture(x):", "if False:", "test_encoder.py -k fractions"),
     "a dataset's name may be that of many": ("envs/recording.py", 'if target.exists() and not (target / "data" / "metadata.json").exists():', "if False:", "test_environments.py -k nobody_could"),
     "episodes are stored unseen": ("envs/recording.py", "        check_episode(f\"{name}, episode {i}\", rows, episode.actions, shapes, acted.shape)\n", "        pass\n", "test_environments.py -k nobody_could"),
     "a loss may be errors alone": ("plumbing/resume.py", "if not (isinstance(loss, tuple) and len(loss) == 2 and isinstance(loss[1], dict)):", "if False:", "test_forks.py -k errors_and_terms"),

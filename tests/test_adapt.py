@@ -527,7 +527,7 @@ def test_forward_transfer_compares_one_that_knows_the_name_only_with_an_untraine
 def test_demonstrations_outside_what_is_known_are_told():
     policy = make_policy()
     inside, beyond = {part: torch.zeros(10, *shape) for part, shape in PARTS.items()}, torch.zeros(10, 8, 4)
-    assert outside(policy, inside, beyond).startswith("0.0% of its observed numbers (by up to 0.0 scales) and 0.0%")
+    assert outside(policy, inside, beyond).startswith("0.0% of its observed numbers (by up to 0.0 scales) are")
     inside["proprioception"][:, 0, 0], beyond[..., 3] = 7.0, -1.5
     said = outside(policy, inside, beyond)
     # Of 39 numbers and 4 differences, 3 each: the hand's x, and how far both objects and the goal are from it.

@@ -153,8 +153,14 @@ def test_a_picture_of_fractions_is_refused():
     expected = as_tensors(seen, parts, ["reach"], device)["corner"]
     whole = as_tensors(seen | {"corner": seen["corner"].astype(np.float64)}, parts, ["reach"], device)["corner"]
     assert torch.equal(whole, expected) and expected.max() > 1
-    with pytest.raises(ValueError, match="picture 'corner' must hold whole numbers from 0 to 255, .* got fractions"):
-        as_tensors(seen | {"corner": seen["corner"] / 255}, parts, ["reach"], device)
+    with pytest.raises(ValueError, match="picture 'corner' must hold whole numbers from 0 to 255, .* got 0 to 1"):
+        as_tensors(seen | {"corner": np.round(seen["corner"] / 510, 1) * 2}, parts, ["reach"], device)
+    for strange in (seen["corner"] * np.int64(257), -seen["corner"].astype(int)):  # of 16 bits; below black
+        with pytest.raises(ValueError, match="picture 'corner' must hold whole numbers from 0 to 255"):
+            as_tensors(seen | {"corner": strange}, parts, ["reach"], device)
+    for strange in ([[None, 0.1]], [["left", "right"]]):  # a sensor that was not there
+        with pytest.raises(ValueError, match="observation 'point' must be numbers: "):
+            as_tensors(seen | {"point": strange}, parts, ["reach"], device)
     depths = {"depth": np.full((1, 1, 4, 4), 0.3)}  # not of three colours: numbers, for an encoder of one's own
     assert as_tensors(depths, {"depth": (1, 4, 4)}, ["reach"], device)["depth"].max() == np.float32(0.3)
 

@@ -398,6 +398,20 @@ def test_a_backbone_of_ones_own_may_have_any_width(monkeypatch):
     made = encoder.PixelsEncoder(PARTS, 16, "mine")
     assert made.eyes[0][1].num_batches_tracked == 0 and all(module.training for module in made.modules())
     assert made(seen(3, 64)).shape == (3, 16)
+    monkeypatch.setitem(encoder.EYES, "mine", lambda: mine()[:2])
+    with pytest.raises(ValueError, match=r"backbone 'mine' must turn .* into \(B, n\), not \(1, 5, 62, 62\): flatten"):
+        encoder.PixelsEncoder(PARTS, 16, "mine")
+
+
+def test_numbers_beside_pictures_outside_what_is_known_are_told():
+    """Of 8 numbers one, at seven scales, in every window; pictures have a range of their own."""
+    policy = small_policy()
+    numbers = seen(3, 64) | {"proprioception": torch.zeros(3, 2, 4)}
+    policy.encoder.numbers.mean.zero_()
+    policy.encoder.numbers.scale.fill_(1.0)
+    numbers["proprioception"][:, 0, 0] = 7.0
+    said = stages.outside(policy, numbers, torch.zeros(3, 8, 4))
+    assert said.startswith(f"{1 / 8:.1%} of its observed numbers (by up to 2.0 scales) are outside")
 
 
 def small_policy(variant="fdp", **changes):
