@@ -206,7 +206,6 @@ TRIED = {  # files of study/pixels/choice -> what it is
     "long-6000": "chunks of 16 actions, 8 of them executed (`--horizon 16 --executed 8`); half the steps",
     "positions-6000": "where objects and goal are as a further target (code not kept: recipe.py); half the steps",
     "frames-6000": "each camera's picture of one step ago, too (code not kept); half the steps",
-    "noise-6000": "twice the noise on the expert's hand (code not kept); half the steps",
     "moe-top2-25-s2": "a mixture of two, all steps, third draw",
     "moe-top2-25-s2-raw": "its last weights, not the averaged ones",
     "uniform-25-s2": "weights fixed at 1/K, all steps, third draw",
