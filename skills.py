@@ -226,9 +226,10 @@ def main(config: SkillsConfig) -> dict:
         learned = [stage for stage in stages if stage["tasks"] == skill.tasks]
         skill.about = {"stage": (learned or [{"tasks": skill.tasks}])[-1],
                        "datasets": {task: name for task, name in datasets.items() if task in skill.tasks}}  # fmt: skip
-    known = [task for skill in skills for task in skill.tasks]
     from envs.pixels import IDS  # here: `put` is for robots, too, which have no simulator
+    from envs.tasks import slug
 
+    known = [task for skill in skills for task in skill.tasks]
     usual = {IDS[task][0]: task for task in known if task in IDS}  # with cameras, too, the usual names will do
     off = [usual.get(task.strip(), task.strip()) for task in config.take_off.split(",") if task.strip()]
     if config.take_off and not off:
@@ -248,8 +249,6 @@ def main(config: SkillsConfig) -> dict:
         size = sum(x.nbytes for x in skill.tensors.values())
         say(f"{', '.join(skill.tasks)}: {size:,} bytes, leans on {skill.leans_on[:12]}")
     made = source.get("base_training") or runs.how_trained(origin)  # of the base; "adapted" says it of skills
-    from envs.tasks import slug
-
     names = slug("-".join(task for skill in skills for task in skill.tasks))[:100] or "base"
     out = Path(config.out or Path("runs") / f"{origin.name}-{names}")
     files.exists(out)  # refuses what is no name, before links are followed

@@ -13,7 +13,8 @@ that is about shifts, lit, is kept if half of the light leaves 0.80, and success
 that is only in the revision that their files name: where objects and goal are as a further target (`--policy
 positions`), and each camera's picture of one step ago beside the one of now (`TRIAL=frames`); it also has twice the
 noise on the hand in demonstrations (`TRIAL=noise`), which was not run. What the averaging of weights is worth was
-asked of two runs of study/pixels/table.py, by playing them on block 400 with averaged weights and with the last ones.
+asked of two runs of study/pixels/table.py, by playing them on block 400 with averaged weights and with the last ones
+(that revision's study/pixels/raw.py makes the run `...-raw`).
 """
 
 TRIED = {  # in the order in which they are to be run; None: at another revision
